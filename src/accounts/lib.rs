@@ -1,0 +1,3 @@
+//! People: their records, passwords and sessions.
+pub mod user;
+pub use user::User;

@@ -1,0 +1,1 @@
+//! Routes and admission as data and decisions.

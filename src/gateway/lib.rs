@@ -1,0 +1,1 @@
+//! The API gateway: one file a phase.

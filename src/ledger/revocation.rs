@@ -1,0 +1,274 @@
+//! The live revocations: what every edge holds in memory and asks on every hit.
+//!
+//! A token carries the ledger position its issuer knew (`seq`). A revocation at position `r` kills what it
+//! names if the token's position is below `r`: no clock is compared, so nothing issued after a
+//! revocation is refused for it and nothing issued before survives it.
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ahash::AHashMap;
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+
+/// What a revocation names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevocationKind {
+    /// One token, by `jti`.
+    Token,
+    /// Everything of one grant.
+    Grant,
+    /// Everything of one session, by `sid`.
+    Session,
+    /// Everything of one client.
+    Client,
+    /// Everything of one subject.
+    Subject,
+    /// Everything of one device.
+    Device,
+    /// Everything signed by one key, by `kid`.
+    Key,
+}
+
+impl RevocationKind {
+    /// Every kind.
+    pub const ALL: [Self; 7] = [Self::Token, Self::Grant, Self::Session, Self::Client, Self::Subject, Self::Device, Self::Key];
+
+    /// The wire name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Grant => "grant",
+            Self::Session => "session",
+            Self::Client => "client",
+            Self::Subject => "subject",
+            Self::Device => "device",
+            Self::Key => "key",
+        }
+    }
+
+    /// The kind of that wire name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| k.as_str() == name)
+    }
+}
+
+/// One revocation: what it names, where it stands in the ledger, and until when it matters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// What `id` is the id of.
+    pub kind: RevocationKind,
+    /// The id.
+    pub id: String,
+    /// Its place in the ledger; what it names is dead if issued before. The store fills it in.
+    pub seq: u64,
+    /// When it was decided, milliseconds since the epoch (for the propagation histogram).
+    pub at_ms: i64,
+    /// Seconds since the epoch: after this nothing it could match is alive anyway.
+    pub expires_at: i64,
+}
+
+/// What a live credential is known by.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Facts<'a> {
+    /// `jti`.
+    pub token: Option<&'a str>,
+    /// Private claim `grant`.
+    pub grant: Option<&'a str>,
+    /// `sid`.
+    pub session: Option<&'a str>,
+    /// `client_id`.
+    pub client: Option<&'a str>,
+    /// `sub`.
+    pub subject: Option<&'a str>,
+    /// Device id.
+    pub device: Option<&'a str>,
+    /// `kid` of the signature.
+    pub key: Option<&'a str>,
+    /// Private claim `seq`: the ledger position its issuer knew. Absent counts as 0.
+    pub seq: u64,
+}
+
+impl<'a> Facts<'a> {
+    const fn get(&self, kind: RevocationKind) -> Option<&'a str> {
+        match kind {
+            RevocationKind::Token => self.token,
+            RevocationKind::Grant => self.grant,
+            RevocationKind::Session => self.session,
+            RevocationKind::Client => self.client,
+            RevocationKind::Subject => self.subject,
+            RevocationKind::Device => self.device,
+            RevocationKind::Key => self.key,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    seq: u64,
+    at_ms: i64,
+    expires_at: i64,
+}
+
+/// The set of live revocations. Cheap to ask, idempotent to fill, order does not matter.
+#[derive(Debug, Default)]
+pub struct RevocationSet {
+    by_kind: [RwLock<AHashMap<String, Entry>>; 7],
+    generation: AtomicU64,
+    head: AtomicU64,
+}
+
+impl RevocationSet {
+    /// An empty set.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts every application: a cached "not revoked" answer is good while this stands still.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The furthest ledger position known here; put into tokens as `seq` when they are issued.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        self.head.load(Ordering::Acquire)
+    }
+
+    /// Notes that the ledger is known up to `seq`.
+    pub fn advance(&self, seq: u64) {
+        self.head.fetch_max(seq, Ordering::AcqRel);
+    }
+
+    /// Takes in one revocation. The later of two for the same id wins.
+    pub fn apply(&self, revocation: &Revocation) {
+        {
+            let mut map = self.map(revocation.kind).write();
+            let entry = Entry { seq: revocation.seq, at_ms: revocation.at_ms, expires_at: revocation.expires_at };
+            map.entry(revocation.id.clone())
+                .and_modify(|e| {
+                    if revocation.seq >= e.seq {
+                        e.seq = revocation.seq;
+                        e.at_ms = revocation.at_ms;
+                    }
+                    e.expires_at = e.expires_at.max(revocation.expires_at);
+                })
+                .or_insert(entry);
+        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.advance(revocation.seq);
+    }
+
+    /// Which revocation, if any, kills a credential with these facts.
+    #[must_use]
+    pub fn revoked(&self, facts: &Facts<'_>) -> Option<RevocationKind> {
+        RevocationKind::ALL.into_iter().find(|kind| {
+            let Some(id) = facts.get(*kind) else { return false };
+            let map = self.map(*kind).read();
+            !map.is_empty()
+                && map.get(id).is_some_and(|e| *kind == RevocationKind::Key || *kind == RevocationKind::Token || facts.seq < e.seq)
+        })
+    }
+
+    /// Forgets what cannot match anything alive any more. Returns how many went.
+    pub fn purge(&self, now: i64) -> usize {
+        self.by_kind
+            .iter()
+            .map(|map| {
+                let mut map = map.write();
+                let before = map.len();
+                map.retain(|_, e| e.expires_at > now);
+                before - map.len()
+            })
+            .sum()
+    }
+
+    /// Everything live, for a joining gateway.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<Revocation> {
+        RevocationKind::ALL
+            .into_iter()
+            .flat_map(|kind| {
+                self.map(kind)
+                    .read()
+                    .iter()
+                    .map(|(id, e)| Revocation { kind, id: id.clone(), seq: e.seq, at_ms: e.at_ms, expires_at: e.expires_at })
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// How many are live.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_kind.iter().map(|m| m.read().len()).sum()
+    }
+
+    /// Whether none is live.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn map(&self, kind: RevocationKind) -> &RwLock<AHashMap<String, Entry>> {
+        let [token, grant, session, client, subject, device, key] = &self.by_kind;
+        match kind {
+            RevocationKind::Token => token,
+            RevocationKind::Grant => grant,
+            RevocationKind::Session => session,
+            RevocationKind::Client => client,
+            RevocationKind::Subject => subject,
+            RevocationKind::Device => device,
+            RevocationKind::Key => key,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn revoke(kind: RevocationKind, id: &str, seq: u64) -> Revocation {
+        Revocation { kind, id: id.into(), seq, at_ms: 0, expires_at: 100 }
+    }
+
+    #[test]
+    fn what_was_issued_before_dies_and_what_is_issued_after_lives() {
+        let set = RevocationSet::new();
+        set.apply(&revoke(RevocationKind::Client, "c", 7));
+        assert_eq!(set.revoked(&Facts { client: Some("c"), seq: 6, ..Facts::default() }), Some(RevocationKind::Client));
+        assert_eq!(set.revoked(&Facts { client: Some("c"), seq: 7, ..Facts::default() }), None);
+        assert_eq!(set.revoked(&Facts { client: Some("d"), seq: 6, ..Facts::default() }), None);
+    }
+
+    #[test]
+    fn a_revoked_token_or_key_stays_dead_whatever_its_position() {
+        let set = RevocationSet::new();
+        set.apply(&revoke(RevocationKind::Token, "t", 7));
+        set.apply(&revoke(RevocationKind::Key, "k", 7));
+        assert!(set.revoked(&Facts { token: Some("t"), seq: 99, ..Facts::default() }).is_some());
+        assert!(set.revoked(&Facts { key: Some("k"), seq: 99, ..Facts::default() }).is_some());
+    }
+
+    #[test]
+    fn applying_in_any_order_and_twice_gives_the_same_set() {
+        let set = RevocationSet::new();
+        set.apply(&revoke(RevocationKind::Subject, "s", 9));
+        set.apply(&revoke(RevocationKind::Subject, "s", 4));
+        assert!(set.revoked(&Facts { subject: Some("s"), seq: 8, ..Facts::default() }).is_some());
+        assert_eq!(set.len(), 1);
+        assert_eq!(set.head(), 9);
+    }
+
+    #[test]
+    fn expired_revocations_are_forgotten() {
+        let set = RevocationSet::new();
+        set.apply(&revoke(RevocationKind::Grant, "g", 1));
+        assert_eq!(set.purge(99), 0);
+        assert_eq!(set.purge(100), 1);
+        assert!(set.is_empty());
+    }
+}

@@ -1,0 +1,70 @@
+//! The documents of stored artefacts and grants: the seam between the endpoint that writes one and the one that reads it.
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// How the person behind a grant was authenticated.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Authentication {
+    /// Seconds since the epoch.
+    pub auth_time: i64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub acr: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub amr: Vec<String>,
+}
+
+/// Document of an [`ledger::ArtefactKind::Code`]. Its grant is the artefact's `grant`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CodeDocument {
+    pub client_id: String,
+    /// Exactly as requested.
+    pub redirect_uri: String,
+    /// S256 challenge (RFC 7636); `None` only where the client may go without.
+    pub code_challenge: Option<String>,
+    pub nonce: Option<String>,
+    /// Whether `max_age` was asked (then `auth_time` is in the ID token; we always include it).
+    pub subject: String,
+    pub session: Option<String>,
+    /// Granted scope, sorted, space-separated.
+    pub scope: String,
+    /// The audience of the access token.
+    pub resource: String,
+    pub authentication: Authentication,
+    /// The `claims` parameter (OpenID Connect Core §5.5), checked.
+    pub claims: Option<Value>,
+}
+
+/// Document of a [`ledger::Grant`] of a person.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GrantDocument {
+    pub resource: String,
+    pub authentication: Authentication,
+    pub claims: Option<Value>,
+}
+
+/// Document of an [`ledger::ArtefactKind::Refresh`]: one token of a family (the family is the grant).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RefreshDocument {
+    pub client_id: String,
+    pub subject: String,
+    pub session: Option<String>,
+    /// The scope of the original grant: a narrowed refresh does not narrow its successor (RFC 6749 §6).
+    pub scope: String,
+    pub resource: String,
+    pub authentication: Authentication,
+    pub nonce: Option<String>,
+    /// Absolute end of the family, seconds since the epoch.
+    pub family_expires_at: i64,
+}
+
+/// Document of an [`ledger::ArtefactKind::Access`]: an opaque access token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AccessDocument {
+    pub jti: String,
+    pub client_id: String,
+    pub subject: String,
+    pub session: Option<String>,
+    pub scope: String,
+    pub audience: String,
+    pub issued_at: i64,
+}

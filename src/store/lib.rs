@@ -1,0 +1,1 @@
+//! The world's side of the ledger: SQLite, PostgreSQL, Redis.
