@@ -1,1 +1,2 @@
 //! Routes and admission as data and decisions.
+pub mod limit;

@@ -1,0 +1,141 @@
+//! Rate limiting as arithmetic: the generic cell rate algorithm (GCRA) and the port its states live behind.
+use async_trait::async_trait;
+
+/// How much of something is allowed: `rate` units each `period_s` seconds, with up to `burst` at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Quota {
+    /// Units a period; 0 allows nothing.
+    pub rate: u32,
+    /// Seconds; 0 counts as 1.
+    pub period_s: u32,
+    /// Units that may come at once; 0 counts as 1.
+    pub burst: u32,
+}
+
+impl Quota {
+    /// A quota whose burst is its rate.
+    #[must_use]
+    pub const fn per(rate: u32, period_s: u32) -> Self {
+        Self { rate, period_s, burst: rate }
+    }
+
+    /// Microseconds one unit takes to come back. `None` if nothing ever does.
+    #[must_use]
+    pub const fn interval_us(&self) -> Option<i64> {
+        if self.rate == 0 {
+            return None;
+        }
+        let period = if self.period_s == 0 { 1 } else { self.period_s as i64 };
+        let interval = period * 1_000_000 / self.rate as i64;
+        Some(if interval == 0 { 1 } else { interval })
+    }
+
+    /// Microseconds of credit a full burst is worth.
+    #[must_use]
+    pub const fn window_us(&self) -> i64 {
+        let burst = if self.burst == 0 { 1 } else { self.burst as i64 };
+        match self.interval_us() {
+            Some(interval) => interval * burst,
+            None => 0,
+        }
+    }
+}
+
+/// What a counter answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether it was within the quota (and, for a hit, has been counted).
+    pub allowed: bool,
+    /// Units left right now.
+    pub remaining: u32,
+    /// Milliseconds until the same cost would be allowed; 0 when allowed.
+    pub retry_after_ms: i64,
+    /// Milliseconds until the quota is full again.
+    pub reset_ms: i64,
+}
+
+impl Verdict {
+    /// `Retry-After` in whole seconds, at least 1.
+    #[must_use]
+    pub const fn retry_after_s(&self) -> i64 {
+        let s = (self.retry_after_ms + 999) / 1000;
+        if s < 1 { 1 } else { s }
+    }
+}
+
+/// One step of GCRA. `state_us` is the theoretical arrival time in microseconds since the epoch (0 for a key never
+/// seen); it moves only if the cost is allowed. A cost of 0 asks without counting: it is allowed if one unit would be.
+pub fn gcra(state_us: &mut i64, quota: &Quota, now_ms: i64, cost: u32) -> Verdict {
+    let now = now_ms.saturating_mul(1000);
+    let Some(interval) = quota.interval_us() else {
+        return Verdict { allowed: false, remaining: 0, retry_after_ms: 3_600_000, reset_ms: 3_600_000 };
+    };
+    let window = quota.window_us();
+    // A clock that went back must not lock a key out for longer than its window.
+    let arrival = (*state_us).clamp(now, now.saturating_add(window));
+    let wanted = arrival.saturating_add(interval.saturating_mul(i64::from(cost.max(1))));
+    let allowed = wanted - now <= window;
+    let after = if allowed && cost > 0 { wanted } else { arrival };
+    if allowed && cost > 0 {
+        *state_us = after;
+    }
+    let left = (window - (after - now)).max(0) / interval;
+    let ms = |us: i64| (us.max(0) + 999) / 1000;
+    Verdict {
+        allowed,
+        remaining: u32::try_from(left).unwrap_or(u32::MAX),
+        retry_after_ms: if allowed { 0 } else { ms(wanted - now - window) },
+        reset_ms: ms(after - now),
+    }
+}
+
+/// Where counters live: this process, or shared by nodes. Never fails: an implementation whose shared state is away
+/// counts locally.
+#[async_trait]
+pub trait Counters: Send + Sync {
+    /// Counts `cost` against `key` if the quota allows it.
+    async fn hit(&self, key: &str, quota: &Quota, cost: u32, now_ms: i64) -> Verdict;
+    /// Whether one unit would be allowed; counts nothing.
+    async fn peek(&self, key: &str, quota: &Quota, now_ms: i64) -> Verdict;
+    /// Forgets a key.
+    async fn clear(&self, key: &str);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_allowed_at_once_and_then_the_rate() {
+        let quota = Quota { rate: 10, period_s: 60, burst: 3 };
+        let mut state = 0;
+        for left in [2, 1, 0] {
+            let v = gcra(&mut state, &quota, 1_000_000, 1);
+            assert!(v.allowed);
+            assert_eq!(v.remaining, left);
+        }
+        let v = gcra(&mut state, &quota, 1_000_000, 1);
+        assert!(!v.allowed);
+        assert_eq!(v.retry_after_ms, 6_000);
+        assert!(gcra(&mut state, &quota, 1_006_000, 1).allowed);
+        assert!(!gcra(&mut state, &quota, 1_006_000, 1).allowed);
+    }
+
+    #[test]
+    fn asking_does_not_count() {
+        let quota = Quota::per(1, 60);
+        let mut state = 0;
+        assert!(gcra(&mut state, &quota, 5_000, 0).allowed);
+        assert!(gcra(&mut state, &quota, 5_000, 1).allowed);
+        assert!(!gcra(&mut state, &quota, 5_000, 0).allowed);
+    }
+
+    #[test]
+    fn a_clock_that_went_back_locks_nobody_out() {
+        let quota = Quota::per(2, 1);
+        let mut state = 0;
+        assert!(gcra(&mut state, &quota, 9_000_000_000, 1).allowed);
+        assert!(!gcra(&mut state, &quota, 1_000, 1).allowed);
+        assert!(gcra(&mut state, &quota, 2_000, 1).allowed || gcra(&mut state, &quota, 3_000, 1).allowed);
+    }
+}
