@@ -1,0 +1,239 @@
+//! Generated secrets and opaque tokens: a prefix, 16 octets of id, 32 of secret, a checksum; stored as id and keyed MAC only.
+use std::fmt;
+
+use aws_lc_rs::hmac;
+use zeroize::Zeroizing;
+
+use crate::{Entropy, b64, hash, id};
+
+/// A secret in the clear. Prints nothing, is wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Plain(Zeroizing<String>);
+
+impl Plain {
+    /// Takes a text into custody.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+    /// The text. Only for the one answer that shows it, and for computing its MAC or hash.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Plain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+impl From<String> for Plain {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+/// The server's key for MACs of secrets (HMAC-SHA-256, RFC 2104), separated by domain.
+#[derive(Clone)]
+pub struct MacKey(hmac::Key);
+
+impl MacKey {
+    /// The key of those octets.
+    #[must_use]
+    pub fn new(key: [u8; 32]) -> Self {
+        let key = Zeroizing::new(key);
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()))
+    }
+
+    /// The MAC of `data` in `domain`. The domain's length goes first: no two (domain, data) pairs are the same message.
+    #[must_use]
+    pub fn mac(&self, domain: &str, data: &[u8]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(&(domain.len() as u64).to_be_bytes());
+        context.update(domain.as_bytes());
+        context.update(data);
+        let mut out = [0; 32];
+        out.copy_from_slice(context.sign().as_ref());
+        out
+    }
+
+    /// Whether `mac` is the MAC of `data` in `domain`; constant time.
+    #[must_use]
+    pub fn verify(&self, domain: &str, data: &[u8], mac: &[u8]) -> bool {
+        hash::eq(&self.mac(domain, data), mac)
+    }
+}
+
+impl fmt::Debug for MacKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MacKey(…)")
+    }
+}
+
+/// What a secret is for: its prefix (found by secret scanners) and the domain of its MAC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SecretKind {
+    /// An opaque access token.
+    Access,
+    /// A refresh token.
+    Refresh,
+    /// An authorization code.
+    Code,
+    /// A client secret.
+    ClientSecret,
+    /// An API key.
+    ApiKey,
+    /// A page's form.
+    Form,
+    /// A waiting authorization request.
+    Interaction,
+    /// A browser's cookie.
+    Browser,
+}
+
+impl SecretKind {
+    /// The prefix of its text.
+    #[must_use]
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Self::Access => "dwa_",
+            Self::Refresh => "dwr_",
+            Self::Code => "dwc_",
+            Self::ClientSecret => "dws_",
+            Self::ApiKey => "dwk_",
+            Self::Form => "dwf_",
+            Self::Interaction => "dwi_",
+            Self::Browser => "dwb_",
+        }
+    }
+}
+
+/// A new secret: its text for the one who gets it, id and MAC for the store.
+#[derive(Debug)]
+pub struct Issued {
+    /// Shown once.
+    pub plain: Plain,
+    /// The public part: time-ordered, the row's key.
+    pub id: [u8; 16],
+    /// What is stored of the rest.
+    pub mac: [u8; 32],
+}
+
+/// A well-formed secret as presented: look `id` up, compare `mac` with the stored one by [`hash::eq`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Presented {
+    /// The public part.
+    pub id: [u8; 16],
+    /// The MAC of what was presented.
+    pub mac: [u8; 32],
+}
+
+impl Presented {
+    /// Whether the stored MAC is that of what was presented; constant time.
+    #[must_use]
+    pub fn matches(&self, stored: &[u8]) -> bool {
+        hash::eq(&self.mac, stored)
+    }
+}
+
+const ID: usize = 16;
+const BODY: usize = ID + 32;
+const WHOLE: usize = BODY + 4;
+const PREFIX: usize = 4;
+/// Characters of every generated secret: prefix and 52 octets in base64url.
+pub const TEXT_LEN: usize = PREFIX + (WHOLE * 8).div_ceil(6);
+
+/// Makes a secret with 256 random bits.
+#[must_use]
+pub fn generate(kind: SecretKind, now_ms: i64, entropy: &dyn Entropy, key: &MacKey) -> Issued {
+    let id = id::new_id(now_ms, entropy);
+    let mut octets = Zeroizing::new([0; WHOLE]);
+    {
+        let (body, sum) = octets.split_at_mut(BODY);
+        let (head, secret) = body.split_at_mut(ID);
+        head.copy_from_slice(&id);
+        entropy.fill(secret);
+        sum.copy_from_slice(&checksum(kind, body));
+    }
+    let mut text = String::with_capacity(TEXT_LEN);
+    text.push_str(kind.prefix());
+    b64::push(octets.as_slice(), &mut text);
+    let (body, _) = octets.split_at(BODY);
+    Issued { plain: Plain::from(text), id, mac: key.mac(kind.prefix(), body) }
+}
+
+/// Reads a presented secret: prefix, length, canonical base64url and checksum must be right, so that a mistyped or
+/// made-up one costs no look-up.
+#[must_use]
+pub fn parse(kind: SecretKind, text: &str, key: &MacKey) -> Option<Presented> {
+    if text.len() != TEXT_LEN {
+        return None;
+    }
+    let octets = Zeroizing::new(b64::decode_array::<WHOLE>(text.strip_prefix(kind.prefix())?)?);
+    let (body, sum) = octets.split_at(BODY);
+    if checksum(kind, body) != sum {
+        return None;
+    }
+    let id = body.split_at(ID).0.try_into().ok()?;
+    Some(Presented { id, mac: key.mac(kind.prefix(), body) })
+}
+
+fn checksum(kind: SecretKind, body: &[u8]) -> [u8; 4] {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(kind.prefix().as_bytes());
+    crc.update(body);
+    crc.finalize().to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Counting;
+
+    fn key() -> MacKey {
+        MacKey::new([7; 32])
+    }
+
+    #[test]
+    fn a_generated_secret_reads_back_only_as_its_kind() {
+        let issued = generate(SecretKind::Refresh, 5, &Counting::default(), &key());
+        let text = issued.plain.expose();
+        assert!(text.starts_with("dwr_") && text.len() == TEXT_LEN);
+        let read = parse(SecretKind::Refresh, text, &key()).expect("reads back");
+        assert_eq!((read.id, read.mac), (issued.id, issued.mac));
+        assert_eq!(parse(SecretKind::Access, text, &key()), None);
+        assert_eq!(parse(SecretKind::Access, &text.replace("dwr_", "dwa_"), &key()), None);
+    }
+
+    #[test]
+    fn every_single_changed_character_is_caught_by_the_checksum() {
+        let issued = generate(SecretKind::Code, 5, &Counting::default(), &key());
+        let text = issued.plain.expose();
+        for at in 0..text.len() {
+            let mut bent = text.to_owned().into_bytes();
+            bent[at] = if bent[at] == b'A' { b'B' } else { b'A' };
+            assert_eq!(parse(SecretKind::Code, std::str::from_utf8(&bent).expect("ascii"), &key()), None, "position {at}");
+        }
+    }
+
+    #[test]
+    fn domains_do_not_run_into_data() {
+        assert_ne!(key().mac("ab", b"c"), key().mac("a", b"bc"));
+        assert!(key().verify("a", b"b", &key().mac("a", b"b")));
+        assert!(!MacKey::new([8; 32]).verify("a", b"b", &key().mac("a", b"b")));
+    }
+
+    #[test]
+    fn secrets_print_nothing() {
+        assert_eq!(format!("{:?} {:?}", Plain::new("hush"), key()), "… MacKey(…)");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn parsing_anything_never_panics_and_believes_nothing(text in "(dw[arc]_)?\\PC{0,80}") {
+            proptest::prop_assert!(parse(SecretKind::Access, &text, &key()).is_none());
+        }
+    }
+}

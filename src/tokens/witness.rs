@@ -1,0 +1,44 @@
+//! A second opinion on our own signatures: another reader (`jsonwebtoken`) must believe, with nothing but the published JWK, what a key signs.
+use jsonwebtoken::{DecodingKey, Validation, decode, jwk};
+use serde::{Deserialize, Serialize};
+
+use crate::sign::{KeyError, SigningKey};
+
+const ISSUER: &str = "urn:doorward:self-test";
+
+#[derive(Serialize, Deserialize)]
+struct Probe {
+    iss: String,
+}
+
+/// Proves that a key's published half verifies what its private half signs, and that its id is its thumbprint.
+/// Run when a key is made or loaded, before it may sign.
+///
+/// # Errors
+/// [`KeyError::Rejected`] if the halves do not belong together.
+pub fn prove(key: &SigningKey) -> Result<(), KeyError> {
+    let token = key.sign_jwt("JWT", &Probe { iss: ISSUER.to_owned() })?;
+    let published = serde_json::to_vec(key.jwk()).map_err(|_| KeyError::Claims)?;
+    let published: jwk::Jwk = serde_json::from_slice(&published).map_err(|_| KeyError::Rejected)?;
+    let mut rules = Validation::new(key.alg().jose());
+    rules.set_issuer(&[ISSUER]);
+    rules.set_required_spec_claims(&["iss"]);
+    rules.validate_exp = false;
+    let decoding = DecodingKey::from_jwk(&published).map_err(|_| KeyError::Rejected)?;
+    let read = decode::<Probe>(&token, &decoding, &rules).map_err(|_| KeyError::Rejected)?;
+    let thumbprint = published.thumbprint(jwk::ThumbprintHash::SHA256).map_err(|_| KeyError::Rejected)?;
+    if read.header.kid.as_deref() == Some(key.kid()) && thumbprint == key.kid() { Ok(()) } else { Err(KeyError::Rejected) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Alg;
+
+    #[test]
+    fn another_library_believes_what_we_sign_with_every_algorithm() {
+        for alg in Alg::ALL {
+            assert_eq!(prove(&SigningKey::generate(alg).expect("generates").0), Ok(()), "{alg}");
+        }
+    }
+}
