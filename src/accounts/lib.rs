@@ -1,3 +1,6 @@
 //! People: their records, passwords and sessions.
+pub mod password;
+pub mod session;
+pub mod throttle;
 pub mod user;
 pub use user::User;

@@ -176,9 +176,7 @@ fn read(raw: Arc<Map<String, Value>>) -> Result<AccessClaims, Refusal> {
     let aud = match raw.get("aud") {
         None => return Err(wrong("aud")),
         Some(Value::String(one)) => vec![one.clone()],
-        Some(Value::Array(many)) => {
-            many.iter().map(|one| one.as_str().map(str::to_owned)).collect::<Option<_>>().ok_or(wrong("aud"))?
-        }
+        Some(Value::Array(many)) => many.iter().map(|one| one.as_str().map(str::to_owned)).collect::<Option<_>>().ok_or(wrong("aud"))?,
         Some(_) => return Err(wrong("aud")),
     };
     let seq = match raw.get("seq") {
@@ -229,7 +227,11 @@ mod tests {
         let mut claims = json!({"iss": "https://i", "sub": "s", "aud": "https://api", "client_id": "c", "exp": NOW + 60, "iat": NOW, "jti": "j", "scope": "read write"});
         for (name, value) in change {
             let map = claims.as_object_mut().expect("an object");
-            if value.is_null() { map.remove(*name) } else { map.insert((*name).to_owned(), value.clone()) };
+            if value.is_null() {
+                map.remove(*name)
+            } else {
+                map.insert((*name).to_owned(), value.clone())
+            };
         }
         claims
     }
@@ -267,7 +269,10 @@ mod tests {
         let believed = believe(&Parsed::parse(&token).expect("strict"), &key().verifying(), &expected).expect("believed");
         assert!(believed.has_scope("read") && !believed.has_scope("rea"));
         let marks = facts(&believed, Some(key().kid()));
-        assert_eq!((marks.token, marks.grant, marks.session, marks.client, marks.subject, marks.seq), (Some("j"), Some("g"), Some("d"), Some("c"), Some("s"), 7));
+        assert_eq!(
+            (marks.token, marks.grant, marks.session, marks.client, marks.subject, marks.seq),
+            (Some("j"), Some("g"), Some("d"), Some("c"), Some("s"), 7)
+        );
     }
 
     #[test]

@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for wrong in ["", "s", "0s", "-5s", "+5s", "5", "5 s", "5S", "1.5h", "5ms", "99999999999999999999d", "9223372036854775807d", "5µ"] {
+        for wrong in ["", "s", "0s", "-5s", "+5s", "5", "5 s", "5S", "1.5h", "5ms", "99999999999999999999d", "9223372036854775807d", "5µ"]
+        {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

@@ -60,10 +60,8 @@ impl Jwk {
             "RSA" => &[("e", self.e.as_ref()), ("kty", Some(&self.kty)), ("n", self.n.as_ref())],
             _ => &[("crv", self.crv.as_ref()), ("kty", Some(&self.kty)), ("x", self.x.as_ref())],
         };
-        let text: Vec<String> = members
-            .iter()
-            .map(|(name, value)| format!("\"{name}\":{}", Value::String(value.cloned().unwrap_or_default())))
-            .collect();
+        let text: Vec<String> =
+            members.iter().map(|(name, value)| format!("\"{name}\":{}", Value::String(value.cloned().unwrap_or_default()))).collect();
         b64::encode(&hash::sha256(format!("{{{}}}", text.join(",")).as_bytes()))
     }
 
@@ -250,7 +248,8 @@ mod tests {
 
     #[test]
     fn thumbprint_of_rfc_7638_section_3_1() {
-        let jwk = Jwk { kty: "RSA".into(), n: Some(RFC_7638_N.into()), e: Some("AQAB".into()), alg: Some("RS256".into()), ..Jwk::default() };
+        let jwk =
+            Jwk { kty: "RSA".into(), n: Some(RFC_7638_N.into()), e: Some("AQAB".into()), alg: Some("RS256".into()), ..Jwk::default() };
         assert_eq!(jwk.thumbprint(), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
     }
 

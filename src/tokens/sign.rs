@@ -91,9 +91,7 @@ impl SigningKey {
     /// [`KeyError::Rejected`] if it is not a private key of that algorithm.
     pub fn from_pkcs8(alg: Alg, pkcs8: &[u8]) -> Result<Self, KeyError> {
         let private = match alg {
-            Alg::ES256 | Alg::ES384 => {
-                Private::Ecdsa(EcdsaKeyPair::from_pkcs8(curve(alg)?, pkcs8).map_err(|_| KeyError::Rejected)?)
-            }
+            Alg::ES256 | Alg::ES384 => Private::Ecdsa(EcdsaKeyPair::from_pkcs8(curve(alg)?, pkcs8).map_err(|_| KeyError::Rejected)?),
             Alg::RS256 | Alg::PS256 => {
                 let encoding: &'static dyn RsaEncoding = if alg == Alg::RS256 { &RSA_PKCS1_SHA256 } else { &RSA_PSS_SHA256 };
                 Private::Rsa(RsaKeyPair::from_pkcs8(pkcs8).map_err(|_| KeyError::Rejected)?, encoding)

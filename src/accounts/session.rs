@@ -1,0 +1,170 @@
+//! Single sign-on sessions as decisions: start, renew, end; each a change with its events.
+use ledger::{Change, EventKind, NewEvent, RevocationKind, Session, Step};
+use serde_json::json;
+use tokens::{Entropy, id};
+
+/// How and when a person proved who they are.
+#[derive(Debug, Clone, Copy)]
+pub struct Proof<'a> {
+    /// The account's `sub`.
+    pub subject: &'a str,
+    /// RFC 8176 names: `pwd`, `otp`, …
+    pub amr: &'a [String],
+    /// The source address, for the record.
+    pub address: &'a str,
+    /// The browser's name for itself, for the record.
+    pub agent: &'a str,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The person logged out.
+    Logout,
+    /// Somebody else logged in at the same browser.
+    Replaced,
+    /// An administrator ended it.
+    Administrator,
+}
+
+impl Ending {
+    /// The stable name in events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Logout => "logout",
+            Self::Replaced => "replaced",
+            Self::Administrator => "administrator",
+        }
+    }
+}
+
+const MAX_AGENT: usize = 256;
+
+/// A new session of `ttl` seconds after a successful login.
+#[must_use]
+pub fn start(proof: &Proof<'_>, ttl: i64, now_ms: i64, entropy: &dyn Entropy) -> (Session, Change) {
+    let now = now_ms.div_euclid(1000);
+    let session = Session {
+        id: id::new_text(now_ms, entropy),
+        subject: proof.subject.to_owned(),
+        auth_time: now,
+        amr: proof.amr.to_vec(),
+        created_at: now,
+        expires_at: now.saturating_add(ttl),
+        ended_at: None,
+        document: origin(proof),
+    };
+    let change = Change::new().step(Step::StartSession(session.clone())).event(login(proof, &session.id, now_ms)).event(about(
+        EventKind::SessionStarted,
+        &session,
+        now_ms,
+    ));
+    (session, change)
+}
+
+/// The same session after its person proved themselves again: new `auth_time`, methods, and `ttl` seconds from now.
+/// `None` if the proof is of another person: that is a new session.
+#[must_use]
+pub fn renew(session: &Session, proof: &Proof<'_>, ttl: i64, now_ms: i64) -> Option<(Session, Change)> {
+    let now = now_ms.div_euclid(1000);
+    if session.subject != proof.subject || !live(session, now) {
+        return None;
+    }
+    let renewed = Session {
+        auth_time: now,
+        amr: proof.amr.to_vec(),
+        expires_at: now.saturating_add(ttl),
+        document: origin(proof),
+        ..session.clone()
+    };
+    let change = Change::new().step(Step::UpdateSession(renewed.clone())).event(login(proof, &renewed.id, now_ms));
+    Some((renewed, change))
+}
+
+/// Ends a session and kills what was issued in it. `remember`: seconds after which nothing of it can be alive.
+#[must_use]
+pub fn end(session: &Session, why: Ending, remember: i64, now_ms: i64) -> Change {
+    let now = now_ms.div_euclid(1000);
+    Change::new()
+        .step(Step::EndSession { id: session.id.clone(), now })
+        .revoke(RevocationKind::Session, session.id.clone(), now_ms, now.saturating_add(remember))
+        .event(about(EventKind::SessionEnded, session, now_ms).with("reason", why.as_str()))
+}
+
+/// Whether it has neither ended nor expired.
+#[must_use]
+pub const fn live(session: &Session, now: i64) -> bool {
+    session.ended_at.is_none() && now < session.expires_at
+}
+
+/// Whether its person proved themselves at most `max_age` seconds ago (OpenID Connect Core §3.1.2.1).
+#[must_use]
+pub const fn fresh(session: &Session, max_age: i64, now: i64) -> bool {
+    now.saturating_sub(session.auth_time) <= max_age
+}
+
+fn origin(proof: &Proof<'_>) -> serde_json::Value {
+    let agent: String = proof.agent.chars().filter(|c| !c.is_control()).take(MAX_AGENT).collect();
+    json!({ "address": proof.address, "agent": agent })
+}
+
+fn login(proof: &Proof<'_>, session: &str, now_ms: i64) -> NewEvent {
+    NewEvent::new(EventKind::LoginSucceeded, now_ms)
+        .subject(proof.subject)
+        .session(session)
+        .with("amr", proof.amr.to_vec())
+        .with("address", proof.address)
+}
+
+fn about(kind: EventKind, session: &Session, now_ms: i64) -> NewEvent {
+    NewEvent::new(kind, now_ms).subject(session.subject.clone()).session(session.id.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+    impl Entropy for Fixed {
+        fn fill(&self, out: &mut [u8]) {
+            out.fill(7);
+        }
+    }
+
+    fn proof<'a>(subject: &'a str, amr: &'a [String]) -> Proof<'a> {
+        Proof { subject, amr, address: "192.0.2.1", agent: "Browser\n1" }
+    }
+
+    #[test]
+    fn a_session_lives_from_login_to_expiry_and_its_start_is_told() {
+        let amr = ["pwd".to_owned()];
+        let (session, change) = start(&proof("s", &amr), 60, 1_000_500, &Fixed);
+        assert!(live(&session, 1_059) && !live(&session, 1_060));
+        assert!(fresh(&session, 0, 1_000) && !fresh(&session, 9, 1_010));
+        assert_eq!(change.steps, [Step::StartSession(session.clone())]);
+        let kinds: Vec<EventKind> = change.events.iter().map(|e| e.kind).collect();
+        assert_eq!(kinds, [EventKind::LoginSucceeded, EventKind::SessionStarted]);
+        assert_eq!(session.document["agent"], "Browser1");
+    }
+
+    #[test]
+    fn only_the_same_person_renews_a_live_session() {
+        let amr = ["pwd".to_owned()];
+        let (session, _) = start(&proof("s", &amr), 60, 1_000_000, &Fixed);
+        let (renewed, _) = renew(&session, &proof("s", &amr), 60, 1_050_000).expect("renews");
+        assert_eq!((renewed.id.as_str(), renewed.auth_time, renewed.expires_at), (session.id.as_str(), 1_050, 1_110));
+        assert!(renew(&session, &proof("t", &amr), 60, 1_050_000).is_none());
+        assert!(renew(&session, &proof("s", &amr), 60, 1_060_000).is_none());
+    }
+
+    #[test]
+    fn ending_revokes_what_was_issued_in_it() {
+        let (session, _) = start(&proof("s", &[]), 60, 1_000_000, &Fixed);
+        let change = end(&session, Ending::Logout, 300, 1_010_000);
+        assert!(
+            matches!(&change.steps[1], Step::Revoke(r) if r.kind == RevocationKind::Session && r.id == session.id && r.expires_at == 1_310)
+        );
+        assert_eq!(change.events[0].data["reason"], "logout");
+    }
+}
