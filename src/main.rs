@@ -1,1 +1,4 @@
-fn main() {}
+//! The `doorward` command.
+fn main() -> std::process::ExitCode {
+    doorward::cli::main()
+}

@@ -1,0 +1,79 @@
+use super::*;
+
+const SMALL: &str = "[server]\nissuer = \"https://id.example.com\"\n";
+
+fn parse(content: &str, environment: &[(&str, &str)]) -> Result<Config, Mistakes> {
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::parse(Path::new("/etc/doorward/doorward.toml"), content, environment)
+}
+
+fn mistakes(content: &str) -> String {
+    parse(content, &[]).unwrap_err().to_string()
+}
+
+#[test]
+fn an_issuer_is_enough() {
+    let config = parse(SMALL, &[]).unwrap();
+    assert_eq!(config.issuer, "https://id.example.com");
+    assert_eq!(config.storage_url.expose(), "sqlite:///etc/doorward/doorward.db");
+    assert_eq!(config.settings().access_token_ttl, 300);
+}
+
+#[test]
+fn every_mistake_is_reported_at_once_with_its_place() {
+    let text = mistakes(
+        "[server]\nisuer = \"https://id.example.com\"\nroles = [\"auth\", \"devices\"]\nprofile = \"fapi2\"\n\n[lifetimes]\ncode = \"2m\"\nsession = 5\n[storag]\nurl = \"x\"\n",
+    );
+    for expected in [
+        "doorward.toml:2: unknown key server.isuer; the nearest right key is server.issuer",
+        "doorward.toml:3: server.roles: the role \"devices\" is not supported by this version",
+        "doorward.toml:8: lifetimes.session: a string is expected, not a number",
+        "doorward.toml:9: there is no section [storag]; the nearest is [storage]",
+    ] {
+        assert!(text.contains(expected), "{expected}\n---\n{text}");
+    }
+}
+
+#[test]
+fn the_environment_overrides_the_file_and_is_checked_like_it() {
+    let config = parse(SMALL, &[("DOORWARD_SERVER__PUBLIC_LISTEN", "127.0.0.1:0"), ("DOORWARD_SERVER__ROLES", "auth,admin")]).unwrap();
+    assert_eq!(config.server.public_listen.port(), 0);
+    assert_eq!(config.server.roles, [Role::Auth, Role::Admin]);
+    let text = parse(SMALL, &[("DOORWARD_LIFETIMES__CODES", "1s")]).unwrap_err().to_string();
+    assert!(text.contains("environment variable DOORWARD_LIFETIMES__CODES: unknown key lifetimes.codes"), "{text}");
+}
+
+#[test]
+fn plain_http_leaves_loopback_only_behind_trusted_proxies() {
+    let open = "[server]\nissuer = \"https://id.example.com\"\npublic_listen = \"0.0.0.0:8080\"\n";
+    assert!(mistakes(open).contains("server.public_listen: plain HTTP"));
+    assert!(parse(&format!("{open}trusted_proxies = [\"10.0.0.0/8\"]\n"), &[]).is_ok());
+}
+
+#[test]
+fn an_http_issuer_is_for_loopback_only() {
+    assert!(mistakes("[server]\nissuer = \"http://id.example.com\"\n").contains("loopback host only"));
+    assert!(parse("[server]\nissuer = \"http://127.0.0.1:8080\"\n", &[]).is_ok());
+}
+
+#[test]
+fn a_gateway_of_its_own_needs_a_credential_but_no_issuer() {
+    let gateway = "[server]\nroles = [\"gateway\"]\n[gateway]\nauthorization_server = \"https://id.example.com\"\n";
+    let text = mistakes(gateway);
+    assert!(text.contains("gateway.client_id") && text.contains("gateway.client_secret_file"), "{text}");
+    let config = parse(&format!("{gateway}client_id = \"gw\"\nclient_secret = \"s3cret-s3cret\"\n"), &[]).unwrap();
+    assert_eq!(config.issuer, "https://id.example.com");
+    assert!(!format!("{config:?}").contains("s3cret"));
+}
+
+#[test]
+fn broken_toml_is_named_by_line() {
+    assert!(mistakes("[server]\nissuer = \n").contains("doorward.toml:2:"));
+}
+
+#[test]
+fn the_manual_is_fresh() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/CONFIGURATION.md");
+    let stored = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(stored == manual::page(), "write {} anew with `doorward config-docs`", file.display());
+}

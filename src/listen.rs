@@ -1,0 +1,369 @@
+//! The accept loop of every listener: plain or TLS, HTTP/1.1 or HTTP/2, bounded in time, size and number, drained on shutdown.
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use hyper::{
+    body::{Body, Frame, Incoming, SizeHint},
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::Semaphore,
+    time::{Instant, Sleep, sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::tls::Tls;
+
+/// How long a TLS handshake or a request head may take.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request body may stand still.
+pub const BODY_IDLE: Duration = Duration::from_secs(30);
+/// The longest request target.
+pub const MAX_URI: usize = 8 * 1024;
+/// The largest request head: the longest target and 32 KiB of fields.
+const MAX_HEAD: usize = 48 * 1024;
+const MAX_FIELDS: usize = 100;
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A bound socket with its place in the process.
+pub struct Listener {
+    /// What it is called in logs and metrics.
+    pub name: &'static str,
+    /// Where it really listens.
+    pub at: SocketAddr,
+    socket: TcpListener,
+    tls: Option<Arc<Tls>>,
+    permits: Arc<Semaphore>,
+}
+
+/// What ends all listeners: first no more connections, then no more requests, then the rest is cut.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    /// Stops accepting and asks open connections to finish what they are answering.
+    pub stop: CancellationToken,
+    /// Cuts what is still open.
+    pub cut: CancellationToken,
+    /// Counts the open connections.
+    pub open: TaskTracker,
+}
+
+impl Shutdown {
+    /// Stops, waits for at most `patience`, then cuts the rest.
+    pub async fn drain(&self, patience: Duration) {
+        self.stop.cancel();
+        self.open.close();
+        if timeout(patience, self.open.wait()).await.is_err() {
+            tracing::warn!(connections = self.open.len(), "cutting connections that did not finish in time");
+            self.cut.cancel();
+            let _ = timeout(Duration::from_millis(200), self.open.wait()).await;
+        }
+    }
+}
+
+/// An accepted connection whose bytes can be read.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
+
+impl Listener {
+    /// Binds.
+    ///
+    /// # Errors
+    /// The address is taken or may not be used.
+    pub fn bind(name: &'static str, at: SocketAddr, tls: Option<Arc<Tls>>, max_connections: u32) -> io::Result<Self> {
+        let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(at)?;
+        let socket = socket.listen(4096)?;
+        let at = socket.local_addr()?;
+        let permits = Arc::new(Semaphore::new(usize::try_from(max_connections).unwrap_or(1)));
+        Ok(Self { name, at, socket, tls, permits })
+    }
+
+    /// Whether it speaks TLS.
+    #[must_use]
+    pub const fn encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Accepts until told to stop; each connection runs `serve` on a task of its own.
+    pub async fn accept<F, Fut>(self, shutdown: Shutdown, serve: F)
+    where
+        F: Fn(Accepted) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let open = metrics::gauge!("connections_open", "listener" => self.name);
+        loop {
+            let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                biased;
+                () = shutdown.stop.cancelled() => return,
+                accepted = self.socket.accept() => accepted,
+            };
+            let (socket, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors or a connection that is gone already: neither is a reason to stop listening.
+                    tracing::warn!(listener = self.name, %error, "a connection could not be accepted");
+                    sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            };
+            let _ = socket.set_nodelay(true);
+            let (tls, serve, cut, open, name) = (self.tls.clone(), serve.clone(), shutdown.cut.clone(), open.clone(), self.name);
+            let stop = shutdown.stop.clone();
+            shutdown.open.spawn(async move {
+                open.increment(1.0);
+                let connection = async {
+                    if let Some(accepted) = Accepted::open(socket, peer, tls.as_deref(), stop, name).await {
+                        serve(accepted).await;
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    () = cut.cancelled() => {}
+                    () = connection => {}
+                }
+                open.decrement(1.0);
+                drop(permit);
+            });
+        }
+    }
+}
+
+/// The bytes of an accepted connection.
+pub enum Wire {
+    /// Plain TCP.
+    Plain(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+}
+
+/// A connection after its TLS handshake, before its first request.
+pub struct Accepted {
+    /// Who is at the other end.
+    pub peer: SocketAddr,
+    /// Its bytes.
+    pub wire: Wire,
+    /// Whether it speaks HTTP/2 (by ALPN, or by prior knowledge).
+    pub http2: bool,
+    /// Cancelled when the connection shall finish what it is answering and close.
+    pub stop: CancellationToken,
+}
+
+impl Accepted {
+    async fn open(socket: TcpStream, peer: SocketAddr, tls: Option<&Tls>, stop: CancellationToken, name: &'static str) -> Option<Self> {
+        let Some(tls) = tls else {
+            let http2 = tokio::select! {
+                () = stop.cancelled() => return None,
+                seen = timeout(HEAD_TIMEOUT, begins_with_preface(&socket)) => seen.ok()?.ok()?,
+            };
+            return Some(Self { peer, wire: Wire::Plain(socket), http2, stop });
+        };
+        match timeout(HEAD_TIMEOUT, tls.acceptor().accept(socket)).await {
+            Ok(Ok(stream)) => {
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                Some(Self { peer, wire: Wire::Tls(Box::new(stream)), http2, stop })
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(listener = name, %peer, %error, "TLS handshake failed");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+/// Whether the first octets are HTTP/2's preface (RFC 9113 §3.4), without taking them.
+async fn begins_with_preface(socket: &TcpStream) -> io::Result<bool> {
+    let mut seen = [0; PREFACE.len()];
+    let mut before = 0;
+    loop {
+        let count = socket.peek(&mut seen).await?;
+        let first = seen.get(..count).unwrap_or_default();
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if !PREFACE.starts_with(first) {
+            return Ok(false);
+        }
+        if count == PREFACE.len() {
+            return Ok(true);
+        }
+        if count == before {
+            // Part of a preface and nothing new: peeking again at once would spin.
+            sleep(Duration::from_millis(5)).await;
+        }
+        before = count;
+    }
+}
+
+/// Serves one of our own HTTP surfaces on a connection.
+pub async fn serve_http<F, Fut, B>(accepted: Accepted, answer: F)
+where
+    F: Fn(Request<Timed>, SocketAddr) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Response<B>> + Send + 'static,
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let Accepted { peer, wire, http2, stop } = accepted;
+    match wire {
+        Wire::Plain(stream) => serve_stream(stream, peer, http2, stop, answer).await,
+        Wire::Tls(stream) => serve_stream(*stream, peer, http2, stop, answer).await,
+    }
+}
+
+async fn serve_stream<S, F, Fut, B>(stream: S, peer: SocketAddr, is_http2: bool, stop: CancellationToken, answer: F)
+where
+    S: Stream,
+    F: Fn(Request<Timed>, SocketAddr) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Response<B>> + Send + 'static,
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = answer.clone();
+        async move {
+            let response = if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > MAX_URI) {
+                Err(StatusCode::URI_TOO_LONG)
+            } else {
+                Ok(answer(request.map(Timed::new), peer).await)
+            };
+            Ok::<_, std::convert::Infallible>(match response {
+                Ok(response) => response.map(Reply::Body),
+                Err(status) => refusal(status),
+            })
+        }
+    });
+    let io = TokioIo::new(stream);
+    if is_http2 {
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(128)
+            .max_header_list_size(40 * 1024)
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .serve_connection(io, service);
+        tokio::pin!(connection);
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    } else {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(MAX_HEAD)
+            .max_headers(MAX_FIELDS)
+            .pipeline_flush(true)
+            .serve_connection(io, service);
+        tokio::pin!(connection);
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    }
+}
+
+fn refusal<B>(status: StatusCode) -> Response<Reply<B>> {
+    let mut response = Response::new(Reply::Nothing);
+    *response.status_mut() = status;
+    response
+}
+
+/// An answer's body, or none.
+enum Reply<B> {
+    Body(B),
+    Nothing,
+}
+
+impl<B: Body + Unpin> Body for Reply<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        match self.get_mut() {
+            Self::Body(body) => Pin::new(body).poll_frame(cx),
+            Self::Nothing => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Body(body) => body.is_end_stream(),
+            Self::Nothing => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Body(body) => body.size_hint(),
+            Self::Nothing => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// A request body that fails when it stands still for [`BODY_IDLE`].
+pub struct Timed {
+    body: Incoming,
+    idle: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timed {
+    const fn new(body: Incoming) -> Self {
+        Self { body, idle: None }
+    }
+}
+
+/// A request body stood still for too long.
+#[derive(Debug, thiserror::Error)]
+#[error("the request body stood still for too long")]
+pub struct BodyStoodStill;
+
+impl Body for Timed {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                if let Some(idle) = &mut this.idle {
+                    idle.as_mut().reset(Instant::now() + BODY_IDLE);
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Poll::Pending => {
+                let idle = this.idle.get_or_insert_with(|| Box::pin(sleep(BODY_IDLE)));
+                match idle.as_mut().poll(cx) {
+                    Poll::Ready(()) => Poll::Ready(Some(Err(Box::new(BodyStoodStill)))),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,126 @@
+//! What the process tells about itself: logs and Prometheus metrics. Neither ever carries a secret, code, token or key.
+use std::{
+    fs::OpenOptions,
+    io,
+    path::Path,
+    sync::{
+        Mutex, Once,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use crate::config::LogSection;
+
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// How many panics this process has had; the contract is none.
+#[must_use]
+pub fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
+}
+
+/// Starts logging as configured: human or JSON lines, to standard error or a file.
+///
+/// # Errors
+/// A filter that cannot be read, a file that cannot be opened, or logging that is already started.
+pub fn start_logs(log: &LogSection) -> anyhow::Result<()> {
+    let filter: Targets = log.filter.parse().context("log.filter")?;
+    let writer = match &log.file {
+        Some(file) => tracing_subscriber::fmt::writer::BoxMakeWriter::new(Mutex::new(open(file)?)),
+        None => tracing_subscriber::fmt::writer::BoxMakeWriter::new(io::stderr),
+    };
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
+    let layer = if log.format == "json" { layer.json().flatten_event(true).boxed() } else { layer.boxed() };
+    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().context("logging is already started")
+}
+
+fn open(file: &Path) -> anyhow::Result<std::fs::File> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+    }
+    OpenOptions::new().create(true).append(true).open(file).with_context(|| format!("{}", file.display()))
+}
+
+/// Counts panics and logs where they were, without their message (it could quote input).
+pub fn watch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        std::panic::set_hook(Box::new(|info| {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+            metrics::counter!("panics_total").increment(1);
+            let place = info.location().map_or_else(String::new, ToString::to_string);
+            tracing::error!(place, "panic");
+        }));
+    });
+}
+
+/// Seconds; fine where revocations should be, coarse where they must not be.
+const PROPAGATION: &[f64] = &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Seconds a request may take.
+const DURATIONS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Installs the recorder that every `metrics` macro of the process reports to.
+///
+/// # Errors
+/// A recorder that is already installed.
+pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full("revocation_propagation_seconds".into()), PROPAGATION)?
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), DURATIONS)?
+        .build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|_| anyhow::anyhow!("a metrics recorder is already installed"))?;
+    describe();
+    Ok(handle)
+}
+
+fn describe() {
+    metrics::describe_counter!("panics_total", "Panics since the start; always 0");
+    metrics::describe_counter!("jwks_fetch_total", "Fetches of other issuers' keys");
+    metrics::describe_counter!("auth_decisions_total", "Decisions of the gateway by route, outcome and reason");
+    metrics::describe_counter!("store_purged_rows_total", "Expired rows deleted");
+    metrics::describe_gauge!("db_rows", "Rows by table");
+    metrics::describe_gauge!("cache_entries", "Entries by cache");
+    metrics::describe_gauge!("process_resident_memory_bytes", "Resident memory");
+    metrics::describe_gauge!("process_open_fds", "Open file descriptors");
+    metrics::describe_gauge!("connections_open", "Open connections by listener");
+    metrics::describe_histogram!("revocation_propagation_seconds", "From the commit of a revocation to its being known at the edge");
+    metrics::counter!("panics_total").increment(0);
+    metrics::counter!("jwks_fetch_total").increment(0);
+    metrics::counter!("store_purged_rows_total").increment(0);
+}
+
+/// Refreshes the gauges of the process itself.
+pub fn refresh_process_gauges() {
+    if let Some(bytes) = resident_memory() {
+        metrics::gauge!("process_resident_memory_bytes").set(bytes as f64);
+    }
+    if let Some(open) = open_files() {
+        metrics::gauge!("process_open_fds").set(open as f64);
+    }
+}
+
+/// Resident memory in octets (`VmRSS`), where the system tells.
+#[must_use]
+pub fn resident_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn open_files() -> Option<usize> {
+    // The listing itself holds one descriptor while it is read.
+    std::fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count().saturating_sub(1))
+}
+
+/// Names this build: the version, and when its executable was written.
+#[must_use]
+pub fn build_id() -> String {
+    let written = std::env::current_exe().and_then(std::fs::metadata).and_then(|meta| meta.modified()).ok();
+    let stamp = written.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |at| at.as_secs());
+    format!("{}+{stamp:x}", env!("CARGO_PKG_VERSION"))
+}
