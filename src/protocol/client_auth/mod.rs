@@ -1,0 +1,227 @@
+//! Client authentication (RFC 6749 §2.3): who presents what, and whether it is them.
+pub mod basic;
+pub mod none;
+pub mod post;
+
+use std::sync::Arc;
+
+use ledger::RevocationKind;
+use tokens::secret::{MacKey, Plain};
+
+use crate::{Client, Form, OAuthError, Scope};
+
+/// A client as authentication needs it: its registration and the MACs of its live secrets.
+pub struct KnownClient {
+    /// The registration.
+    pub client: Arc<Client>,
+    /// What it may ask for, parsed once.
+    pub scope: Scope,
+    macs: [Option<Vec<u8>>; 2],
+}
+
+impl KnownClient {
+    /// Slot of the current secret's MAC.
+    pub const SECRET: &'static str = "secret";
+    /// Slot of the former secret's MAC while a rotation lets both live.
+    pub const PREVIOUS_SECRET: &'static str = "secret_previous";
+    /// Domain of those MACs.
+    pub const DOMAIN: &'static str = "client_secret";
+
+    /// A client with what the store holds in its two slots.
+    #[must_use]
+    pub fn new(client: Client, macs: [Option<Vec<u8>>; 2]) -> Self {
+        let scope = Scope::parse(&client.scope).unwrap_or_default();
+        Self { client: Arc::new(client), scope, macs }
+    }
+}
+
+impl std::fmt::Debug for KnownClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KnownClient").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+/// How a client presented itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// `client_secret_basic`
+    Basic,
+    /// `client_secret_post`
+    Post,
+    /// `none`: a public client names itself.
+    None,
+}
+
+impl Method {
+    /// Every method, as metadata lists them.
+    pub const ALL: [Self; 3] = [Self::Basic, Self::Post, Self::None];
+
+    /// The registered name (RFC 7591 §2).
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Basic => "client_secret_basic",
+            Self::Post => "client_secret_post",
+            Self::None => "none",
+        }
+    }
+    /// The method of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|m| m.as_str() == name)
+    }
+}
+
+/// What a request shows of its client, before anybody looked whether it is true.
+#[derive(Debug)]
+pub struct Presented {
+    /// Who it says it is.
+    pub client_id: String,
+    /// How.
+    pub method: Method,
+    /// Its secret as it may have been meant: decoded, and as it came if that differs.
+    secrets: Vec<Plain>,
+}
+
+/// A client that proved who it is (or a public one that named itself). Token, introspection and revocation need one.
+#[derive(Debug, Clone)]
+pub struct AuthenticatedClient {
+    known: Arc<KnownClient>,
+    method: Method,
+}
+
+impl AuthenticatedClient {
+    /// Its registration.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.known.client
+    }
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.known.client.client_id
+    }
+    /// How it proved itself.
+    #[must_use]
+    pub fn method(&self) -> Method {
+        self.method
+    }
+    /// What a revocation of it is called.
+    pub const REVOCATION: RevocationKind = RevocationKind::Client;
+}
+
+/// Reads what a request shows: exactly one method (RFC 6749 §2.3).
+///
+/// # Errors
+/// `invalid_request` for two methods at once or another `client_id` in the body; `invalid_client` for none or a broken header.
+pub fn present(authorization: &[&[u8]], form: &Form<'_>) -> Result<Presented, OAuthError> {
+    if form.has("client_assertion") || form.has("client_assertion_type") {
+        return Err(OAuthError::client("client assertions are not supported"));
+    }
+    match authorization {
+        [] if form.has("client_secret") => post::present(form),
+        [] => none::present(form),
+        [_] if form.has("client_secret") => Err(OAuthError::request("more than one client authentication method")),
+        [header] => basic::present(header, form),
+        _ => Err(OAuthError::request("more than one Authorization header")),
+    }
+}
+
+/// Looks whether it is true. Unknown clients and wrong secrets take the same path, time and words.
+///
+/// # Errors
+/// `invalid_client`.
+pub fn authenticate(presented: &Presented, known: Option<Arc<KnownClient>>, mac: &MacKey) -> Result<AuthenticatedClient, OAuthError> {
+    let proved = proves(presented, known.as_deref(), mac);
+    let Some(known) = known else { return Err(OAuthError::client("unknown client")) };
+    if known.client.token_endpoint_auth_method != presented.method.as_str() {
+        return Err(OAuthError::client("not the registered authentication method"));
+    }
+    if known.client.disabled {
+        return Err(OAuthError::client("the client is disabled"));
+    }
+    if presented.method != Method::None && !proved {
+        return Err(OAuthError::client("wrong secret"));
+    }
+    Ok(AuthenticatedClient { known, method: presented.method })
+}
+
+/// Whether a presented secret is one of the live ones; every comparison is made, against nothing too.
+fn proves(presented: &Presented, known: Option<&KnownClient>, mac: &MacKey) -> bool {
+    const NOTHING: &[u8] = &[0; 32];
+    let macs = known.map_or([None, None], |k| [k.macs[0].as_deref(), k.macs[1].as_deref()]);
+    let mut proved = false;
+    for secret in &presented.secrets {
+        let shown = mac.mac(KnownClient::DOMAIN, secret.expose().as_bytes());
+        for stored in macs {
+            let same = tokens::hash::eq(&shown, stored.unwrap_or(NOTHING));
+            proved |= same && stored.is_some();
+        }
+    }
+    proved
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn known(method: &str, secrets: [Option<&str>; 2], mac: &MacKey) -> Arc<KnownClient> {
+        let client = Client { client_id: "c".into(), token_endpoint_auth_method: method.into(), ..Client::default() };
+        Arc::new(KnownClient::new(client, secrets.map(|s| s.map(|s| mac.mac(KnownClient::DOMAIN, s.as_bytes()).to_vec()))))
+    }
+    pub(crate) fn authenticated(client: Client) -> AuthenticatedClient {
+        let method = Method::parse(&client.token_endpoint_auth_method).unwrap();
+        AuthenticatedClient { known: Arc::new(KnownClient::new(client, [None, None])), method }
+    }
+    fn shown(header: Option<&str>, body: &str) -> Result<Presented, OAuthError> {
+        let header: Vec<&[u8]> = header.iter().map(|h| h.as_bytes()).collect();
+        present(&header, &Form::read(body.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn both_live_secrets_and_nothing_else_prove_a_client() {
+        let mac = MacKey::new([7; 32]);
+        let client = known("client_secret_post", [Some("new"), Some("old")], &mac);
+        for (secret, good) in [("new", true), ("old", true), ("other", false)] {
+            let shown = shown(None, &format!("client_id=c&client_secret={secret}")).unwrap();
+            assert_eq!(authenticate(&shown, Some(Arc::clone(&client)), &mac).is_ok(), good, "{secret}");
+        }
+    }
+
+    #[test]
+    fn unknown_and_wrong_sound_the_same() {
+        let mac = MacKey::new([7; 32]);
+        let shown = shown(None, "client_id=c&client_secret=x").unwrap();
+        let unknown = authenticate(&shown, None, &mac).unwrap_err();
+        let wrong = authenticate(&shown, Some(known("client_secret_post", [Some("y"), None], &mac)), &mac).unwrap_err();
+        assert_eq!((unknown.code, unknown.description), (wrong.code, wrong.description));
+    }
+
+    #[test]
+    fn the_registered_method_is_the_only_one() {
+        let mac = MacKey::new([7; 32]);
+        let posted = shown(None, "client_id=c&client_secret=s").unwrap();
+        assert!(authenticate(&posted, Some(known("client_secret_basic", [Some("s"), None], &mac)), &mac).is_err());
+        let named = shown(None, "client_id=c").unwrap();
+        assert!(authenticate(&named, Some(known("client_secret_basic", [Some("s"), None], &mac)), &mac).is_err());
+        assert!(authenticate(&named, Some(known("none", [None, None], &mac)), &mac).is_ok());
+    }
+
+    #[test]
+    fn two_methods_at_once_are_refused() {
+        use crate::Code::{InvalidClient, InvalidRequest};
+        assert_eq!(shown(Some("Basic Yzpz"), "client_id=c&client_secret=s").unwrap_err().code, InvalidRequest);
+        assert_eq!(shown(Some("Basic Yzpz"), "client_id=d").unwrap_err().code, InvalidRequest);
+        assert!(shown(Some("Basic Yzpz"), "client_id=c").is_ok());
+        assert_eq!(shown(None, "").unwrap_err().code, InvalidClient);
+        assert_eq!(shown(Some("Bearer x"), "client_id=c").unwrap_err().code, InvalidClient);
+    }
+
+    #[test]
+    fn a_disabled_client_is_nobody() {
+        let mac = MacKey::new([7; 32]);
+        let client = Client { client_id: "c".into(), token_endpoint_auth_method: "none".into(), disabled: true, ..Client::default() };
+        let shown = shown(None, "client_id=c").unwrap();
+        assert!(authenticate(&shown, Some(Arc::new(KnownClient::new(client, [None, None]))), &mac).is_err());
+    }
+}

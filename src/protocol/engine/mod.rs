@@ -1,0 +1,43 @@
+//! The code and refresh grants as oxide-auth's state machines, driven from here.
+//!
+//! The machines do no I/O: whatever they ask for was loaded before and is given at once. They contribute the order of
+//! the checks as states that cannot be skipped; shims keep them away from secrets (a machine sees public ids only), from
+//! their own lifetimes, error documents and comparisons of parsed URIs (see docs/decisions/0006-oauth-core.md).
+pub(crate) mod code;
+pub(crate) mod pkce;
+pub(crate) mod refresh;
+
+use oxide_auth::{
+    code_grant::error::AccessTokenErrorType,
+    primitives::grant::{Extensions, Grant},
+};
+use url::Url;
+
+use crate::{Code, OAuthError};
+
+/// What the machines are shown instead of a secret, and as the end of things whose end was checked before.
+const FAR: &str = "9999-12-31T23:59:59Z";
+
+/// A grant in the machines' vocabulary.
+fn grant(client_id: &str, owner: &str, scope: &str, redirect_uri: Url, extensions: Extensions) -> Result<Box<Grant>, OAuthError> {
+    Ok(Box::new(Grant {
+        owner_id: owner.to_owned(),
+        client_id: client_id.to_owned(),
+        scope: scope.parse().map_err(|_| OAuthError::fault("a stored scope does not parse"))?,
+        redirect_uri,
+        until: FAR.parse().map_err(|_| OAuthError::fault("a constant time does not parse"))?,
+        extensions,
+    }))
+}
+
+/// The machines' refusals in our table (RFC 6749 §5.2).
+fn refusal(kind: AccessTokenErrorType) -> OAuthError {
+    match kind {
+        AccessTokenErrorType::InvalidGrant => OAuthError::grant("refused by the grant's machine"),
+        AccessTokenErrorType::InvalidScope => OAuthError::new(Code::InvalidScope, "the scope was not granted"),
+        AccessTokenErrorType::InvalidClient => OAuthError::client("refused by the grant's machine"),
+        AccessTokenErrorType::UnauthorizedClient => OAuthError::new(Code::UnauthorizedClient, "the client may not use this grant type"),
+        AccessTokenErrorType::UnsupportedGrantType => OAuthError::new(Code::UnsupportedGrantType, "unsupported grant_type"),
+        _ => OAuthError::request("the request is malformed"),
+    }
+}

@@ -1,0 +1,54 @@
+//! The client stands for itself (RFC 6749 §4.4).
+use super::{CLIENT_CREDENTIALS, Granted, answer, audience, unauthorized};
+use crate::{
+    AuthenticatedClient, Form, OAuthError, ResourceServer, client_auth, issue,
+    issue::{Context, Order},
+    resource,
+    scope::{self, Party},
+};
+
+/// The resource such a request is for, to be loaded before [`decide`].
+///
+/// # Errors
+/// `unauthorized_client`, `invalid_target`.
+pub fn target(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>) -> Result<String, OAuthError> {
+    if !client.client().may_use(CLIENT_CREDENTIALS) || client.method() == client_auth::Method::None {
+        return Err(unauthorized());
+    }
+    resource::choose(form.all("resource"), form.get("scope"), client.client(), ctx.settings)
+}
+
+/// Gives an access token for `target`. No refresh token (RFC 6749 §4.4.3).
+///
+/// # Errors
+/// `unauthorized_client`, `invalid_target`, `invalid_scope`.
+pub fn decide(
+    ctx: &Context<'_>,
+    client: &AuthenticatedClient,
+    form: &Form<'_>,
+    target: &str,
+    server: Option<&ResourceServer>,
+) -> Result<Granted, OAuthError> {
+    if !client.client().may_use(CLIENT_CREDENTIALS) || client.method() == client_auth::Method::None {
+        return Err(unauthorized());
+    }
+    let audience = audience(target, ctx.settings, server)?;
+    let scope = scope::grant(form.get("scope"), client.client(), audience, Party::Machine)?;
+    let access = issue::access_token(
+        ctx,
+        &Order {
+            client: client.client(),
+            server,
+            audience: target,
+            subject: client.id(),
+            grant: None,
+            session: None,
+            scope: &scope,
+            authentication: None,
+            user: None,
+            grant_type: CLIENT_CREDENTIALS,
+        },
+    )?;
+    let (change, answer) = answer(access, scope.to_string());
+    Ok(Granted { change, answer })
+}

@@ -1,0 +1,105 @@
+//! What the token endpoint gives for what (RFC 6749 §1.3): one file a grant type, each one pure decision.
+pub mod client_credentials;
+pub mod code;
+pub mod family;
+pub mod refresh;
+
+use accounts::User;
+use ledger::{Change, EventKind, Grant, NewEvent, RevocationKind, Step};
+
+use crate::{
+    Code, OAuthError, ResourceServer, Settings,
+    issue::{Access, Answer},
+    scope::Audience,
+};
+
+/// `authorization_code`
+pub const AUTHORIZATION_CODE: &str = "authorization_code";
+/// `refresh_token`
+pub const REFRESH_TOKEN: &str = "refresh_token";
+/// `client_credentials`
+pub const CLIENT_CREDENTIALS: &str = "client_credentials";
+/// Every grant type of this version.
+pub const ALL: [&str; 3] = [AUTHORIZATION_CODE, REFRESH_TOKEN, CLIENT_CREDENTIALS];
+
+/// What a grant gives: the answer may be sent once the change is durable.
+#[derive(Debug)]
+pub struct Granted {
+    /// To be applied first.
+    pub change: Change,
+    /// To be sent then.
+    pub answer: Answer,
+}
+
+/// A refusal, and what has to become durable before it is told (the end of a family whose token came twice).
+#[derive(Debug)]
+pub struct Refused {
+    /// What the client hears.
+    pub error: OAuthError,
+    /// To be applied before.
+    pub change: Option<Change>,
+}
+
+impl From<OAuthError> for Refused {
+    fn from(error: OAuthError) -> Self {
+        Self { error, change: None }
+    }
+}
+
+/// The error for a grant type the client is not registered for.
+pub(crate) fn unauthorized() -> OAuthError {
+    OAuthError::new(Code::UnauthorizedClient, "the client may not use this grant type")
+}
+
+/// Who stands behind a grant and what it is for, loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct Behind<'a> {
+    /// The grant.
+    pub grant: Option<&'a Grant>,
+    /// The person's account.
+    pub user: Option<&'a User>,
+    /// The registered API, if the resource is not the issuer.
+    pub server: Option<&'a ResourceServer>,
+}
+
+impl<'a> Behind<'a> {
+    /// The grant and the person, if both may still act.
+    fn live(&self, now: i64) -> Result<(&'a Grant, &'a User), OAuthError> {
+        let grant = self.grant.filter(|g| g.ended_at.is_none() && g.expires_at > now);
+        let grant = grant.ok_or_else(|| OAuthError::grant("the grant has ended"))?;
+        let user = self.user.filter(|u| !u.disabled && u.id == grant.subject);
+        Ok((grant, user.ok_or_else(|| OAuthError::grant("the account is gone or disabled"))?))
+    }
+}
+
+/// The audience behind a granted resource.
+///
+/// # Errors
+/// `invalid_target` if no resource server is registered under it.
+pub fn audience<'a>(resource: &str, settings: &Settings, server: Option<&'a ResourceServer>) -> Result<Audience<'a>, OAuthError> {
+    match server {
+        _ if resource == settings.issuer => Ok(Audience::Issuer),
+        Some(server) if server.identifier == resource => Ok(Audience::Server(server)),
+        _ => Err(OAuthError::new(Code::InvalidTarget, "the resource is not known here")),
+    }
+}
+
+/// Ends a grant and everything issued from it. `told` are the events that say why.
+#[must_use]
+pub fn end(grant: &str, subject: &str, client_id: &str, now_ms: i64, told: &[EventKind]) -> Change {
+    let now = now_ms.div_euclid(1000);
+    let mut change = Change::new().step(Step::EndGrant { id: grant.to_owned(), now }).revoke(
+        RevocationKind::Grant,
+        grant,
+        now_ms,
+        now + Settings::MAX_ACCESS_TOKEN_TTL,
+    );
+    change.events = told.iter().map(|kind| NewEvent::new(*kind, now_ms).subject(subject).client(client_id).grant(grant)).collect();
+    change
+}
+
+/// The answer around an access token.
+fn answer(access: Access, scope: String) -> (Change, Answer) {
+    let Access { text, format, expires_in, change } = access;
+    (change, Answer { access_token: text, format, expires_in, scope, refresh_token: None, id_token: None })
+}

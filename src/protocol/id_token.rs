@@ -1,0 +1,75 @@
+//! ID tokens (OpenID Connect Core §2).
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokens::{Alg, hash, id};
+
+use crate::{Client, OAuthError, issue::Context, stored::Authentication};
+
+/// Seconds an ID token may be used for.
+pub const TTL: i64 = 3600;
+
+/// What an ID token tells.
+pub struct About<'a> {
+    /// Whom it tells.
+    pub client: &'a Client,
+    /// About whom.
+    pub subject: &'a str,
+    /// Its `sid`.
+    pub session: Option<&'a str>,
+    /// How the person was authenticated.
+    pub authentication: &'a Authentication,
+    /// Echoed unchanged.
+    pub nonce: Option<&'a str>,
+    /// The access token beside it, for `at_hash`.
+    pub access_token: &'a str,
+    /// What the `claims` parameter asked for by name (Core §5.5).
+    pub asked: Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    sub: &'a str,
+    aud: &'a str,
+    exp: i64,
+    iat: i64,
+    auth_time: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nonce: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acr: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    amr: &'a [String],
+    at_hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sid: Option<&'a str>,
+    jti: String,
+    #[serde(flatten)]
+    asked: &'a Map<String, Value>,
+}
+
+/// Signs an ID token with the algorithm the client registered (default RS256).
+///
+/// # Errors
+/// `server_error` if no key signs that algorithm.
+pub fn sign(ctx: &Context<'_>, about: &About<'_>) -> Result<String, OAuthError> {
+    let alg = about.client.id_token_signed_response_alg.as_deref().map_or(Some(Alg::RS256), Alg::parse);
+    let key = alg.and_then(|a| ctx.keys.signing(a)).ok_or_else(|| OAuthError::fault("no key signs the client's ID tokens"))?;
+    let now = ctx.now();
+    let claims = Claims {
+        iss: &ctx.settings.issuer,
+        sub: about.subject,
+        aud: &about.client.client_id,
+        exp: now + TTL,
+        iat: now,
+        auth_time: about.authentication.auth_time.min(now),
+        nonce: about.nonce,
+        acr: about.authentication.acr.as_deref().filter(|acr| !acr.is_empty()),
+        amr: &about.authentication.amr,
+        at_hash: hash::left_half(about.access_token),
+        sid: about.session,
+        jti: id::text(&id::new_id(ctx.now_ms, ctx.entropy)),
+        asked: &about.asked,
+    };
+    key.sign_jwt("JWT", &claims).map_err(|e| OAuthError::fault(e.to_string()))
+}

@@ -1,0 +1,246 @@
+//! Access tokens: signed (RFC 9068) or opaque, and the token response (RFC 6749 §5.1).
+use accounts::User;
+use ledger::{Artefact, ArtefactKind, Change, EventKind, NewEvent, Step};
+use serde::Serialize;
+use tokens::{
+    Alg, Entropy,
+    access::{self, AccessTokenClaims},
+    id,
+    keyring::KeyRing,
+    secret::{self, MacKey, Plain, SecretKind},
+};
+
+use crate::{
+    Client, OAuthError, ResourceServer, Scope, Settings, client,
+    stored::{AccessDocument, Authentication},
+};
+
+/// What every decision that issues something may look at.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Names and lifetimes.
+    pub settings: &'a Settings,
+    /// The signing keys.
+    pub keys: &'a KeyRing,
+    /// Key of the MACs of what is stored.
+    pub mac: &'a MacKey,
+    /// Randomness.
+    pub entropy: &'a dyn Entropy,
+    /// Milliseconds since the epoch.
+    pub now_ms: i64,
+    /// The ledger position this node knows; goes into tokens as `seq`.
+    pub head: u64,
+}
+
+impl Context<'_> {
+    /// Seconds since the epoch.
+    #[must_use]
+    pub const fn now(&self) -> i64 {
+        self.now_ms.div_euclid(1000)
+    }
+}
+
+/// How an access token looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A signed JWT (RFC 9068).
+    Jwt,
+    /// A reference, known to the server only.
+    Opaque,
+}
+
+impl Format {
+    /// The name in registrations, events and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jwt => "jwt",
+            Self::Opaque => "opaque",
+        }
+    }
+    /// The client's override, else the resource server's choice, else JWT.
+    #[must_use]
+    pub fn of(client: &Client, server: Option<&ResourceServer>) -> Self {
+        let name = client.access_token_format.as_deref().or(server.map(|s| s.access_token_format.as_str()));
+        if name == Some("opaque") { Self::Opaque } else { Self::Jwt }
+    }
+}
+
+/// Whom a token is for, on whose behalf, for what.
+#[derive(Clone, Copy)]
+pub struct Order<'a> {
+    /// Who gets it.
+    pub client: &'a Client,
+    /// The registered API it is for, if it is not for this issuer.
+    pub server: Option<&'a ResourceServer>,
+    /// Its `aud`.
+    pub audience: &'a str,
+    /// Its `sub`.
+    pub subject: &'a str,
+    /// The grant it comes from; none where the client stands for itself.
+    pub grant: Option<&'a str>,
+    /// The session the grant began in.
+    pub session: Option<&'a str>,
+    /// What it allows.
+    pub scope: &'a Scope,
+    /// How the person was authenticated.
+    pub authentication: Option<&'a Authentication>,
+    /// The person's account; none where the client stands for itself.
+    pub user: Option<&'a User>,
+    /// The grant type, for the event.
+    pub grant_type: &'static str,
+}
+
+/// An access token, and the change that must be durable before anybody sees it.
+#[derive(Debug)]
+pub struct Access {
+    /// Its text.
+    pub text: Plain,
+    /// How it looks.
+    pub format: Format,
+    /// Seconds.
+    pub expires_in: i64,
+    /// Its row, if it is opaque, and its event.
+    pub change: Change,
+}
+
+/// How long an access token of this client for this audience lives: the client's choice, else the resource server's,
+/// else the deployment's; never longer than a revocation is remembered.
+#[must_use]
+pub fn access_ttl(settings: &Settings, client: &Client, server: Option<&ResourceServer>) -> i64 {
+    let read = |text: &Option<String>| text.as_deref().and_then(|t| client::access_token_ttl(t).ok());
+    read(&client.access_token_ttl)
+        .or_else(|| server.and_then(|s| read(&s.access_token_ttl)))
+        .unwrap_or(settings.access_token_ttl)
+        .clamp(1, Settings::MAX_ACCESS_TOKEN_TTL)
+}
+
+/// Makes an access token.
+///
+/// # Errors
+/// `server_error` if there is no signing key.
+pub fn access_token(ctx: &Context<'_>, order: &Order<'_>) -> Result<Access, OAuthError> {
+    let now = ctx.now();
+    let ttl = access_ttl(ctx.settings, order.client, order.server);
+    let (exp, format) = (now + ttl, Format::of(order.client, order.server));
+    let scope = order.scope.to_string();
+    let (text, jti, step) = match format {
+        Format::Jwt => {
+            let jti = id::text(&id::new_id(ctx.now_ms, ctx.entropy));
+            (signed(ctx, order, &scope, &jti, exp)?, jti, None)
+        }
+        Format::Opaque => opaque(ctx, order, &scope, exp)?,
+    };
+    let mut event = NewEvent::new(EventKind::TokenIssued, ctx.now_ms)
+        .subject(order.subject)
+        .client(&order.client.client_id)
+        .with("jti", jti)
+        .with("aud", order.audience)
+        .with("scope", scope)
+        .with("format", format.as_str())
+        .with("exp", exp)
+        .with("grant_type", order.grant_type);
+    event.grant = order.grant.map(str::to_owned);
+    event.session = order.session.map(str::to_owned);
+    let change = Change { steps: step.into_iter().collect(), events: vec![event] };
+    Ok(Access { text, format, expires_in: ttl, change })
+}
+
+fn signed(ctx: &Context<'_>, order: &Order<'_>, scope: &str, jti: &str, exp: i64) -> Result<Plain, OAuthError> {
+    let key = ctx.keys.signing(Alg::ES256).ok_or_else(|| OAuthError::fault("no key signs ES256"))?;
+    let now = ctx.now();
+    let claims = AccessTokenClaims {
+        iss: &ctx.settings.issuer,
+        sub: order.subject,
+        aud: order.audience,
+        client_id: &order.client.client_id,
+        iat: now,
+        exp,
+        jti,
+        scope,
+        grant: order.grant,
+        sid: order.session,
+        seq: ctx.head,
+        auth_time: order.authentication.map(|a| a.auth_time),
+        acr: order.authentication.and_then(|a| a.acr.as_deref()),
+        amr: order.authentication.map_or(&[], |a| &a.amr),
+        roles: order.user.map_or(&[], |u| &u.roles),
+        groups: order.user.map_or(&[], |u| &u.groups),
+    };
+    key.sign_jwt(access::TYP, &claims).map(Plain::from).map_err(|e| OAuthError::fault(e.to_string()))
+}
+
+fn opaque(ctx: &Context<'_>, order: &Order<'_>, scope: &str, exp: i64) -> Result<(Plain, String, Option<Step>), OAuthError> {
+    let issued = secret::generate(SecretKind::Access, ctx.now_ms, ctx.entropy, ctx.mac);
+    let jti = id::text(&issued.id);
+    let document = AccessDocument {
+        jti: jti.clone(),
+        client_id: order.client.client_id.clone(),
+        subject: order.subject.to_owned(),
+        session: order.session.map(str::to_owned),
+        scope: scope.to_owned(),
+        audience: order.audience.to_owned(),
+        issued_at: ctx.now(),
+    };
+    let artefact = Artefact {
+        kind: ArtefactKind::Access,
+        id: issued.id.to_vec(),
+        mac: issued.mac.to_vec(),
+        grant: order.grant.map(str::to_owned),
+        document: serde_json::to_string(&document).map_err(|e| OAuthError::fault(e.to_string()))?,
+        created_at: ctx.now(),
+        expires_at: exp,
+        consumed_at: None,
+        successor: None,
+        seq: ctx.head,
+    };
+    Ok((issued.plain, jti, Some(Step::Put(artefact))))
+}
+
+/// What the token endpoint answers (RFC 6749 §5.1, OpenID Connect Core §3.1.3.3).
+#[derive(Debug)]
+pub struct Answer {
+    /// The access token.
+    pub access_token: Plain,
+    /// How it looks, for metrics.
+    pub format: Format,
+    /// Seconds.
+    pub expires_in: i64,
+    /// What was granted.
+    pub scope: String,
+    /// A refresh token.
+    pub refresh_token: Option<Plain>,
+    /// An ID token.
+    pub id_token: Option<String>,
+}
+
+impl Answer {
+    /// The JSON document.
+    #[must_use]
+    pub fn json(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Wire<'a> {
+            access_token: &'a str,
+            token_type: &'static str,
+            expires_in: i64,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            scope: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            refresh_token: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            id_token: Option<&'a str>,
+        }
+        let wire = Wire {
+            access_token: self.access_token.expose(),
+            token_type: "Bearer",
+            expires_in: self.expires_in,
+            scope: &self.scope,
+            refresh_token: self.refresh_token.as_ref().map(Plain::expose),
+            id_token: self.id_token.as_deref(),
+        };
+        let mut out = Vec::with_capacity(256 + wire.access_token.len() + self.id_token.as_ref().map_or(0, String::len));
+        // A structure of strings and numbers written to memory cannot fail.
+        let _ = serde_json::to_writer(&mut out, &wire);
+        out
+    }
+}
