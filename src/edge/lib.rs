@@ -1,2 +1,24 @@
 //! Routes and admission as data and decisions.
+//!
+//! Read in this order: [`route`], [`upstream`] and [`issuer`] (what an administrator writes), [`table`] (all of it, checked
+//! and ready), [`framing`], [`host`], [`path`] and [`headers`] (what a request may look like), [`credentials`] and
+//! [`identity`] (who calls), [`admission`] (whether it may), [`limit`] (how often).
+pub mod admission;
+pub mod credentials;
+pub mod framing;
+pub mod headers;
+pub mod host;
+pub mod identity;
+pub mod issuer;
 pub mod limit;
+pub mod path;
+pub mod route;
+pub mod table;
+pub mod upstream;
+
+pub use admission::{Permit, Refusal};
+pub use issuer::TrustedIssuer;
+pub use limit::{Counters, Quota, Verdict, gcra};
+pub use route::Route;
+pub use table::RouteTable;
+pub use upstream::Upstream;

@@ -1,0 +1,129 @@
+//! Who a believed credential speaks for, and what the upstream is told of it.
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use ledger::Facts;
+use serde_json::Value;
+use tokens::access::AccessClaims;
+
+/// Who issued a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Issuer {
+    /// This authorization server: its revocations apply.
+    Own,
+    /// A trusted issuer, by its `iss`.
+    Foreign(Arc<str>),
+}
+
+/// What kind of credential it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A JWT access token (RFC 9068), checked here.
+    Jwt,
+    /// An opaque token, introspected (RFC 7662).
+    Opaque,
+}
+
+/// A believed credential. Times, audience, scope and revocations are asked again on every request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Identity {
+    pub issuer: Issuer,
+    pub kind: Kind,
+    pub claims: AccessClaims,
+    /// The key that signed it.
+    pub kid: Option<String>,
+}
+
+/// A claim that cannot be put into a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unfit;
+
+impl Identity {
+    /// By what a revocation may name it. Other issuers' tokens are not named by our revocations.
+    #[must_use]
+    pub fn facts(&self) -> Facts<'_> {
+        if self.issuer != Issuer::Own {
+            return Facts::default();
+        }
+        Facts {
+            token: self.claims.jti.as_deref(),
+            grant: self.claims.grant.as_deref(),
+            session: self.claims.sid.as_deref(),
+            client: self.claims.client_id.as_deref(),
+            subject: Some(&self.claims.sub),
+            device: None,
+            key: self.kid.as_deref(),
+            seq: self.claims.seq,
+        }
+    }
+
+    /// The identity headers of a mapping; an absent claim gives none.
+    ///
+    /// # Errors
+    /// [`Unfit`] if a claim has control characters.
+    pub fn headers(&self, mapping: &[(HeaderName, String)]) -> Result<Vec<(HeaderName, HeaderValue)>, Unfit> {
+        let mut out = Vec::with_capacity(mapping.len());
+        for (name, claim) in mapping {
+            if let Some(text) = self.text(claim)? {
+                out.push((name.clone(), HeaderValue::from_bytes(text.as_bytes()).map_err(|_| Unfit)?));
+            }
+        }
+        Ok(out)
+    }
+
+    fn text(&self, claim: &str) -> Result<Option<String>, Unfit> {
+        let text = match self.claims.raw.get(claim) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
+                if items.iter().filter_map(Value::as_str).any(|i| i.chars().any(char::is_control)) {
+                    return Err(Unfit);
+                }
+                items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
+            }
+            Some(other) => other.to_string(),
+        };
+        if text.chars().any(char::is_control) { Err(Unfit) } else { Ok(Some(text)) }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    pub fn identity(raw: Value) -> Identity {
+        let text = |n: &str| raw.get(n).and_then(Value::as_str).map(str::to_owned);
+        Identity {
+            issuer: Issuer::Own,
+            kind: Kind::Jwt,
+            kid: Some("k".into()),
+            claims: AccessClaims {
+                iss: "https://id.example.com".into(),
+                sub: text("sub").unwrap_or_default(),
+                aud: text("aud").into_iter().collect(),
+                exp: raw["exp"].as_i64().unwrap_or(1_000),
+                nbf: None,
+                iat: None,
+                jti: text("jti"),
+                client_id: text("client_id"),
+                scope: text("scope").unwrap_or_default(),
+                grant: text("grant"),
+                sid: None,
+                seq: raw["seq"].as_u64().unwrap_or(0),
+                raw: Arc::new(raw.as_object().cloned().unwrap_or_default()),
+            },
+        }
+    }
+
+    #[test]
+    fn absent_claims_give_no_header_and_control_characters_none_at_all() {
+        let mapping = [(HeaderName::from_static("x-sub"), "sub".to_owned()), (HeaderName::from_static("x-roles"), "roles".to_owned())];
+        let who = identity(json!({"sub": "aé"}));
+        assert_eq!(who.headers(&mapping).unwrap().len(), 1);
+        assert_eq!(identity(json!({"sub": "a", "roles": ["x", "y"]})).headers(&mapping).unwrap()[1].1, "x y");
+        assert_eq!(identity(json!({"sub": "a\r\nX-Admin: 1"})).headers(&mapping), Err(Unfit));
+        assert_eq!(identity(json!({"sub": "a", "roles": ["x\u{0}"]})).headers(&mapping), Err(Unfit));
+    }
+}

@@ -1,0 +1,84 @@
+//! Trusted issuers: other authorization servers whose access tokens routes may accept (RFC 9068).
+use ledger::{Mistake, ObjectKind, Record};
+use serde::{Deserialize, Serialize};
+use tokens::Alg;
+use url::Url;
+
+use crate::upstream::good_id;
+
+/// Another issuer, where its keys are, and what its tokens look like.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrustedIssuer {
+    /// URL-safe id; derived from the issuer when absent.
+    pub id: String,
+    /// The `iss` of its tokens, compared exactly.
+    pub issuer: String,
+    /// Where its JWK set is served.
+    pub jwks_uri: String,
+    /// The signature algorithms it uses; nothing else is accepted.
+    pub algorithms: Vec<String>,
+    /// The `typ` its tokens carry; empty: `at+jwt` and `application/at+jwt`. `["JWT"]` for older servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub token_typ: Vec<String>,
+}
+
+impl TrustedIssuer {
+    /// The accepted `typ` values.
+    #[must_use]
+    pub fn types(&self) -> Vec<String> {
+        if self.token_typ.is_empty() { vec!["at+jwt".into(), "application/at+jwt".into()] } else { self.token_typ.clone() }
+    }
+
+    /// The accepted algorithms.
+    #[must_use]
+    pub fn algs(&self) -> Vec<Alg> {
+        self.algorithms.iter().filter_map(|a| Alg::parse(a)).collect()
+    }
+}
+
+fn url_fault(text: &str) -> Option<&'static str> {
+    let Ok(url) = Url::parse(text) else { return Some("an absolute URL is needed") };
+    if !matches!(url.scheme(), "https" | "http") || url.host_str().is_none() {
+        return Some("an https URL is needed (http only for hosts the outbound policy allows)");
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+        return Some("userinfo and fragments do not belong here");
+    }
+    None
+}
+
+impl Record for TrustedIssuer {
+    const KIND: ObjectKind = ObjectKind::TrustedIssuer;
+    fn id(&self) -> &str {
+        &self.id
+    }
+    fn key(&self) -> &str {
+        &self.issuer
+    }
+    fn mistakes(&self) -> Vec<Mistake> {
+        let mut out = Vec::new();
+        if !self.id.is_empty() && !good_id(&self.id) {
+            out.push(Mistake::new("id", "1 to 128 letters, digits, '.', '_', '-' or ':'"));
+        }
+        for (at, text) in [("issuer", &self.issuer), ("jwks_uri", &self.jwks_uri)] {
+            if let Some(why) = url_fault(text) {
+                out.push(Mistake::new(at, why));
+            }
+        }
+        if self.algorithms.is_empty() {
+            out.push(Mistake::new("algorithms", "name the algorithms this issuer signs with, e.g. [\"ES256\"]"));
+        }
+        for (n, alg) in self.algorithms.iter().enumerate() {
+            if Alg::parse(alg).is_none() {
+                out.push(Mistake::new(format!("algorithms[{n}]"), "must be one of ES256, ES384, RS256, PS256, EdDSA"));
+            }
+        }
+        for (n, typ) in self.token_typ.iter().enumerate() {
+            if !["at+jwt", "application/at+jwt", "jwt"].contains(&typ.to_ascii_lowercase().as_str()) {
+                out.push(Mistake::new(format!("token_typ[{n}]"), "must be \"at+jwt\", \"application/at+jwt\" or \"JWT\""));
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,408 @@
+//! Routes as an administrator writes them (`/admin/v1/routes`).
+use std::collections::BTreeMap;
+
+use http::{HeaderName, Method};
+use ledger::{Mistake, ObjectKind, Record};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    host,
+    limit::Quota,
+    path,
+    upstream::{UNSUPPORTED, Upstream, good_id},
+};
+
+/// Which requests a route is for. Every member given must match.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Match {
+    /// Host names without port; empty: any host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// Start of the normalised path; the longest wins. `/a` covers `/a` and `/a/…`, `/a/` covers `/a/…` only.
+    pub path_prefix: String,
+    /// Methods, case-sensitive; empty: any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// Header names and the exact values they must have.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Default for Match {
+    fn default() -> Self {
+        Self { hosts: Vec::new(), path_prefix: "/".into(), methods: Vec::new(), headers: BTreeMap::new() }
+    }
+}
+
+/// An upstream by name or written out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum UpstreamRef {
+    /// The id of an upstream.
+    Named(String),
+    /// An upstream of this route alone.
+    Inline(Upstream),
+}
+
+impl Default for UpstreamRef {
+    fn default() -> Self {
+        Self::Named(String::new())
+    }
+}
+
+/// When a locally good token is still asked about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Freshness {
+    /// Local check and pushed revocations; introspection when the feed is too old; refusal when that fails.
+    #[default]
+    Push,
+    /// Introspection every time, cached at most `cache_ttl`.
+    Introspect,
+    /// Signature and times only.
+    Offline,
+}
+
+/// What a route demands of a caller.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    /// `jwt`, `opaque`, `none` (makes the credential optional).
+    pub accept: Vec<String>,
+    /// `self` or issuers; empty: `self`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<String>,
+    /// What must be among the token's `aud`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// Scopes that must all be there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    pub freshness: Freshness,
+    /// How long an introspection answer may be kept, e.g. `"5s"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_ttl: Option<String>,
+    /// How old the revocation feed may be before tokens are introspected, e.g. `"5s"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_staleness: Option<String>,
+    /// Not supported by this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sender_constraint: Option<Value>,
+}
+
+/// How many requests, counted by what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimit {
+    /// `ip`, `client`, `subject`, `route` or `header:NAME`.
+    pub key: String,
+    pub rate: u32,
+    /// E.g. `"60s"`.
+    pub period: String,
+    /// Absent: as much as `rate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
+}
+
+/// What the upstream is told of the caller.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdentityHeaders {
+    /// Header → claim. Absent: `X-Doorward-Subject`=sub, `X-Doorward-Client`=client_id, `X-Doorward-Scope`=scope.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<BTreeMap<String, String>>,
+    /// Not supported by this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed_assertion: Option<Value>,
+}
+
+/// Limits of a route's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Largest request body in octets (413 beyond).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<u64>,
+}
+
+/// A gateway route. Without `auth` and without `public: true` it lets nobody through.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Route {
+    pub id: String,
+    #[serde(rename = "match")]
+    pub matches: Match,
+    pub upstream: UpstreamRef,
+    /// Removes `match.path_prefix` from the forwarded path, keeping the leading slash.
+    pub strip_prefix: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityHeaders>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// Lets everybody through. Must be said.
+    pub public: bool,
+    /// Passes the caller's credentials on to the upstream.
+    pub forward_credentials: bool,
+    /// Tells the upstream the caller's address, scheme and host in `X-Forwarded-*`.
+    pub forwarded: bool,
+    /// Not supported by this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Value>,
+    /// Not supported by this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cors: Option<Value>,
+    /// Not supported by this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Value>,
+    /// Not supported by this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<Value>,
+}
+
+/// The identity headers of a route that names none.
+pub const DEFAULT_IDENTITY: [(&str, &str); 3] =
+    [("X-Doorward-Subject", "sub"), ("X-Doorward-Client", "client_id"), ("X-Doorward-Scope", "scope")];
+
+impl Route {
+    /// Header → claim, the default if the route names none.
+    #[must_use]
+    pub fn identity_headers(&self) -> BTreeMap<String, String> {
+        match self.identity.as_ref().and_then(|i| i.headers.clone()) {
+            Some(map) => map,
+            None => DEFAULT_IDENTITY.iter().map(|(h, c)| ((*h).to_owned(), (*c).to_owned())).collect(),
+        }
+    }
+}
+
+impl RateLimit {
+    /// The quota, if the period reads.
+    #[must_use]
+    pub fn quota(&self) -> Option<Quota> {
+        let period_s = u32::try_from(tokens::duration::parse(&self.period)?).ok()?;
+        Some(Quota { rate: self.rate, period_s, burst: self.burst.unwrap_or(self.rate) })
+    }
+}
+
+impl Record for Route {
+    const KIND: ObjectKind = ObjectKind::Route;
+    fn id(&self) -> &str {
+        &self.id
+    }
+    fn key(&self) -> &str {
+        &self.id
+    }
+    fn mistakes(&self) -> Vec<Mistake> {
+        let mut out = Vec::new();
+        if !good_id(&self.id) {
+            out.push(Mistake::new("id", "1 to 128 letters, digits, '.', '_', '-' or ':'"));
+        }
+        self.matches.mistakes(&mut out);
+        match &self.upstream {
+            UpstreamRef::Named(id) if id.is_empty() => {
+                out.push(Mistake::new("upstream", "an upstream's id, or {\"targets\": …}, is needed"))
+            }
+            UpstreamRef::Named(_) => {}
+            UpstreamRef::Inline(up) => {
+                out.extend(up.faults().into_iter().map(|m| Mistake::new(format!("upstream.{}", m.at), m.why)));
+            }
+        }
+        match (&self.auth, self.public) {
+            (Some(_), true) => out.push(Mistake::new("public", "a public route has no auth: say one or the other")),
+            (Some(auth), false) => auth.mistakes(&mut out),
+            _ => {}
+        }
+        if let Some(limit) = &self.rate_limit {
+            limit.mistakes(self.auth.is_some(), &mut out);
+        }
+        self.identity_mistakes(&mut out);
+        let later = [("policy", &self.policy), ("cors", &self.cors), ("validation", &self.validation), ("version", &self.version)];
+        out.extend(later.iter().filter(|(_, v)| v.is_some()).map(|(at, _)| Mistake::new(*at, UNSUPPORTED)));
+        out
+    }
+}
+
+impl Route {
+    fn identity_mistakes(&self, out: &mut Vec<Mistake>) {
+        let Some(identity) = &self.identity else { return };
+        if identity.signed_assertion.is_some() {
+            out.push(Mistake::new("identity.signed_assertion", UNSUPPORTED));
+        }
+        for (header, claim) in identity.headers.iter().flatten() {
+            let at = format!("identity.headers.{header}");
+            if HeaderName::from_bytes(header.as_bytes()).is_err() || header.contains('_') {
+                out.push(Mistake::new(at.clone(), "a header name without '_' is needed (RFC 9110 §5.1)"));
+            } else if crate::headers::reserved(header) {
+                out.push(Mistake::new(at.clone(), "this header belongs to the connection or to the request itself"));
+            }
+            if claim.is_empty() {
+                out.push(Mistake::new(at, "names no claim"));
+            }
+        }
+    }
+}
+
+impl Match {
+    fn mistakes(&self, out: &mut Vec<Mistake>) {
+        match path::normalise(&self.path_prefix) {
+            Err(why) => out.push(Mistake::new("match.path_prefix", format!("must start with '/' and be a plain path: {}", why.reason()))),
+            Ok(normal) if normal != self.path_prefix => {
+                out.push(Mistake::new("match.path_prefix", format!("is written {normal:?} after normalisation; write it so")));
+            }
+            Ok(_) => {}
+        }
+        for (n, name) in self.hosts.iter().enumerate() {
+            let good = host::Host::parse(name.as_bytes()).is_ok_and(|h| h.port.is_none()) && !name.contains('*');
+            if !good {
+                out.push(Mistake::new(format!("match.hosts[{n}]"), "a host name or address without port or wildcard is needed"));
+            }
+        }
+        for (n, method) in self.methods.iter().enumerate() {
+            let at = format!("match.methods[{n}]");
+            if Method::from_bytes(method.as_bytes()).is_err() {
+                out.push(Mistake::new(at, "not a method name (RFC 9110 §9.1)"));
+            } else if matches!(method.as_str(), "TRACE" | "TRACK" | "CONNECT") {
+                out.push(Mistake::new(at, "TRACE, TRACK and CONNECT are never forwarded"));
+            } else if method.bytes().any(|b| b.is_ascii_lowercase()) {
+                out.push(Mistake::new(at, "method names are case-sensitive; write it in capitals"));
+            }
+        }
+        for (name, value) in &self.headers {
+            if HeaderName::from_bytes(name.as_bytes()).is_err() || http::HeaderValue::from_str(value).is_err() {
+                out.push(Mistake::new(format!("match.headers.{name}"), "not a header field (RFC 9110 §5)"));
+            }
+        }
+    }
+}
+
+impl Auth {
+    fn mistakes(&self, out: &mut Vec<Mistake>) {
+        let mut tokens_accepted = false;
+        for (n, kind) in self.accept.iter().enumerate() {
+            let at = format!("auth.accept[{n}]");
+            match kind.as_str() {
+                "jwt" | "opaque" => tokens_accepted = true,
+                "none" => {}
+                "api_key" | "mtls" | "session" => out.push(Mistake::new(at, UNSUPPORTED)),
+                _ => out.push(Mistake::new(at, "must be \"jwt\", \"opaque\" or \"none\"")),
+            }
+        }
+        if !tokens_accepted {
+            out.push(Mistake::new("auth.accept", "name \"jwt\" or \"opaque\"; a route for everybody says public: true instead of auth"));
+        }
+        if tokens_accepted && self.audience.as_ref().is_none_or(String::is_empty) {
+            out.push(Mistake::new("auth.audience", "the audience tokens must be meant for is needed (RFC 9068 §4)"));
+        }
+        for (n, scope) in self.scopes.iter().enumerate() {
+            let token = |b: u8| b == 0x21 || (0x23..=0x5b).contains(&b) || (0x5d..=0x7e).contains(&b);
+            if scope.is_empty() || !scope.bytes().all(token) {
+                out.push(Mistake::new(format!("auth.scopes[{n}]"), "not a scope name (RFC 6749 §3.3)"));
+            }
+        }
+        let foreign = self.issuers.iter().any(|i| i != "self");
+        if self.freshness == Freshness::Introspect && foreign {
+            out.push(Mistake::new("auth.freshness", "\"introspect\" is for tokens of \"self\" only"));
+        }
+        for (at, text) in [("auth.cache_ttl", &self.cache_ttl), ("auth.max_staleness", &self.max_staleness)] {
+            if text.as_ref().is_some_and(|t| tokens::duration::parse(t).is_none()) {
+                out.push(Mistake::new(at, "a duration such as \"5s\" is needed"));
+            }
+        }
+        if self.sender_constraint.as_ref().is_some_and(|v| v.as_array().is_none_or(|a| !a.is_empty())) {
+            out.push(Mistake::new("auth.sender_constraint", UNSUPPORTED));
+        }
+    }
+}
+
+impl RateLimit {
+    fn mistakes(&self, has_auth: bool, out: &mut Vec<Mistake>) {
+        match self.key.as_str() {
+            "ip" | "route" => {}
+            "client" | "subject" if has_auth => {}
+            "client" | "subject" => out.push(Mistake::new("rate_limit.key", "a route without auth knows no client or subject")),
+            "api_key" | "device" => out.push(Mistake::new("rate_limit.key", UNSUPPORTED)),
+            other => {
+                let named = other.strip_prefix("header:").is_some_and(|n| HeaderName::from_bytes(n.as_bytes()).is_ok());
+                if !named {
+                    out.push(Mistake::new("rate_limit.key", "must be ip, client, subject, route or header:NAME"));
+                }
+            }
+        }
+        if self.rate == 0 {
+            out.push(Mistake::new("rate_limit.rate", "must be at least 1"));
+        }
+        if self.quota().is_none() {
+            out.push(Mistake::new("rate_limit.period", "a duration such as \"60s\" is needed"));
+        }
+        if self.burst == Some(0) {
+            out.push(Mistake::new("rate_limit.burst", "must be at least 1"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn mistakes(value: Value) -> Vec<String> {
+        serde_json::from_value::<Route>(value).unwrap().mistakes().into_iter().map(|m| m.at).collect()
+    }
+
+    #[test]
+    fn the_contracts_routes_are_good() {
+        let read = json!({"id": "read", "match": {"path_prefix": "/api/", "methods": ["GET"]}, "upstream": "echo", "auth": {"accept": ["jwt", "opaque"],
+            "issuers": ["self", "https://other.example.com"], "audience": "https://api.example.com", "scopes": ["read"], "freshness": "push"}});
+        assert_eq!(mistakes(read), Vec::<String>::new());
+        let open = json!({"id": "open", "match": {"path_prefix": "/public/"}, "upstream": {"targets": [{"url": "http://127.0.0.1:9000"}]}, "public": true});
+        assert_eq!(mistakes(open), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_not_ignored() {
+        let route = json!({"id": "r", "upstream": "u", "policy": "permit(principal, action, resource);", "cors": {}, "version": {}, "validation": {},
+            "auth": {"accept": ["jwt", "api_key", "mtls"], "audience": "a", "sender_constraint": ["dpop"]}, "identity": {"signed_assertion": true}});
+        let got = mistakes(route);
+        for at in [
+            "policy",
+            "cors",
+            "version",
+            "validation",
+            "auth.accept[1]",
+            "auth.accept[2]",
+            "auth.sender_constraint",
+            "identity.signed_assertion",
+        ] {
+            assert!(got.iter().any(|m| m == at), "{at} in {got:?}");
+        }
+        assert!(serde_json::from_value::<Route>(json!({"id": "r", "nonsense": 1})).is_err());
+    }
+
+    #[test]
+    fn every_mistake_of_a_route_is_named_at_once() {
+        let route = json!({"id": "", "match": {"path_prefix": "/a/../b", "methods": ["get", "TRACE"], "hosts": ["a:80", "*.b"]}, "upstream": "",
+            "auth": {"accept": ["none"]}, "public": true, "rate_limit": {"key": "phase-of-moon", "rate": 0, "period": "x"}});
+        let got = mistakes(route);
+        for at in [
+            "id",
+            "match.path_prefix",
+            "match.methods[0]",
+            "match.methods[1]",
+            "match.hosts[0]",
+            "match.hosts[1]",
+            "upstream",
+            "public",
+            "rate_limit.key",
+            "rate_limit.rate",
+            "rate_limit.period",
+        ] {
+            assert!(got.iter().any(|m| m == at), "{at} in {got:?}");
+        }
+    }
+}

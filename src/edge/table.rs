@@ -1,0 +1,461 @@
+//! The route table: what administrators wrote, checked as a whole and made ready to be asked. Immutable.
+use std::{collections::BTreeMap, sync::Arc};
+
+use ahash::AHashMap;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use ledger::{Mistake, Record};
+use tokens::Alg;
+
+use crate::{
+    admission::{Access, Guard},
+    headers::Aliases,
+    identity::Issuer,
+    issuer::TrustedIssuer,
+    limit::Quota,
+    path,
+    route::{Auth, DEFAULT_IDENTITY, Route, UpstreamRef},
+    upstream::{Protocol, Upstream, parse_target},
+};
+
+/// One server an upstream's requests may go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub tls: bool,
+    /// Name or address, IPv6 without brackets.
+    pub host: String,
+    pub port: u16,
+    /// Its Host value.
+    pub authority: HeaderValue,
+    pub protocol: Protocol,
+    /// What connections to it are kept under.
+    pub key: Arc<str>,
+}
+
+/// An upstream made ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Balance {
+    pub id: Arc<str>,
+    pub targets: Vec<Target>,
+    /// Indices into `targets`, each as often as its weight says.
+    pub order: Vec<usize>,
+    pub preserve_host: bool,
+    pub connect_timeout_ms: u64,
+    pub timeout_ms: u64,
+}
+
+/// What a rate limit counts by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LimitKey {
+    Ip,
+    Client,
+    Subject,
+    Route,
+    Header(HeaderName),
+}
+
+/// A rate limit made ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    pub key: LimitKey,
+    pub quota: Quota,
+    /// `RateLimit-Policy`.
+    pub policy: HeaderValue,
+}
+
+/// A route made ready.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    pub id: Arc<str>,
+    hosts: Vec<String>,
+    pub prefix: String,
+    methods: Vec<Method>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    pub upstream: Arc<Balance>,
+    pub strip: bool,
+    pub access: Access,
+    pub limit: Option<Limit>,
+    /// Header → claim.
+    pub identity: Vec<(HeaderName, String)>,
+    /// Equal for routes whose mappings are equal.
+    pub identity_id: usize,
+    pub body_limit: Option<u64>,
+    pub forward_credentials: bool,
+    pub forwarded: bool,
+}
+
+/// A trusted issuer made ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trusted {
+    pub issuer: Arc<str>,
+    pub jwks_uri: String,
+    pub algorithms: Vec<Alg>,
+    /// Without `application/`.
+    pub types: Vec<String>,
+}
+
+/// What a request matched.
+#[derive(Debug, Clone, Copy)]
+pub enum Matched<'a> {
+    /// This route, by its index.
+    Route(usize, &'a Entry),
+    /// Routes of this path take other methods.
+    OtherMethods,
+    /// None.
+    Nothing,
+}
+
+/// The routes, the issuers they trust, and the identity headers any of them sets.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RouteTable {
+    entries: Vec<Entry>,
+    by_segment: AHashMap<String, Vec<usize>>,
+    aliases: Aliases,
+    issuers: Vec<Arc<Trusted>>,
+}
+
+impl RouteTable {
+    /// Checks everything together and makes it ready. `own` is this server's issuer identifier: a route may name it or
+    /// say `self`.
+    ///
+    /// # Errors
+    /// Every mistake; nothing is taken over in part.
+    pub fn build(routes: &[Route], upstreams: &[Upstream], issuers: &[TrustedIssuer], own: &str) -> Result<Self, Vec<Mistake>> {
+        let mut mistakes = Vec::new();
+        for upstream in upstreams {
+            collect(&mut mistakes, "upstreams", upstream);
+        }
+        for issuer in issuers {
+            collect(&mut mistakes, "trusted_issuers", issuer);
+        }
+        for route in routes {
+            collect(&mut mistakes, "routes", route);
+        }
+        twice(&mut mistakes, "routes", routes.iter().map(|r| r.id.as_str()));
+        twice(&mut mistakes, "upstreams", upstreams.iter().map(|u| u.id.as_str()));
+        twice(&mut mistakes, "trusted_issuers", issuers.iter().map(|i| i.issuer.as_str()));
+        let named: BTreeMap<&str, Arc<Balance>> = upstreams.iter().map(|u| (u.id.as_str(), Arc::new(balance(&u.id, u)))).collect();
+        let trusted: Vec<Arc<Trusted>> = issuers.iter().map(|i| Arc::new(trust(i))).collect();
+        let mut entries = Vec::new();
+        let mut mappings: Vec<Vec<(HeaderName, String)>> = Vec::new();
+        for route in routes {
+            match entry(route, &named, &trusted, own, &mut mappings) {
+                Ok(entry) => entries.push(entry),
+                Err(mistake) => mistakes.push(mistake),
+            }
+        }
+        entries.sort_by(|a, b| rank(a).cmp(&rank(b)));
+        for pair in entries.windows(2) {
+            if let [a, b] = pair
+                && (&a.prefix, &a.hosts, &a.methods, &a.headers) == (&b.prefix, &b.hosts, &b.methods, &b.headers)
+            {
+                mistakes.push(Mistake::new(format!("routes[{}].match", b.id), format!("matches exactly what route {:?} matches", a.id)));
+            }
+        }
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        let mut by_segment: AHashMap<String, Vec<usize>> = AHashMap::new();
+        for (at, entry) in entries.iter().enumerate() {
+            by_segment.entry(first_segment(&entry.prefix).to_owned()).or_default().push(at);
+        }
+        let names = entries.iter().flat_map(|e| e.identity.iter().map(|(n, _)| n.as_str()));
+        let aliases = Aliases::new(names.chain(DEFAULT_IDENTITY.iter().map(|(n, _)| *n)));
+        Ok(Self { entries, by_segment, aliases, issuers: trusted })
+    }
+
+    /// Finds the route: the longest prefix decides, and only routes with that prefix are looked at further, so that leaving
+    /// out a header or choosing a method never reaches a weaker route.
+    #[must_use]
+    pub fn find<'a>(&'a self, host: &str, path: &str, method: &Method, headers: &HeaderMap) -> Matched<'a> {
+        let mut prefix: Option<&str> = None;
+        let mut other_methods = false;
+        let segment = first_segment(path);
+        let lists = [self.by_segment.get(segment), if segment.is_empty() { None } else { self.by_segment.get("") }];
+        for at in lists.into_iter().flatten().flatten() {
+            let Some(entry) = self.entries.get(*at) else { continue };
+            if prefix.is_some_and(|p| p != entry.prefix) {
+                break;
+            }
+            if !path::under(path, &entry.prefix) || !entry.hosts_match(host) {
+                continue;
+            }
+            prefix = Some(&entry.prefix);
+            if !entry.headers.iter().all(|(n, v)| headers.get(n) == Some(v)) {
+                continue;
+            }
+            if entry.methods.is_empty() || entry.methods.contains(method) {
+                return Matched::Route(*at, entry);
+            }
+            other_methods = true;
+        }
+        if other_methods { Matched::OtherMethods } else { Matched::Nothing }
+    }
+
+    /// The methods routes of this host and path take, for `Allow`.
+    #[must_use]
+    pub fn methods(&self, host: &str, path: &str) -> Vec<Method> {
+        let mut out: Vec<Method> = Vec::new();
+        for entry in self.entries.iter().filter(|e| path::under(path, &e.prefix) && e.hosts_match(host)) {
+            out.extend(entry.methods.iter().filter(|m| !out.contains(m)).cloned().collect::<Vec<_>>());
+        }
+        out
+    }
+
+    /// The routes, longest prefix first.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Names no caller may use for its own headers.
+    #[must_use]
+    pub const fn aliases(&self) -> &Aliases {
+        &self.aliases
+    }
+
+    /// The trusted issuers.
+    #[must_use]
+    pub fn issuers(&self) -> &[Arc<Trusted>] {
+        &self.issuers
+    }
+
+    /// A trusted issuer by its `iss`.
+    #[must_use]
+    pub fn trusted(&self, issuer: &str) -> Option<&Arc<Trusted>> {
+        self.issuers.iter().find(|t| *t.issuer == *issuer)
+    }
+}
+
+impl Entry {
+    fn hosts_match(&self, host: &str) -> bool {
+        self.hosts.is_empty() || self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
+    }
+}
+
+fn first_segment(path: &str) -> &str {
+    path.get(1..).and_then(|rest| rest.split('/').next()).unwrap_or_default()
+}
+
+fn rank(entry: &Entry) -> impl Ord {
+    use std::cmp::Reverse;
+    (
+        Reverse(entry.prefix.len()),
+        entry.prefix.clone(),
+        entry.hosts.is_empty(),
+        entry.hosts.clone(),
+        Reverse(entry.headers.len()),
+        entry.headers.iter().map(|(n, v)| (n.as_str().to_owned(), v.as_bytes().to_vec())).collect::<Vec<_>>(),
+        entry.methods.is_empty(),
+        entry.methods.iter().map(|m| m.as_str().to_owned()).collect::<Vec<_>>(),
+        entry.id.clone(),
+    )
+}
+
+fn collect<R: Record>(out: &mut Vec<Mistake>, list: &str, record: &R) {
+    let name = if record.id().is_empty() { record.key() } else { record.id() };
+    out.extend(record.mistakes().into_iter().map(|m| Mistake::new(format!("{list}[{name}].{}", m.at), m.why)));
+}
+
+fn twice<'a>(out: &mut Vec<Mistake>, list: &str, ids: impl Iterator<Item = &'a str>) {
+    let mut seen = std::collections::BTreeSet::new();
+    out.extend(ids.filter(|id| !seen.insert(*id)).map(|id| Mistake::new(format!("{list}[{id}]"), "comes twice")));
+}
+
+fn millis(text: Option<&String>) -> Option<i64> {
+    text.and_then(|t| tokens::duration::parse(t)).map(|s| s.saturating_mul(1000))
+}
+
+fn balance(id: &str, upstream: &Upstream) -> Balance {
+    let mut targets = Vec::new();
+    let mut order = Vec::new();
+    for given in &upstream.targets {
+        let Ok((tls, host, port)) = parse_target(&given.url) else { continue };
+        let shown = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let default = if tls { 443 } else { 80 };
+        let authority = if port == default { shown.clone() } else { format!("{shown}:{port}") };
+        let Ok(authority) = HeaderValue::from_str(&authority) else { continue };
+        let key = format!("{}://{shown}:{port}/{:?}", if tls { "https" } else { "http" }, upstream.protocol).into();
+        let weight = given.weight.unwrap_or(1).min(100) as usize;
+        order.extend(std::iter::repeat_n(targets.len(), weight));
+        targets.push(Target { tls, host, port, authority, protocol: upstream.protocol, key });
+    }
+    let ms = |text: Option<&String>, default: u64| millis(text).and_then(|ms| u64::try_from(ms).ok()).unwrap_or(default);
+    Balance {
+        id: id.into(),
+        targets,
+        order: spread(&order),
+        preserve_host: upstream.preserve_host.unwrap_or(true),
+        connect_timeout_ms: ms(upstream.connect_timeout.as_ref(), 5_000),
+        timeout_ms: ms(upstream.timeout.as_ref(), 60_000),
+    }
+}
+
+/// Takes a block of each target in turn, so that weights do not come in runs.
+fn spread(order: &[usize]) -> Vec<usize> {
+    let mut left: BTreeMap<usize, usize> = BTreeMap::new();
+    for at in order {
+        *left.entry(*at).or_default() += 1;
+    }
+    let mut out = Vec::with_capacity(order.len());
+    while out.len() < order.len() {
+        for (at, n) in left.iter_mut().filter(|(_, n)| **n > 0) {
+            out.push(*at);
+            *n -= 1;
+        }
+    }
+    out
+}
+
+fn trust(given: &TrustedIssuer) -> Trusted {
+    let bare = |typ: &String| typ.to_ascii_lowercase().trim_start_matches("application/").to_owned();
+    let mut types: Vec<String> = given.types().iter().map(bare).collect();
+    types.dedup();
+    Trusted { issuer: given.issuer.as_str().into(), jwks_uri: given.jwks_uri.clone(), algorithms: given.algs(), types }
+}
+
+fn entry(
+    route: &Route,
+    named: &BTreeMap<&str, Arc<Balance>>,
+    trusted: &[Arc<Trusted>],
+    own: &str,
+    mappings: &mut Vec<Vec<(HeaderName, String)>>,
+) -> Result<Entry, Mistake> {
+    let at = |member: &str| format!("routes[{}].{member}", route.id);
+    let upstream = match &route.upstream {
+        UpstreamRef::Named(id) => {
+            named.get(id.as_str()).cloned().ok_or_else(|| Mistake::new(at("upstream"), format!("there is no upstream {id:?}")))?
+        }
+        UpstreamRef::Inline(inline) => Arc::new(balance(&format!("{} (inline)", route.id), inline)),
+    };
+    let access = match (&route.auth, route.public) {
+        (None, true) => Access::Public,
+        (None, false) => Access::Closed,
+        (Some(auth), _) => Access::Guarded(guard(auth, trusted, own).map_err(|why| Mistake::new(at("auth.issuers"), why))?),
+    };
+    let mut identity: Vec<(HeaderName, String)> =
+        route.identity_headers().into_iter().filter_map(|(h, c)| Some((HeaderName::from_bytes(h.as_bytes()).ok()?, c))).collect();
+    identity.sort_by(|a, b| a.0.as_str().cmp(b.0.as_str()));
+    let identity_id = mappings.iter().position(|m| *m == identity).unwrap_or_else(|| {
+        mappings.push(identity.clone());
+        mappings.len() - 1
+    });
+    Ok(Entry {
+        id: route.id.as_str().into(),
+        hosts: route.matches.hosts.iter().map(|h| h.trim_end_matches('.').to_ascii_lowercase()).collect(),
+        prefix: route.matches.path_prefix.clone(),
+        methods: route.matches.methods.iter().filter_map(|m| Method::from_bytes(m.as_bytes()).ok()).collect(),
+        headers: route
+            .matches
+            .headers
+            .iter()
+            .filter_map(|(n, v)| Some((HeaderName::from_bytes(n.as_bytes()).ok()?, HeaderValue::from_str(v).ok()?)))
+            .collect(),
+        upstream,
+        strip: route.strip_prefix,
+        access,
+        limit: route.rate_limit.as_ref().and_then(|l| {
+            let quota = l.quota()?;
+            let key = match l.key.as_str() {
+                "ip" => LimitKey::Ip,
+                "client" => LimitKey::Client,
+                "subject" => LimitKey::Subject,
+                "route" => LimitKey::Route,
+                other => LimitKey::Header(HeaderName::from_bytes(other.strip_prefix("header:")?.as_bytes()).ok()?),
+            };
+            let policy = HeaderValue::from_str(&format!("\"{}\";q={};w={}", l.key.replace('"', ""), quota.rate, quota.period_s)).ok()?;
+            Some(Limit { key, quota, policy })
+        }),
+        identity,
+        identity_id,
+        body_limit: route.limits.as_ref().and_then(|l| l.body),
+        forward_credentials: route.forward_credentials,
+        forwarded: route.forwarded,
+    })
+}
+
+fn guard(auth: &Auth, trusted: &[Arc<Trusted>], own: &str) -> Result<Guard, String> {
+    let mut issuers = Vec::new();
+    for name in &auth.issuers {
+        if name == "self" || name == own {
+            issuers.push(Issuer::Own);
+        } else {
+            let known = trusted.iter().find(|t| *t.issuer == **name).ok_or_else(|| format!("{name:?} is not a trusted issuer"))?;
+            issuers.push(Issuer::Foreign(Arc::clone(&known.issuer)));
+        }
+    }
+    if issuers.is_empty() {
+        issuers.push(Issuer::Own);
+    }
+    let accepts = |kind: &str| auth.accept.iter().any(|a| a == kind);
+    Ok(Guard {
+        jwt: accepts("jwt"),
+        opaque: accepts("opaque"),
+        optional: accepts("none"),
+        issuers,
+        audience: auth.audience.clone().unwrap_or_default(),
+        insufficient: Guard::insufficient(&auth.scopes),
+        scopes: auth.scopes.clone(),
+        freshness: auth.freshness,
+        cache_ttl_ms: millis(auth.cache_ttl.as_ref()),
+        max_staleness_ms: millis(auth.max_staleness.as_ref()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn table(routes: Value) -> Result<RouteTable, Vec<Mistake>> {
+        let routes: Vec<Route> = serde_json::from_value(routes).unwrap();
+        let upstream: Upstream = serde_json::from_value(json!({"id": "u", "targets": [{"url": "http://127.0.0.1:9"}]})).unwrap();
+        RouteTable::build(&routes, &[upstream], &[], "https://id.example.com")
+    }
+
+    fn found(table: &RouteTable, host: &str, path: &str, method: &str) -> String {
+        match table.find(host, path, &Method::from_bytes(method.as_bytes()).unwrap(), &HeaderMap::new()) {
+            Matched::Route(_, e) => e.id.to_string(),
+            Matched::OtherMethods => "405".into(),
+            Matched::Nothing => "404".into(),
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_and_its_methods_decide() {
+        let t = table(json!([
+            {"id": "all", "match": {"path_prefix": "/"}, "upstream": "u", "public": true},
+            {"id": "read", "match": {"path_prefix": "/api/", "methods": ["GET"]}, "upstream": "u", "auth": {"accept": ["jwt"], "audience": "a"}},
+            {"id": "write", "match": {"path_prefix": "/api/", "methods": ["POST"]}, "upstream": "u", "auth": {"accept": ["jwt"], "audience": "a"}},
+            {"id": "host", "match": {"path_prefix": "/api/", "hosts": ["b.example"]}, "upstream": "u", "auth": {"accept": ["jwt"], "audience": "a"}},
+            {"id": "deep", "match": {"path_prefix": "/api/deep"}, "upstream": "u", "public": true},
+        ]))
+        .unwrap();
+        for (host, path, method, id) in [
+            ("x", "/", "GET", "all"),
+            ("x", "/api", "GET", "all"),
+            ("x", "/api/", "GET", "read"),
+            ("x", "/api/1", "POST", "write"),
+            ("x", "/api/1", "DELETE", "405"),
+            ("B.Example", "/api/1", "DELETE", "host"),
+            ("x", "/api/deep", "PUT", "deep"),
+            ("x", "/api/deeper", "GET", "read"),
+            ("x", "/api/1", "get", "405"),
+        ] {
+            assert_eq!(found(&t, host, path, method), id, "{host} {path} {method}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_upstream_issuer_or_a_double_is_a_mistake() {
+        let wrong = table(json!([
+            {"id": "a", "upstream": "nowhere", "public": true},
+            {"id": "b", "upstream": "u", "auth": {"accept": ["jwt"], "audience": "x", "issuers": ["https://unknown.example"]}},
+            {"id": "c", "match": {"path_prefix": "/c"}, "upstream": "u", "public": true},
+            {"id": "d", "match": {"path_prefix": "/c"}, "upstream": "u"},
+        ]))
+        .unwrap_err();
+        let at: Vec<_> = wrong.iter().map(|m| m.at.as_str()).collect();
+        assert_eq!(at, ["routes[a].upstream", "routes[b].auth.issuers", "routes[d].match"]);
+    }
+}

@@ -1,0 +1,149 @@
+//! Upstreams: where an admitted request goes.
+use ledger::{Mistake, ObjectKind, Record};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use url::Url;
+
+/// One server of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// `http://host:port` or `https://host:port`, without path, query or userinfo.
+    pub url: String,
+    /// Its share among the targets; 1 when absent, 0 takes it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+}
+
+/// How to speak to the targets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// HTTP/1.1 in the clear; over TLS what ALPN chooses.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2: by ALPN over TLS, by prior knowledge in the clear.
+    Http2,
+}
+
+/// A named (or, inside a route, nameless) upstream.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upstream {
+    pub id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    pub targets: Vec<Target>,
+    #[serde(skip_serializing_if = "is_auto")]
+    pub protocol: Protocol,
+    /// Whether the request's Host is passed on (default) or the target's own authority is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preserve_host: Option<bool>,
+    /// How long a connection may take to open, e.g. `"5s"` (default 5 s).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<String>,
+    /// How long the answer's head may take, e.g. `"30s"` (default 60 s).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// Active health checks: not supported by this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<Value>,
+}
+
+fn is_auto(protocol: &Protocol) -> bool {
+    *protocol == Protocol::Auto
+}
+
+/// The text of a refusal of what later versions bring.
+pub(crate) const UNSUPPORTED: &str = "not supported by this version";
+
+impl Upstream {
+    /// What is wrong apart from its id (inline upstreams have none).
+    #[must_use]
+    pub fn faults(&self) -> Vec<Mistake> {
+        let mut out = Vec::new();
+        if self.targets.is_empty() {
+            out.push(Mistake::new("targets", "at least one target is needed"));
+        }
+        for (n, target) in self.targets.iter().enumerate() {
+            if let Err(why) = parse_target(&target.url) {
+                out.push(Mistake::new(format!("targets[{n}].url"), why));
+            }
+        }
+        if !self.targets.is_empty() && self.targets.iter().all(|t| t.weight == Some(0)) {
+            out.push(Mistake::new("targets", "at least one target needs a weight above 0"));
+        }
+        for (at, text) in [("connect_timeout", &self.connect_timeout), ("timeout", &self.timeout)] {
+            if text.as_ref().is_some_and(|t| tokens::duration::parse(t).is_none()) {
+                out.push(Mistake::new(at, "a duration such as \"5s\" is needed"));
+            }
+        }
+        if self.health.is_some() {
+            out.push(Mistake::new("health", UNSUPPORTED));
+        }
+        out
+    }
+}
+
+/// The parts of a target's URL: whether TLS, host (IPv6 without brackets), port.
+///
+/// # Errors
+/// Says what is wrong with the URL.
+pub fn parse_target(text: &str) -> Result<(bool, String, u16), &'static str> {
+    let url = Url::parse(text).map_err(|_| "an absolute URL such as http://127.0.0.1:9000 is needed")?;
+    let tls = match url.scheme() {
+        "http" => false,
+        "https" => true,
+        _ => return Err("the scheme must be http or https"),
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("credentials do not belong in a URL");
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err("a target has no path, query or fragment; use strip_prefix on the route");
+    }
+    let host = url.host_str().ok_or("a host is needed")?.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = url.port_or_known_default().ok_or("a port is needed")?;
+    if port == 0 {
+        return Err("port 0 cannot be connected to");
+    }
+    Ok((tls, host, port))
+}
+
+/// Whether `id` may name an administered object: 1–128 letters, digits, `.`, `_`, `-`, `:`.
+pub(crate) fn good_id(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':'))
+}
+
+impl Record for Upstream {
+    const KIND: ObjectKind = ObjectKind::Upstream;
+    fn id(&self) -> &str {
+        &self.id
+    }
+    fn key(&self) -> &str {
+        &self.id
+    }
+    fn mistakes(&self) -> Vec<Mistake> {
+        let mut out = self.faults();
+        if !good_id(&self.id) {
+            out.push(Mistake::new("id", "1 to 128 letters, digits, '.', '_', '-' or ':'"));
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_scheme_host_and_port_only() {
+        assert_eq!(parse_target("http://127.0.0.1:9000"), Ok((false, "127.0.0.1".into(), 9000)));
+        assert_eq!(parse_target("https://[::1]/"), Ok((true, "::1".into(), 443)));
+        for bad in ["ftp://a/", "http://u@a/", "http://a/x", "http://a/?q", "a:1", "http://a:0"] {
+            assert!(parse_target(bad).is_err(), "{bad}");
+        }
+    }
+}
