@@ -137,7 +137,7 @@ pub enum Action {
     Create { alg: Alg, state: State },
     /// `next` becomes `current`.
     Promote { kid: String },
-    /// `current` becomes `retired`.
+    /// `current` (or a `next` that was made twice) becomes `retired`.
     Retire { kid: String },
     /// Everything it signed dies.
     Revoke { kid: String },
@@ -150,8 +150,8 @@ pub enum Action {
 pub enum Cause<'a> {
     /// Time passed.
     Schedule,
-    /// An operator rotates every algorithm.
-    Command,
+    /// An operator rotates every algorithm, or one.
+    Command { only: Option<Alg> },
     /// A key leaked.
     Emergency { kid: &'a str },
 }
@@ -188,7 +188,7 @@ fn succeed(keys: &[&Life<'_>], alg: Alg, wanted: bool, now: i64, rotation: &Rota
     let (current, next) = (newest(State::Current), newest(State::Next));
     let due = match (current, cause) {
         (None, _) => wanted,
-        (Some(_), Cause::Command) => wanted,
+        (Some(_), Cause::Command { only }) => wanted && only.is_none_or(|only| only == alg),
         (Some(current), _) => {
             wanted
                 && now >= current.changed_at.saturating_add(rotation.period)
@@ -204,6 +204,12 @@ fn succeed(keys: &[&Life<'_>], alg: Alg, wanted: bool, now: i64, rotation: &Rota
             None => actions.push(Action::Create { alg, state: State::Current }),
         }
     }
+    let surplus = |key: &&&Life<'_>| match key.state {
+        State::Current => Some(key.kid) != current.map(|c| c.kid),
+        State::Next => Some(key.kid) != next.map(|n| n.kid),
+        State::Retired | State::Revoked => false,
+    };
+    actions.extend(keys.iter().filter(surplus).map(|key| Action::Retire { kid: key.kid.to_owned() }));
     if wanted && (due || next.is_none()) {
         actions.push(Action::Create { alg, state: State::Next });
     }
@@ -248,9 +254,15 @@ mod tests {
     #[test]
     fn on_command_next_takes_over_at_once_and_current_stays_published() {
         assert_eq!(
-            planned(&[life("c", State::Current, 1), life("n", State::Next, 1)], Cause::Command),
+            planned(&[life("c", State::Current, 1), life("n", State::Next, 1)], Cause::Command { only: None }),
             [Action::Retire { kid: "c".into() }, Action::Promote { kid: "n".into() }, create(State::Next)]
         );
+    }
+
+    #[test]
+    fn a_key_that_two_nodes_made_at_once_steps_down() {
+        let keys = [life("c", State::Current, 9), life("n", State::Next, 1), life("m", State::Next, 2)];
+        assert_eq!(planned(&keys, Cause::Schedule), [Action::Retire { kid: "m".into() }]);
     }
 
     #[test]

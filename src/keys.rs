@@ -1,0 +1,535 @@
+//! The server's keys in this process: opened or created at start, rotated by schedule or command, revoked, followed across nodes.
+//!
+//! Private keys lie in the database, each sealed under a key of its own that is sealed under the key-encryption key
+//! ([`kek`]). A new issuer key is made only in a database that has none; whatever cannot be opened stops the start.
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use admin::{Actor, KeyControl, KeyRefused};
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use ledger::{Change, Committed, EventKind, KeyRow, KeyState, Listener, NewEvent, Outcome, RevocationKind, Step, Store, StoreError};
+use serde_json::{Value, json};
+use tokens::{
+    Alg, Clock, Entropy,
+    keyring::{self, Action, Cause, Kept, KeyRing, Life, Rotation, State},
+    seal::Kek,
+    secret::MacKey,
+    sign::{KeyError, SigningKey},
+    witness,
+};
+use zeroize::Zeroizing;
+
+pub mod kek;
+#[cfg(test)]
+mod tests;
+
+pub use kek::Source;
+
+const CHECK: &str = "kek_check";
+const CHECK_TEXT: &[u8] = b"doorward key-encryption key";
+const MAC: &str = "mac_key";
+const INITIALISED: &str = "keys_initialised";
+/// How often the schedule is looked at.
+const TICK: Duration = Duration::from_secs(60);
+/// How long to wait before a failed reload is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often a plan is made anew when another node was first.
+const ATTEMPTS: usize = 5;
+
+/// Why keys could not be opened or changed. The texts are for the operator and name what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// Something is wrong with the key-encryption key's file or text.
+    #[error(transparent)]
+    Kek(#[from] kek::KekError),
+    /// The database was written under another key-encryption key.
+    #[error("the key-encryption key is not the one this database was written with: put the right one in place (no new keys are made)")]
+    WrongKek,
+    /// Some of what must be there is not.
+    #[error("the database's keys are incomplete ({0}): restore it from a backup (no new keys are made)")]
+    Incomplete(&'static str),
+    /// A row does not open or does not hold what it says.
+    #[error("signing key {kid} cannot be used: it does not open or is not what its row says")]
+    Unusable { kid: String },
+    /// Nothing was ever set up here.
+    #[error("this database has no keys yet: run `doorward bootstrap`")]
+    NotInitialised,
+    /// No such key.
+    #[error("no key has the id {0}")]
+    Unknown(String),
+    /// Other nodes keep changing keys.
+    #[error("other nodes are changing the keys at this moment: try again")]
+    Contended,
+    /// The cryptographic library failed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Storage is away or corrupt.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Which keys there are and how long they live.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Algorithms that always have a current and a next key.
+    pub algorithms: Vec<Alg>,
+    /// Periods.
+    pub rotation: Rotation,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { algorithms: vec![Alg::ES256, Alg::RS256], rotation: Rotation::default() }
+    }
+}
+
+/// The keys of this process.
+pub struct Keys {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    plan: Plan,
+    kek: Kek,
+    mac: MacKey,
+    ring: Arc<ArcSwap<KeyRing>>,
+    /// Keys parsed so far, by id: a reload parses only what is new. Held while keys are changed.
+    parsed: tokio::sync::Mutex<HashMap<String, SigningKey>>,
+    stale: AtomicBool,
+    wake: tokio::sync::Notify,
+}
+
+impl Keys {
+    /// Opens the keys of a database; with `create`, makes the first ones if it never had any (and the key-encryption
+    /// key's file if that is absent too). Listens to the store for changes by other nodes; run [`Keys::follow`] to act on them.
+    ///
+    /// # Errors
+    /// [`KeysError`]; nothing is created when anything is there that cannot be opened.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        source: &Source,
+        plan: Plan,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        create: bool,
+    ) -> Result<Arc<Self>, KeysError> {
+        let found = Found::read(&*store).await?;
+        let (kek, made) = kek::take(source, found.virgin(), create, &*entropy)?;
+        let found = if found.virgin() {
+            if !create {
+                return Err(KeysError::NotInitialised);
+            }
+            initialise(&*store, &kek, &plan, &*clock, &entropy).await?;
+            Found::read(&*store).await?
+        } else {
+            found
+        };
+        let mac = match found.open(&kek) {
+            Ok(mac) => mac,
+            Err(error) => {
+                // Another node was first with a key of its own: ours is of no use to anybody.
+                if let Some(path) = made {
+                    kek::discard(&path);
+                }
+                return Err(error);
+            }
+        };
+        let keys = Arc::new(Self {
+            ring: Arc::new(ArcSwap::from_pointee(KeyRing::new(Vec::new()))),
+            parsed: tokio::sync::Mutex::default(),
+            stale: AtomicBool::new(false),
+            wake: tokio::sync::Notify::new(),
+            store,
+            clock,
+            entropy,
+            plan,
+            kek,
+            mac,
+        });
+        keys.install(&mut *keys.parsed.lock().await, &found.rows)?;
+        keys.store.listen(Arc::clone(&keys) as Arc<dyn Listener>);
+        Ok(keys)
+    }
+
+    /// The ring that signs and verifies, always the latest.
+    #[must_use]
+    pub fn ring(&self) -> Arc<ArcSwap<KeyRing>> {
+        Arc::clone(&self.ring)
+    }
+
+    /// The key of all MACs of secrets.
+    #[must_use]
+    pub fn mac(&self) -> MacKey {
+        self.mac.clone()
+    }
+
+    /// The key-encryption key, for other recoverable secrets.
+    #[must_use]
+    pub fn kek(&self) -> Kek {
+        self.kek.clone()
+    }
+
+    /// Every key and its state, newest first within an algorithm; public parts only.
+    ///
+    /// # Errors
+    /// A fault of storage.
+    pub async fn list(&self) -> Result<Value, StoreError> {
+        Ok(listing(&self.store.keys().await?))
+    }
+
+    /// Makes the next keys current (all algorithms, or one) and prepares new next ones. Nothing signed by any of them is refused.
+    ///
+    /// # Errors
+    /// [`KeysError`]; then nothing has changed.
+    pub async fn rotate(&self, only: Option<Alg>, actor: &Actor) -> Result<Value, KeysError> {
+        self.change(Cause::Command { only }, &Author { actor: Some(actor), reason: None }).await?;
+        Ok(self.list().await?)
+    }
+
+    /// Revokes a key: it is unpublished, everything it signed is dead, and if it was current the next one signs from now on.
+    ///
+    /// # Errors
+    /// [`KeysError::Unknown`] if there is no such key; otherwise as [`Keys::rotate`].
+    pub async fn revoke(&self, kid: &str, reason: Option<&str>, actor: &Actor) -> Result<Value, KeysError> {
+        if !self.store.keys().await?.iter().any(|row| row.kid == kid) {
+            return Err(KeysError::Unknown(kid.to_owned()));
+        }
+        self.change(Cause::Emergency { kid }, &Author { actor: Some(actor), reason }).await?;
+        Ok(self.list().await?)
+    }
+
+    /// Does what time demands: promotes, retires, removes, fills gaps. Usually nothing.
+    ///
+    /// # Errors
+    /// [`KeysError`]; then nothing has changed.
+    pub async fn tick(&self) -> Result<(), KeysError> {
+        self.change(Cause::Schedule, &Author { actor: None, reason: None }).await
+    }
+
+    /// Reads the keys again. A key that cannot be opened leaves the ring as it is.
+    ///
+    /// # Errors
+    /// [`KeysError`].
+    pub async fn reload(&self) -> Result<(), KeysError> {
+        let mut parsed = self.parsed.lock().await;
+        self.stale.store(false, Ordering::Release);
+        let rows = self.store.keys().await.inspect_err(|_| self.stale.store(true, Ordering::Release))?;
+        self.install(&mut parsed, &rows)
+    }
+
+    /// Follows the ledger and the schedule for as long as it is polled.
+    pub async fn follow(&self) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.wake.notified() => while self.stale.load(Ordering::Acquire) {
+                    if let Err(error) = self.reload().await {
+                        tracing::error!(%error, "signing keys could not be read again");
+                        self.stale.store(true, Ordering::Release);
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                },
+                _ = ticks.tick() => if let Err(error) = self.tick().await {
+                    tracing::warn!(%error, "the key schedule could not be kept; trying again");
+                },
+            }
+        }
+    }
+
+    /// Plans, makes what is needed, applies it in one transaction, and takes the result into use before returning.
+    async fn change(&self, cause: Cause<'_>, author: &Author<'_>) -> Result<(), KeysError> {
+        let mut parsed = self.parsed.lock().await;
+        for _ in 0..ATTEMPTS {
+            let rows = self.store.keys().await?;
+            let lives: Vec<Life<'_>> = rows.iter().filter_map(life).collect();
+            let actions = keyring::plan(&lives, &self.plan.algorithms, self.clock.now(), &self.plan.rotation, cause);
+            if actions.is_empty() {
+                return self.install(&mut parsed, &rows);
+            }
+            let made = generate(&actions).await?;
+            let change = self.written(&rows, actions, made, author)?;
+            let outcome = self.store.apply(change).await?;
+            // Refused: another node was first. What it did for the same command counts for this one too.
+            if outcome.applied() || matches!(cause, Cause::Command { .. }) {
+                return self.install(&mut parsed, &self.store.keys().await?);
+            }
+        }
+        Err(KeysError::Contended)
+    }
+
+    /// A plan as a change with its events.
+    fn written(&self, rows: &[KeyRow], actions: Vec<Action>, made: Vec<Made>, author: &Author<'_>) -> Result<Change, KeysError> {
+        let now_ms = self.clock.now_ms();
+        let now = now_ms.div_euclid(1000);
+        let mut made = made.into_iter();
+        let mut change = Change::new();
+        for action in actions {
+            let alg = |kid: &str| rows.iter().find(|row| row.kid == kid).map_or("", |row| row.alg.as_str()).to_owned();
+            let told = |kind, kid: &str, alg: &str| author.sign(NewEvent::new(kind, now_ms).with("kid", kid).with("alg", alg));
+            let moved = |kid: &str, from: &[KeyState], to| Step::MoveKey { kid: kid.to_owned(), from: from.to_vec(), to, now };
+            change = match action {
+                Action::Create { state, .. } => {
+                    let made = made.next().ok_or(KeysError::Contended)?;
+                    put(change, &self.kek, &made, state, now_ms, &*self.entropy, &|event| author.sign(event))?
+                }
+                Action::Promote { kid } => change
+                    .step(moved(&kid, &[KeyState::Next], KeyState::Current))
+                    .event(told(EventKind::KeyActivated, &kid, &alg(&kid))),
+                Action::Retire { kid } => change
+                    .step(moved(&kid, &[KeyState::Current, KeyState::Next], KeyState::Retired))
+                    .event(told(EventKind::KeyRetired, &kid, &alg(&kid))),
+                Action::Revoke { kid } => change
+                    .step(moved(&kid, &[KeyState::Next, KeyState::Current, KeyState::Retired], KeyState::Revoked))
+                    .revoke(RevocationKind::Key, &kid, now_ms, now.saturating_add(self.plan.rotation.retention))
+                    .event(told(EventKind::KeyRevoked, &kid, &alg(&kid)).with("reason", author.reason)),
+                Action::Remove { kid } => {
+                    let event = told(EventKind::KeyRemoved, &kid, &alg(&kid));
+                    change.step(Step::RemoveKey { kid }).event(event)
+                }
+            };
+        }
+        Ok(change)
+    }
+
+    /// Takes rows into use. Keys that were parsed before are kept.
+    fn install(&self, parsed: &mut HashMap<String, SigningKey>, rows: &[KeyRow]) -> Result<(), KeysError> {
+        let mut kept = Vec::with_capacity(rows.len());
+        for row in rows.iter().filter(|row| row.state != KeyState::Revoked) {
+            let key = match parsed.get(&row.kid) {
+                Some(key) => key.clone(),
+                None => unseal(&self.kek, row)?,
+            };
+            kept.push(Kept { state: state(row.state), key, changed_at: row.changed_at });
+        }
+        if !kept.iter().any(|kept| kept.state == State::Current) {
+            return Err(KeysError::Incomplete("no signing key is current"));
+        }
+        *parsed = kept.iter().map(|kept| (kept.key.kid().to_owned(), kept.key.clone())).collect();
+        self.ring.store(Arc::new(KeyRing::new(kept)));
+        Ok(())
+    }
+}
+
+impl Listener for Keys {
+    fn committed(&self, batch: &Committed) {
+        if batch.events.iter().any(|event| event.kind.starts_with("key.")) {
+            self.stale.store(true, Ordering::Release);
+            self.wake.notify_one();
+        }
+    }
+}
+
+#[async_trait]
+impl KeyControl for Keys {
+    async fn rotate(&self, alg: Option<&str>, actor: &Actor) -> Result<Value, KeyRefused> {
+        let only = match alg {
+            None => None,
+            Some(name) => match Alg::parse(name).filter(|alg| self.plan.algorithms.contains(alg)) {
+                Some(alg) => Some(alg),
+                None => return Err(KeyRefused::Conflict(format!("no keys of the algorithm {name} are kept here"))),
+            },
+        };
+        Self::rotate(self, only, actor).await.map_err(refused)
+    }
+
+    async fn revoke(&self, kid: &str, reason: Option<&str>, actor: &Actor) -> Result<Value, KeyRefused> {
+        Self::revoke(self, kid, reason, actor).await.map_err(refused)
+    }
+}
+
+fn refused(error: KeysError) -> KeyRefused {
+    match error {
+        KeysError::Unknown(_) => KeyRefused::Unknown,
+        KeysError::Store(fault) => KeyRefused::Store(fault),
+        KeysError::Contended => KeyRefused::Store(StoreError::Unavailable(KeysError::Contended.to_string())),
+        other => KeyRefused::Conflict(other.to_string()),
+    }
+}
+
+/// Who changes keys, and why.
+struct Author<'a> {
+    actor: Option<&'a Actor>,
+    reason: Option<&'a str>,
+}
+
+impl Author<'_> {
+    fn sign(&self, event: NewEvent) -> NewEvent {
+        match self.actor {
+            Some(actor) => actor.sign(event),
+            None => event.with("actor", "schedule"),
+        }
+    }
+}
+
+/// What a database holds of keys.
+struct Found {
+    rows: Vec<KeyRow>,
+    check: Option<Vec<u8>>,
+    mac: Option<Vec<u8>>,
+    initialised: bool,
+}
+
+impl Found {
+    async fn read(store: &dyn Store) -> Result<Self, StoreError> {
+        Ok(Self {
+            // Before the rows: a node that is creating them writes both at once.
+            initialised: store.meta(INITIALISED).await?.is_some(),
+            check: store.meta(CHECK).await?,
+            mac: store.meta(MAC).await?,
+            rows: store.keys().await?,
+        })
+    }
+
+    /// Nothing was ever set up here.
+    fn virgin(&self) -> bool {
+        !self.initialised && self.check.is_none() && self.mac.is_none() && self.rows.is_empty()
+    }
+
+    /// Proves the key-encryption key and opens the MAC key.
+    fn open(&self, kek: &Kek) -> Result<MacKey, KeysError> {
+        let check = self.check.as_ref().ok_or(KeysError::Incomplete("the check value is missing"))?;
+        match kek.open(&place(CHECK), check) {
+            Ok(text) if text.as_slice() == CHECK_TEXT => {}
+            _ => return Err(KeysError::WrongKek),
+        }
+        let mac = self.mac.as_ref().ok_or(KeysError::Incomplete("the MAC key is missing"))?;
+        let mac = kek.open(&place(MAC), mac).map_err(|_| KeysError::WrongKek)?;
+        let mac = <[u8; 32]>::try_from(mac.as_slice()).map_err(|_| KeysError::Incomplete("the MAC key has the wrong size"))?;
+        if self.rows.is_empty() {
+            return Err(KeysError::Incomplete("there is no signing key"));
+        }
+        Ok(MacKey::new(mac))
+    }
+}
+
+fn place(name: &str) -> String {
+    format!("meta:{name}")
+}
+
+/// Writes the first keys. Of several nodes one wins; the others find its keys.
+async fn initialise(store: &dyn Store, kek: &Kek, plan: &Plan, clock: &dyn Clock, entropy: &Arc<dyn Entropy>) -> Result<(), KeysError> {
+    let now_ms = clock.now_ms();
+    let mut mac = Zeroizing::new([0; 32]);
+    entropy.fill(mac.as_mut_slice());
+    let init = |name: &str, value| Step::InitMeta { name: name.to_owned(), value };
+    let mut change = Change::new()
+        .step(init(INITIALISED, b"1".to_vec()))
+        .step(init(CHECK, kek.seal(&place(CHECK), CHECK_TEXT, &**entropy)))
+        .step(init(MAC, kek.seal(&place(MAC), mac.as_slice(), &**entropy)));
+    let actions = keyring::plan(&[], &plan.algorithms, clock.now(), &plan.rotation, Cause::Schedule);
+    let states = actions.iter().filter_map(|action| match action {
+        Action::Create { state, .. } => Some(*state),
+        _ => None,
+    });
+    for (made, state) in generate(&actions).await?.iter().zip(states) {
+        change = put(change, kek, made, state, now_ms, &**entropy, &|event| event.with("actor", "first start"))?;
+    }
+    match store.apply(change).await? {
+        Outcome::Applied { .. } | Outcome::Refused(_) => Ok(()),
+    }
+}
+
+/// A key that was just made, and its private document.
+struct Made {
+    key: SigningKey,
+    pkcs8: Zeroizing<Vec<u8>>,
+}
+
+/// Makes a key for every creation in a plan, side by side and off the event loop.
+async fn generate(actions: &[Action]) -> Result<Vec<Made>, KeysError> {
+    let tasks: Vec<_> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Create { alg, .. } => Some(*alg),
+            _ => None,
+        })
+        .map(|alg| {
+            tokio::task::spawn_blocking(move || {
+                let (key, pkcs8) = SigningKey::generate(alg)?;
+                witness::prove(&key).map(|()| Made { key, pkcs8 })
+            })
+        })
+        .collect();
+    let mut made = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        made.push(task.await.map_err(|_| KeyError::Generation)??);
+    }
+    Ok(made)
+}
+
+/// Adds a new key's row and events to a change.
+fn put(
+    change: Change,
+    kek: &Kek,
+    made: &Made,
+    state: State,
+    now_ms: i64,
+    entropy: &dyn Entropy,
+    sign: &(dyn Fn(NewEvent) -> NewEvent + Sync),
+) -> Result<Change, KeysError> {
+    let (kid, alg) = (made.key.kid().to_owned(), made.key.alg().as_str());
+    let now = now_ms.div_euclid(1000);
+    let told = |kind| sign(NewEvent::new(kind, now_ms).with("kid", kid.as_str()).with("alg", alg));
+    let (created, activated) = (told(EventKind::KeyCreated), told(EventKind::KeyActivated));
+    let row = KeyRow {
+        alg: alg.to_owned(),
+        state: if state == State::Current { KeyState::Current } else { KeyState::Next },
+        public_jwk: serde_json::to_string(made.key.jwk()).map_err(|_| KeyError::Claims)?,
+        sealed: kek.seal(&aad(&kid), &made.pkcs8, entropy),
+        created_at: now,
+        changed_at: now,
+        kid,
+    };
+    let change = change.step(Step::PutKey(row)).event(created);
+    Ok(if state == State::Current { change.event(activated) } else { change })
+}
+
+fn aad(kid: &str) -> String {
+    format!("key:{kid}")
+}
+
+/// Opens a row and proves that it holds the key it says.
+fn unseal(kek: &Kek, row: &KeyRow) -> Result<SigningKey, KeysError> {
+    let unusable = || KeysError::Unusable { kid: row.kid.clone() };
+    let alg = Alg::parse(&row.alg).ok_or_else(unusable)?;
+    let pkcs8 = kek.open(&aad(&row.kid), &row.sealed).map_err(|_| unusable())?;
+    let key = SigningKey::from_pkcs8(alg, &pkcs8).map_err(|_| unusable())?;
+    if key.kid() != row.kid || witness::prove(&key).is_err() {
+        return Err(unusable());
+    }
+    Ok(key)
+}
+
+const fn state(state: KeyState) -> State {
+    match state {
+        KeyState::Next => State::Next,
+        KeyState::Current => State::Current,
+        KeyState::Retired => State::Retired,
+        KeyState::Revoked => State::Revoked,
+    }
+}
+
+fn life(row: &KeyRow) -> Option<Life<'_>> {
+    let alg = Alg::parse(&row.alg)?;
+    Some(Life { kid: &row.kid, alg, state: state(row.state), created_at: row.created_at, changed_at: row.changed_at })
+}
+
+fn listing(rows: &[KeyRow]) -> Value {
+    let mut rows: Vec<&KeyRow> = rows.iter().collect();
+    rows.sort_by(|a, b| (&a.alg, -a.created_at, &a.kid).cmp(&(&b.alg, -b.created_at, &b.kid)));
+    let item = |row: &&KeyRow| {
+        let jwk = serde_json::from_str::<Value>(&row.public_jwk).unwrap_or_default();
+        json!({
+            "kid": row.kid, "alg": row.alg, "state": row.state.as_str(),
+            "created_at": row.created_at, "changed_at": row.changed_at, "jwk": jwk,
+        })
+    };
+    json!({ "items": rows.iter().map(item).collect::<Vec<_>>() })
+}

@@ -1,0 +1,175 @@
+//! The key-encryption key: a file only its owner may read, or a text from the environment. Without it the database's secrets stay shut.
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use tokens::{Entropy, b64, seal::Kek, secret::Plain};
+use zeroize::{Zeroize as _, Zeroizing};
+
+/// Where the key-encryption key comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A file (mode 0600) with the key as text.
+    File(PathBuf),
+    /// The key as text: 43 characters of base64url or 64 hexadecimal digits.
+    Text(Plain),
+}
+
+/// What is wrong with the key-encryption key.
+#[derive(Debug, thiserror::Error)]
+pub enum KekError {
+    /// Others may read the file.
+    #[error("{path} holds the key-encryption key and is open to others (mode {mode:04o}): run `chmod 600 {path}`")]
+    Loose {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file is gone but the database needs it.
+    #[error("the database has keys but the key-encryption key's file {0} is not there: put it back (no new one is made)")]
+    Missing(PathBuf),
+    /// Nothing was ever set up, and this command does not.
+    #[error("there is no key-encryption key at {0}: run `doorward bootstrap`")]
+    NotYet(PathBuf),
+    /// Not 32 octets in a known spelling.
+    #[error("the key-encryption key is not 43 characters of base64url or 64 hexadecimal digits")]
+    Malformed,
+    /// The file system says no.
+    #[error("the key-encryption key's file {path}: {why}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        why: io::Error,
+    },
+}
+
+/// Reads the key; makes its file if it is absent, the database is `virgin` and `create` is asked. The path tells that it was made.
+///
+/// # Errors
+/// [`KekError`].
+pub fn take(source: &Source, virgin: bool, create: bool, entropy: &dyn Entropy) -> Result<(Kek, Option<PathBuf>), KekError> {
+    let path = match source {
+        Source::Text(text) => return Ok((parse(text.expose())?, None)),
+        Source::File(path) => path,
+    };
+    match read(path) {
+        Ok(Some(kek)) => Ok((kek, None)),
+        Ok(None) if !virgin => Err(KekError::Missing(path.clone())),
+        Ok(None) if !create => Err(KekError::NotYet(path.clone())),
+        Ok(None) => make(path, entropy),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a file that was made in vain.
+pub fn discard(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "a key-encryption key that is of no use could not be removed");
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Kek>, KekError> {
+    let wrong = |why| KekError::File { path: path.to_owned(), why };
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(why) => return Err(wrong(why)),
+    };
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(KekError::Loose { path: path.to_owned(), mode });
+    }
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(wrong)?);
+    parse(&text).map(Some)
+}
+
+fn make(path: &Path, entropy: &dyn Entropy) -> Result<(Kek, Option<PathBuf>), KekError> {
+    let wrong = |why| KekError::File { path: path.to_owned(), why };
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(wrong)?;
+    }
+    let mut key = Zeroizing::new([0; 32]);
+    entropy.fill(key.as_mut_slice());
+    let text = Zeroizing::new(b64::encode(key.as_slice()) + "\n");
+    let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(file) => file,
+        // Another process on this machine was first: use its key.
+        Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {
+            return read(path)?.map(|kek| (kek, None)).ok_or_else(|| KekError::Missing(path.to_owned()));
+        }
+        Err(why) => return Err(wrong(why)),
+    };
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(wrong)?;
+    Ok((Kek::new(*key), Some(path.to_owned())))
+}
+
+fn parse(text: &str) -> Result<Kek, KekError> {
+    let text = text.trim();
+    let mut octets = match text.len() {
+        64 => hex(text),
+        _ => b64::decode_array::<32>(text),
+    }
+    .ok_or(KekError::Malformed)?;
+    let kek = Kek::new(octets);
+    octets.zeroize();
+    Ok(kek)
+}
+
+fn hex(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect::<Option<_>>()?;
+    let octets: Vec<u8> = digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |octet, digit| octet << 4 | digit)).collect();
+    octets.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemEntropy;
+
+    #[test]
+    fn a_new_file_is_for_its_owner_only_and_reads_back() {
+        let home = tempfile::tempdir().expect("a directory");
+        let source = Source::File(home.path().join("deep/kek"));
+        let (made, path) = take(&source, true, true, &SystemEntropy).expect("made");
+        let path = path.expect("told");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o600);
+        let (read, again) = take(&source, false, false, &SystemEntropy).expect("read");
+        assert!(again.is_none() && read.open("p", &made.seal("p", b"x", &SystemEntropy)).is_ok());
+    }
+
+    #[test]
+    fn a_file_open_to_others_is_refused_by_name() {
+        let home = tempfile::tempdir().expect("a directory");
+        let path = home.path().join("kek");
+        take(&Source::File(path.clone()), true, true, &SystemEntropy).expect("made");
+        for mode in [0o644, 0o640, 0o604, 0o660] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
+            let error = take(&Source::File(path.clone()), false, true, &SystemEntropy).expect_err("refused").to_string();
+            assert!(error.contains("chmod 600") && error.contains(&format!("{mode:04o}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_new_file_where_keys_exist_or_nothing_may_be_made() {
+        let home = tempfile::tempdir().expect("a directory");
+        let source = Source::File(home.path().join("kek"));
+        assert!(matches!(take(&source, false, true, &SystemEntropy), Err(KekError::Missing(_))));
+        assert!(matches!(take(&source, true, false, &SystemEntropy), Err(KekError::NotYet(_))));
+        assert!(fs::read_dir(home.path()).expect("a directory").next().is_none());
+    }
+
+    #[test]
+    fn both_spellings_are_read_and_nothing_else() {
+        for good in ["07".repeat(32), b64::encode(&[7; 32]), format!("{}\n", b64::encode(&[7; 32]))] {
+            assert!(parse(&good).is_ok_and(|k| k.open("p", &Kek::new([7; 32]).seal("p", b"x", &SystemEntropy)).is_ok()));
+        }
+        for bad in [String::new(), "0".repeat(63), "é".repeat(32), "g".repeat(64), b64::encode(&[7; 31])] {
+            assert!(matches!(parse(&bad), Err(KekError::Malformed)), "{bad}");
+        }
+    }
+}
