@@ -1,1 +1,26 @@
 //! The world's side of the ledger: SQLite, PostgreSQL, Redis.
+//!
+//! Every statement stands once in [`statements`], every read in [`read`], every change in [`apply`]. [`writer`] is the
+//! one writer of a node (group commit); [`sqlite`] and [`postgres`] hold the handling of connections and nothing else.
+//! [`memory`] and [`redis`] count for rate limits; they may vanish at any time.
+mod apply;
+mod backup;
+#[cfg(test)]
+mod contract;
+mod engine;
+mod exec;
+mod follow;
+pub mod memory;
+mod migrate;
+mod open;
+mod postgres;
+mod purge;
+mod read;
+pub mod redis;
+mod sqlite;
+mod statements;
+mod writer;
+
+pub use backup::{BackupError, Progress, Restored, Saved};
+pub use engine::Database;
+pub use open::{OpenError, Options, open};

@@ -1,0 +1,112 @@
+//! Hearing of other nodes' commits: woken by notifications, and looking five times a second whether or not they come.
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use ledger::StoreError;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    follow,
+    postgres::{
+        CHANNEL, CONNECT,
+        connection::{Direct, fault},
+        timed_out,
+    },
+    writer::Shared,
+};
+
+/// The longest a commit goes unnoticed when no notification comes.
+const LOOK: Duration = Duration::from_millis(200);
+/// Between attempts to listen again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// Time one look may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// When this node last knew it had seen every commit.
+pub(crate) struct Freshness {
+    at_ms: AtomicI64,
+    wake: Notify,
+}
+
+impl Freshness {
+    pub(crate) fn new(at_ms: i64) -> Self {
+        Self { at_ms: AtomicI64::new(at_ms), wake: Notify::new() }
+    }
+    pub(crate) fn at_ms(&self) -> i64 {
+        self.at_ms.load(Ordering::Acquire)
+    }
+    /// Look now.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+}
+
+/// Follows for as long as the database is open.
+pub(crate) async fn follow(options: PgConnectOptions, shared: Arc<Shared>, fresh: Arc<Freshness>) {
+    let (mut connection, mut ears, mut listen_at) = (None, None, Instant::now());
+    let mut well = true;
+    loop {
+        if ears.is_none() && Instant::now() >= listen_at {
+            ears = listen(&options).await.ok();
+            listen_at = Instant::now() + LISTEN_AGAIN;
+        }
+        let looked = match timeout(PATIENCE, look(&options, &mut connection, &shared, &fresh)).await {
+            Ok(looked) => looked,
+            Err(_) => Err(timed_out("answer")),
+        };
+        match looked {
+            Ok(()) => well = true,
+            Err(error) => {
+                connection = None;
+                if std::mem::replace(&mut well, false) {
+                    tracing::warn!(%error, "other nodes' commits cannot be read");
+                }
+            }
+        }
+        let heard = async {
+            match &mut ears {
+                Some(ears) => ears.try_recv().await.is_ok_and(|heard| heard.is_some()),
+                None => std::future::pending().await,
+            }
+        };
+        let connected = tokio::select! {
+            connected = heard => connected,
+            () = fresh.wake.notified() => true,
+            () = tokio::time::sleep(LOOK) => true,
+        };
+        if !connected {
+            ears = None;
+        }
+    }
+}
+
+async fn look(options: &PgConnectOptions, kept: &mut Option<Direct>, shared: &Shared, fresh: &Freshness) -> Result<(), StoreError> {
+    let mut connection = match kept.take() {
+        Some(connection) => connection,
+        None => Direct::connect(options).await?,
+    };
+    let began = shared.clock.now_ms();
+    follow::catch_up(&mut connection, shared).await?;
+    fresh.at_ms.fetch_max(began, Ordering::AcqRel);
+    *kept = Some(connection);
+    Ok(())
+}
+
+async fn listen(options: &PgConnectOptions) -> Result<PgListener, StoreError> {
+    let listening = async {
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
+        let mut ears = PgListener::connect_with(&pool).await?;
+        ears.listen(CHANNEL).await?;
+        Ok(ears)
+    };
+    timeout(CONNECT, listening).await.map_err(|_| timed_out("listen"))?.map_err(|e: sqlx::Error| fault(&e))
+}

@@ -1,0 +1,135 @@
+//! PostgreSQL: any number of equal nodes; one writer and one follower in each.
+mod connection;
+mod follower;
+mod pool;
+mod writer;
+
+use std::{sync::Arc, time::Duration};
+
+use ledger::StoreError;
+use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
+use tokens::Clock;
+use tokio::{sync::mpsc, task::AbortHandle};
+
+use crate::{
+    engine::{Backend, Engine},
+    exec::Exec,
+    migrate,
+    migrate::{Migration, migrations},
+    open::{OpenError, Options},
+    postgres::{
+        connection::{Direct, away},
+        follower::Freshness,
+        pool::{Pool, Reader},
+        writer::Writer,
+    },
+    read,
+    writer::{QUEUE, Shared},
+};
+
+pub(crate) const MIGRATIONS: &[Migration] = migrations!("postgres": 1 "0001_ledger");
+
+/// The channel on which nodes wake each other.
+const CHANNEL: &str = "doorward";
+/// Time to connect.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Migrations run under this advisory lock: nodes that start together take turns.
+const LOCK: &str = "SELECT pg_advisory_lock(7237112)";
+const UNLOCK: &str = "SELECT pg_advisory_unlock(7237112)";
+/// The planner's estimate is good enough above this many rows.
+const ESTIMATES: &str = "SELECT CAST(relname AS TEXT), CAST(reltuples AS BIGINT) FROM pg_class \
+    WHERE oid IN ('artefacts'::regclass, 'grants'::regclass, 'sessions'::regclass, 'consents'::regclass, 'objects'::regclass, \
+    'secrets'::regclass, 'keys'::regclass, 'meta'::regclass, 'revocations'::regclass, 'events'::regclass)";
+const EXACT_BELOW: i64 = 50_000;
+const COUNTS: [(&str, &str); 10] = [
+    ("artefacts", "SELECT count(*) FROM artefacts"),
+    ("grants", "SELECT count(*) FROM grants"),
+    ("sessions", "SELECT count(*) FROM sessions"),
+    ("consents", "SELECT count(*) FROM consents"),
+    ("objects", "SELECT count(*) FROM objects"),
+    ("secrets", "SELECT count(*) FROM secrets"),
+    ("keys", "SELECT count(*) FROM keys"),
+    ("meta", "SELECT count(*) FROM meta"),
+    ("revocations", "SELECT count(*) FROM revocations"),
+    ("events", "SELECT count(*) FROM events"),
+];
+
+/// An open PostgreSQL database.
+pub(crate) struct Postgres {
+    pool: Arc<Pool>,
+    fresh: Arc<Freshness>,
+    follower: AbortHandle,
+}
+
+/// Connects, brings the schema up to date, starts the writer and the follower.
+pub(crate) async fn open(url: &str, options: &Options, clock: Arc<dyn Clock>) -> Result<Engine<Postgres>, OpenError> {
+    let connect: PgConnectOptions =
+        url.parse().map_err(|e: sqlx::Error| OpenError::Url(crate::open::hide_password(&format!("{url} ({e})"))))?;
+    let connect = connect
+        .application_name("doorward")
+        .statement_cache_capacity(256)
+        .options([("lock_timeout", "5s"), ("statement_timeout", "15s"), ("idle_in_transaction_session_timeout", "15s")])
+        .disable_statement_logging();
+    let mut direct = Direct::connect(&connect).await?;
+    direct.script("SET statement_timeout = 0; SET lock_timeout = 0").await?;
+    direct.rows(LOCK, &[]).await?;
+    let migrated = migrate::migrate(&mut direct, MIGRATIONS).await;
+    direct.rows(UNLOCK, &[]).await?;
+    migrated?;
+    let now_ms = clock.now_ms();
+    let (head, _) = read::head(&mut direct).await?;
+    direct.close().await;
+    let shared = Arc::new(Shared::new(clock, head));
+    let (jobs, waiting) = mpsc::channel(QUEUE);
+    let (pool, fresh) = (Arc::new(Pool::new(connect.clone(), options.connections)), Arc::new(Freshness::new(now_ms)));
+    tokio::spawn(writer::write(Writer::new(connect.clone()), waiting, Arc::clone(&shared), Arc::clone(&fresh)));
+    let follower = tokio::spawn(follower::follow(connect, Arc::clone(&shared), Arc::clone(&fresh))).abort_handle();
+    Ok(Engine::new(jobs, shared, Postgres { pool, fresh, follower }))
+}
+
+impl Backend for Postgres {
+    const ENGINE: &'static str = "postgres";
+    type Reader = Reader;
+
+    async fn reader(&self) -> Result<Reader, StoreError> {
+        self.pool.reader().await
+    }
+
+    async fn snapshot(&self) -> Result<Reader, StoreError> {
+        let mut reader = self.pool.reader().await?.own();
+        reader.script("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0").await?;
+        reader.script("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        Ok(reader)
+    }
+
+    async fn counts(&self) -> Result<Vec<(&'static str, u64)>, StoreError> {
+        let mut reader = self.pool.reader().await?;
+        let mut counts = Vec::with_capacity(COUNTS.len());
+        let estimates = reader.rows(ESTIMATES, &[]).await?;
+        let estimates = estimates.into_iter().map(|mut r| Ok((r.text()?, r.int()?))).collect::<Result<Vec<_>, StoreError>>()?;
+        for (table, exact) in COUNTS {
+            let estimate = estimates.iter().find(|(name, _)| name == table).map_or(-1, |(_, rows)| *rows);
+            let rows = if estimate >= EXACT_BELOW {
+                u64::try_from(estimate).unwrap_or(0)
+            } else {
+                reader.rows(exact, &[]).await?.into_iter().next().map_or(Ok(0), |mut r| r.place())?
+            };
+            counts.push((table, rows));
+        }
+        Ok(counts)
+    }
+
+    fn fresh_at_ms(&self) -> i64 {
+        self.fresh.at_ms()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+fn timed_out(what: &str) -> StoreError {
+    away(format!("PostgreSQL did not {what} in time"))
+}

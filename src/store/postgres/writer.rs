@@ -1,0 +1,149 @@
+//! The one writing connection of a node. It holds the ledger's head row from begin to commit, so that positions are
+//! gap-free and in commit order over all nodes.
+use std::{sync::Arc, time::Duration};
+
+use ledger::StoreError;
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, postgres::PgConnectOptions};
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{
+    exec::{Exec, Row, Value, Write},
+    postgres::{
+        CHANNEL,
+        connection::{self, away, fault},
+        follower::Freshness,
+    },
+    writer::{self, BATCH, Job, Shared},
+};
+
+const BEGIN: &str = "BEGIN; SELECT seq, hash FROM chain WHERE one = 1 FOR UPDATE";
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// A batch that takes longer is given up: its connection is dropped, its callers hear that storage is away.
+const BATCH_TIME: Duration = Duration::from_secs(20);
+
+pub(crate) struct Writer {
+    options: PgConnectOptions,
+    connection: Option<PgConnection>,
+    retry_at: Option<Instant>,
+    wait: Duration,
+}
+
+impl Writer {
+    pub(crate) fn new(options: PgConnectOptions) -> Self {
+        Self { options, connection: None, retry_at: None, wait: FIRST_WAIT }
+    }
+
+    /// Connects, but after a failure not again before a pause that doubles.
+    async fn connect(&mut self) -> Result<(), StoreError> {
+        if self.connection.is_some() {
+            return Ok(());
+        }
+        if self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return Err(away("PostgreSQL is away".to_owned()));
+        }
+        match connection::connect(&self.options).await {
+            Ok(connection) => {
+                self.connection = Some(connection);
+                (self.retry_at, self.wait) = (None, FIRST_WAIT);
+                Ok(())
+            }
+            Err(fault) => {
+                self.retry_at = Some(Instant::now() + self.wait);
+                self.wait = (self.wait * 2).min(LONGEST_WAIT);
+                Err(fault)
+            }
+        }
+    }
+
+    async fn begin_once(&mut self) -> Result<(u64, [u8; 32]), StoreError> {
+        self.connect().await?;
+        let connection = self.current()?;
+        let found = connection.fetch_all(sqlx::raw_sql(BEGIN)).await.map_err(|e| fault(&e))?;
+        let row = found.last().ok_or_else(|| StoreError::Corrupt("the ledger's head is missing".to_owned()))?;
+        let mut row = connection::row(row)?;
+        Ok((row.place()?, row.hash()?))
+    }
+
+    fn current(&mut self) -> Result<&mut PgConnection, StoreError> {
+        self.connection.as_mut().ok_or_else(|| away("the connection to PostgreSQL was lost".to_owned()))
+    }
+
+    /// After a fault of the connection nothing more is said on it: its transaction ends with it.
+    fn heed<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if matches!(result, Err(StoreError::Unavailable(_))) {
+            self.connection = None;
+        }
+        result
+    }
+}
+
+impl Exec for Writer {
+    async fn run(&mut self, sql: &'static str, args: &[Value<'_>]) -> Result<u64, StoreError> {
+        let result = connection::run(self.current()?, sql, args).await;
+        self.heed(result)
+    }
+    async fn rows(&mut self, sql: &'static str, args: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
+        let result = connection::rows(self.current()?, sql, args).await;
+        self.heed(result)
+    }
+    async fn script(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        let result = connection::script(self.current()?, sql).await;
+        self.heed(result)
+    }
+}
+
+impl Write for Writer {
+    const ENGINE: &'static str = "postgres";
+
+    async fn begin(&mut self) -> Result<(u64, [u8; 32]), StoreError> {
+        let used = self.connection.is_some();
+        let first = self.begin_once().await;
+        match self.heed(first) {
+            // An idle connection that was closed meanwhile: nothing has happened yet, so try a fresh one.
+            Err(StoreError::Unavailable(_)) if used => {
+                let second = self.begin_once().await;
+                self.heed(second)
+            }
+            other => other,
+        }
+    }
+
+    async fn commit(&mut self, head: Option<u64>) -> Result<(), StoreError> {
+        let connection = self.current()?;
+        let result = match head {
+            Some(head) => {
+                let notify = format!("NOTIFY {CHANNEL}, '{head}'; COMMIT");
+                connection.execute(sqlx::raw_sql(AssertSqlSafe(notify))).await
+            }
+            None => connection.execute(sqlx::raw_sql("COMMIT")).await,
+        };
+        let result = result.map(|_| ()).map_err(|e| fault(&e));
+        self.heed(result)
+    }
+
+    async fn rollback(&mut self) {
+        if let Some(connection) = self.connection.as_mut()
+            && let Err(error) = connection::script(connection, "ROLLBACK").await
+        {
+            tracing::warn!(%error, "a transaction could not be undone; its connection is dropped");
+            self.connection = None;
+        }
+    }
+}
+
+/// The writing task: ends when nobody can ask any more.
+pub(crate) async fn write(mut writer: Writer, mut waiting: mpsc::Receiver<Job>, shared: Arc<Shared>, fresh: Arc<Freshness>) {
+    let mut jobs = Vec::with_capacity(BATCH);
+    while waiting.recv_many(&mut jobs, BATCH).await > 0 {
+        let patience = if jobs.iter().any(|job| matches!(job, Job::Restore { .. })) { Duration::from_secs(86_400) } else { BATCH_TIME };
+        if tokio::time::timeout(patience, writer::serve(&mut writer, &mut jobs, &shared)).await.is_err() {
+            tracing::error!("a transaction took too long and was given up");
+            writer.connection = None;
+            jobs.clear();
+        }
+        if shared.behind() {
+            fresh.wake();
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Counters shared by nodes over Redis, Valkey or Redis Cluster. When it is away each node counts for itself.
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use edge::limit::{Counters, Quota, Verdict};
+use parking_lot::Mutex;
+use redis::{
+    Client, ErrorKind, RedisError, RedisResult, Script,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+    cluster::ClusterClientBuilder,
+    cluster_async::ClusterConnection,
+};
+use tokio::time::{Instant, timeout};
+
+use crate::memory::Memory;
+
+/// The longest a request waits for shared counters.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Time to connect.
+const CONNECT: Duration = Duration::from_secs(2);
+/// After a failure, how long nobody waits for them at all.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The arithmetic of `edge::limit::gcra`, where the state is. Keys: the counter. Arguments: now, interval, window (all
+/// microseconds), cost. Answers allowed, arrival and wanted as offsets from now; the key expires when it no longer matters.
+const GCRA: &str = r"
+local now, interval, window, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local arrival = tonumber(redis.call('GET', KEYS[1]) or '0')
+if arrival < now then arrival = now end
+if arrival > now + window then arrival = now + window end
+local units = cost
+if units < 1 then units = 1 end
+local wanted = arrival + interval * units
+local allowed = wanted - now <= window
+if allowed and cost > 0 then
+  redis.call('SET', KEYS[1], string.format('%.0f', wanted), 'PX', math.ceil((wanted - now) / 1000) + 1)
+end
+return {allowed and 1 or 0, arrival - now, wanted - now}
+";
+
+#[derive(Clone)]
+enum Link {
+    Single(ConnectionManager),
+    Cluster(ClusterConnection),
+}
+
+/// How the server is found.
+enum Target {
+    Single(Client),
+    Cluster(redis::cluster::ClusterClient),
+}
+
+/// The connection, made in the background: a request waits for it no longer than for an answer.
+struct Line {
+    target: Target,
+    link: Mutex<Option<Link>>,
+    connecting: tokio::sync::Mutex<()>,
+}
+
+/// Counters in Redis, with counters of this process to fall back to.
+pub struct Redis {
+    line: Arc<Line>,
+    script: Script,
+    local: Memory,
+    away_until: Mutex<Option<Instant>>,
+    was_away: AtomicBool,
+}
+
+impl Line {
+    async fn connect(self: Arc<Self>) -> RedisResult<Link> {
+        let _alone = self.connecting.lock().await;
+        if let Some(link) = self.link.lock().clone() {
+            return Ok(link);
+        }
+        let link = match &self.target {
+            Target::Single(client) => {
+                let config = ConnectionManagerConfig::new()
+                    .set_number_of_retries(0)
+                    .set_connection_timeout(Some(CONNECT))
+                    .set_response_timeout(Some(PATIENCE));
+                Link::Single(ConnectionManager::new_with_config(client.clone(), config).await?)
+            }
+            Target::Cluster(client) => Link::Cluster(client.get_async_connection().await?),
+        };
+        *self.link.lock() = Some(link.clone());
+        Ok(link)
+    }
+}
+
+impl Redis {
+    /// For `redis://host[:port][/db]`, `rediss://…` (also written `valkey://`, `valkeys://`), or several such URLs of one
+    /// cluster, separated by commas. One URL with the parameter `cluster=true` is a cluster too. Connects on first use.
+    ///
+    /// # Errors
+    /// The URL is malformed. That the server is away is no error: counting is local until it is there.
+    pub fn open(url: &str) -> RedisResult<Self> {
+        let (url, marked) = match url.split_once('?') {
+            Some((url, "cluster=true")) => (url, true),
+            Some(_) => return Err(RedisError::from((ErrorKind::InvalidClientConfig, "only the parameter cluster=true is known"))),
+            None => (url, false),
+        };
+        let urls: Vec<String> =
+            url.split(',').map(|u| u.trim().replacen("valkeys://", "rediss://", 1).replacen("valkey://", "redis://", 1)).collect();
+        let target = match urls.as_slice() {
+            [one] if !marked => Target::Single(Client::open(one.as_str())?),
+            _ => {
+                Target::Cluster(ClusterClientBuilder::new(urls).connection_timeout(CONNECT).response_timeout(PATIENCE).retries(0).build()?)
+            }
+        };
+        Ok(Self {
+            line: Arc::new(Line { target, link: Mutex::default(), connecting: tokio::sync::Mutex::default() }),
+            script: Script::new(GCRA),
+            local: Memory::new(),
+            away_until: Mutex::default(),
+            was_away: AtomicBool::new(false),
+        })
+    }
+
+    async fn link(&self) -> RedisResult<Link> {
+        if let Some(link) = self.line.link.lock().clone() {
+            return Ok(link);
+        }
+        let connecting = tokio::spawn(Arc::clone(&self.line).connect());
+        connecting.await.unwrap_or_else(|_| Err(RedisError::from((ErrorKind::Io, "connecting was interrupted"))))
+    }
+
+    /// Runs `work` unless the server was away a moment ago; `None` if it is (or was) away.
+    async fn shared<T>(&self, work: impl AsyncFnOnce(Link) -> RedisResult<T>) -> Option<T> {
+        if self.away_until.lock().is_some_and(|until| Instant::now() < until) {
+            return None;
+        }
+        let outcome = timeout(PATIENCE, async { work(self.link().await?).await }).await;
+        let why = match outcome {
+            Ok(Ok(value)) => {
+                *self.away_until.lock() = None;
+                if self.was_away.swap(false, Ordering::AcqRel) {
+                    tracing::info!("shared rate counters are back");
+                }
+                return Some(value);
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        *self.away_until.lock() = Some(Instant::now() + PAUSE);
+        if !self.was_away.swap(true, Ordering::AcqRel) {
+            tracing::warn!(error = %why, "shared rate counters are away: this node counts for itself");
+        }
+        None
+    }
+
+    async fn count(&self, key: &str, quota: &Quota, cost: u32, now_ms: i64) -> Verdict {
+        let Some(interval) = quota.interval_us() else { return self.local.count(key, quota, cost, now_ms) };
+        let (now, window) = (now_ms.saturating_mul(1000), quota.window_us());
+        let answer = self
+            .shared(async |link| {
+                let mut call = self.script.prepare_invoke();
+                call.key(tagged(key)).arg(now).arg(interval).arg(window).arg(cost);
+                match link {
+                    Link::Single(mut c) => call.invoke_async::<(i64, i64, i64)>(&mut c).await,
+                    Link::Cluster(mut c) => call.invoke_async::<(i64, i64, i64)>(&mut c).await,
+                }
+            })
+            .await;
+        match answer {
+            Some((allowed, arrival, wanted)) => verdict(allowed == 1, arrival, wanted, interval, window, cost),
+            None => self.local.count(key, quota, cost, now_ms),
+        }
+    }
+}
+
+/// The key as stored: the counter's own name is the cluster's hash tag.
+fn tagged(key: &str) -> String {
+    format!("doorward:limit:{{{key}}}")
+}
+
+fn verdict(allowed: bool, arrival: i64, wanted: i64, interval: i64, window: i64, cost: u32) -> Verdict {
+    let after = if allowed && cost > 0 { wanted } else { arrival };
+    let ms = |us: i64| (us.max(0) + 999) / 1000;
+    Verdict {
+        allowed,
+        remaining: u32::try_from((window - after).max(0) / interval.max(1)).unwrap_or(u32::MAX),
+        retry_after_ms: if allowed { 0 } else { ms(wanted - window) },
+        reset_ms: ms(after),
+    }
+}
+
+#[async_trait]
+impl Counters for Redis {
+    async fn hit(&self, key: &str, quota: &Quota, cost: u32, now_ms: i64) -> Verdict {
+        self.count(key, quota, cost, now_ms).await
+    }
+    async fn peek(&self, key: &str, quota: &Quota, now_ms: i64) -> Verdict {
+        self.count(key, quota, 0, now_ms).await
+    }
+    async fn clear(&self, key: &str) {
+        self.local.forget(key);
+        self.shared(async |link| {
+            let command = redis::Cmd::del(tagged(key));
+            match link {
+                Link::Single(mut c) => command.query_async::<()>(&mut c).await,
+                Link::Cluster(mut c) => command.query_async::<()>(&mut c).await,
+            }
+        })
+        .await;
+    }
+}

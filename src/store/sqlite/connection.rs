@@ -1,0 +1,242 @@
+//! SQLite connections: statements prepared once and kept, faults sorted.
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ledger::StoreError;
+use parking_lot::Mutex;
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, ToSql,
+    types::{ToSqlOutput, ValueRef},
+};
+
+use crate::{
+    exec::{Cell, Exec, Row, Value, Write},
+    open::OpenError,
+    read,
+    sqlite::{file_error, lock::private},
+};
+
+/// Idle readers kept.
+const IDLE: usize = 16;
+/// Prepared statements kept by each connection.
+const STATEMENTS: usize = 256;
+
+const COMMON: &str = "PRAGMA busy_timeout = 5000; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 268435456;";
+const WRITING: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16384; \
+    PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;";
+const READING: &str = "PRAGMA query_only = ON; PRAGMA cache_size = -4096;";
+
+const COUNTS: [(&str, &str); 10] = [
+    ("artefacts", "SELECT count(*) FROM artefacts"),
+    ("grants", "SELECT count(*) FROM grants"),
+    ("sessions", "SELECT count(*) FROM sessions"),
+    ("consents", "SELECT count(*) FROM consents"),
+    ("objects", "SELECT count(*) FROM objects"),
+    ("secrets", "SELECT count(*) FROM secrets"),
+    ("keys", "SELECT count(*) FROM keys"),
+    ("meta", "SELECT count(*) FROM meta"),
+    ("revocations", "SELECT count(*) FROM revocations"),
+    ("events", "SELECT count(*) FROM events"),
+];
+
+fn fault(e: &rusqlite::Error) -> StoreError {
+    use ErrorCode::{
+        CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OperationInterrupted, OutOfMemory, PermissionDenied,
+        ReadOnly, SystemIoFailure,
+    };
+    match e.sqlite_error_code() {
+        Some(
+            DatabaseBusy
+            | DatabaseLocked
+            | DiskFull
+            | ReadOnly
+            | SystemIoFailure
+            | CannotOpen
+            | OutOfMemory
+            | PermissionDenied
+            | FileLockingProtocolFailed
+            | OperationInterrupted,
+        ) => StoreError::Unavailable(e.to_string()),
+        _ => StoreError::Corrupt(e.to_string()),
+    }
+}
+
+impl ToSql for Value<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match *self {
+            Self::Int(Some(v)) => ValueRef::Integer(v),
+            Self::Text(Some(v)) => ValueRef::Text(v.as_bytes()),
+            Self::Blob(Some(v)) => ValueRef::Blob(v),
+            Self::Int(None) | Self::Text(None) | Self::Blob(None) => ValueRef::Null,
+        }))
+    }
+}
+
+fn run(c: &Connection, sql: &str, args: &[Value<'_>]) -> Result<u64, StoreError> {
+    let mut statement = c.prepare_cached(sql).map_err(|e| fault(&e))?;
+    for (at, value) in args.iter().enumerate() {
+        statement.raw_bind_parameter(at + 1, value).map_err(|e| fault(&e))?;
+    }
+    statement.raw_execute().map(|touched| touched as u64).map_err(|e| fault(&e))
+}
+
+fn rows(c: &Connection, sql: &str, args: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
+    let mut statement = c.prepare_cached(sql).map_err(|e| fault(&e))?;
+    let columns = statement.column_count();
+    for (at, value) in args.iter().enumerate() {
+        statement.raw_bind_parameter(at + 1, value).map_err(|e| fault(&e))?;
+    }
+    let (mut rows, mut found) = (statement.raw_query(), Vec::new());
+    while let Some(row) = rows.next().map_err(|e| fault(&e))? {
+        let cells = (0..columns).map(|at| cell(row.get_ref(at).map_err(|e| fault(&e))?)).collect::<Result<_, _>>()?;
+        found.push(Row::new(cells));
+    }
+    Ok(found)
+}
+
+fn cell(value: ValueRef<'_>) -> Result<Cell, StoreError> {
+    match value {
+        ValueRef::Null => Ok(Cell::Null),
+        ValueRef::Integer(v) => Ok(Cell::Int(v)),
+        ValueRef::Blob(v) => Ok(Cell::Blob(v.to_vec())),
+        ValueRef::Text(v) => {
+            std::str::from_utf8(v).map(|v| Cell::Text(v.to_owned())).map_err(|_| StoreError::Corrupt("stored text is not UTF-8".to_owned()))
+        }
+        ValueRef::Real(_) => Err(StoreError::Corrupt("a column holds a fraction".to_owned())),
+    }
+}
+
+/// The writing connection.
+pub(crate) struct Writer {
+    connection: Connection,
+}
+
+impl Writer {
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+        drop(private(path)?);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(|e| file_error(path, &e))?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.execute_batch(COMMON).and_then(|()| connection.execute_batch(WRITING)).map_err(|e| file_error(path, &e))?;
+        Ok(Self { connection })
+    }
+
+    /// Leaves a tidy file behind: the log folded into the database.
+    pub(crate) fn finish(self) {
+        if let Err(e) = self.connection.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);") {
+            tracing::warn!(error = %e, "the database was closed without a last checkpoint");
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Exec for Writer {
+    fn run(&mut self, sql: &'static str, args: &[Value<'_>]) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        std::future::ready(run(&self.connection, sql, args))
+    }
+    fn rows(&mut self, sql: &'static str, args: &[Value<'_>]) -> impl Future<Output = Result<Vec<Row>, StoreError>> + Send {
+        std::future::ready(rows(&self.connection, sql, args))
+    }
+    fn script(&mut self, sql: &'static str) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(self.connection.execute_batch(sql).map_err(|e| fault(&e)))
+    }
+}
+
+impl Write for Writer {
+    const ENGINE: &'static str = "sqlite";
+
+    async fn begin(&mut self) -> Result<(u64, [u8; 32]), StoreError> {
+        run(&self.connection, "BEGIN IMMEDIATE", &[])?;
+        read::head(self).await
+    }
+    fn commit(&mut self, _head: Option<u64>) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(run(&self.connection, "COMMIT", &[]).map(|_| ()))
+    }
+    fn rollback(&mut self) -> impl Future<Output = ()> + Send {
+        if !self.connection.is_autocommit()
+            && let Err(error) = run(&self.connection, "ROLLBACK", &[])
+        {
+            tracing::error!(%error, "a transaction could not be undone");
+        }
+        std::future::ready(())
+    }
+}
+
+/// Reading connections that wait for use.
+pub(crate) struct Pool {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Pool {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), idle: Mutex::default() }
+    }
+
+    fn connect(&self) -> Result<Connection, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags).map_err(|e| fault(&e))?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.execute_batch(COMMON).and_then(|()| connection.execute_batch(READING)).map_err(|e| fault(&e))?;
+        Ok(connection)
+    }
+}
+
+/// A reading connection; goes back to its pool when dropped.
+pub(crate) struct Reader {
+    connection: Option<Connection>,
+    pool: Option<Arc<Pool>>,
+}
+
+impl Reader {
+    /// One from the pool.
+    pub(crate) fn from(pool: &Arc<Pool>) -> Result<Self, StoreError> {
+        let idle = pool.idle.lock().pop();
+        let connection = idle.map_or_else(|| pool.connect(), Ok)?;
+        Ok(Self { connection: Some(connection), pool: Some(Arc::clone(pool)) })
+    }
+
+    /// One that is closed after use (it may be in a transaction).
+    pub(crate) fn own(pool: &Arc<Pool>) -> Result<Self, StoreError> {
+        Ok(Self { connection: Some(pool.connect()?), pool: None })
+    }
+
+    fn connection(&self) -> Result<&Connection, StoreError> {
+        self.connection.as_ref().ok_or_else(|| StoreError::Unavailable("the connection is closed".to_owned()))
+    }
+
+    /// Rows per table.
+    pub(crate) fn count(&self) -> Result<Vec<(&'static str, u64)>, StoreError> {
+        let count = |sql| rows(self.connection()?, sql, &[])?.into_iter().next().map_or(Ok(0), |mut r| r.place());
+        COUNTS.into_iter().map(|(table, sql)| Ok((table, count(sql)?))).collect()
+    }
+}
+
+impl Exec for Reader {
+    fn run(&mut self, sql: &'static str, args: &[Value<'_>]) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        std::future::ready(self.connection().and_then(|c| run(c, sql, args)))
+    }
+    fn rows(&mut self, sql: &'static str, args: &[Value<'_>]) -> impl Future<Output = Result<Vec<Row>, StoreError>> + Send {
+        std::future::ready(self.connection().and_then(|c| rows(c, sql, args)))
+    }
+    fn script(&mut self, sql: &'static str) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(self.connection().and_then(|c| c.execute_batch(sql).map_err(|e| fault(&e))))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let (Some(pool), Some(connection)) = (self.pool.take(), self.connection.take()) {
+            let mut idle = pool.idle.lock();
+            if idle.len() < IDLE {
+                idle.push(connection);
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! SQLite: one file, one process, one writing thread, readers inline on whoever asks.
+mod connection;
+mod lock;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt as _;
+use ledger::StoreError;
+use parking_lot::Mutex;
+use tokens::Clock;
+use tokio::sync::mpsc;
+
+use crate::{
+    engine::{Backend, Engine},
+    exec::Exec,
+    follow, migrate,
+    migrate::{Migration, migrations},
+    open::OpenError,
+    read,
+    sqlite::{
+        connection::{Pool, Reader, Writer},
+        lock::Lock,
+    },
+    writer::{self, BATCH, Job, QUEUE, Shared},
+};
+
+pub(crate) const MIGRATIONS: &[Migration] = migrations!("sqlite": 1 "0001_ledger");
+
+/// Counting rows walks indexes: not more often than this.
+const COUNTS_FOR: Duration = Duration::from_secs(5);
+
+/// An open SQLite database.
+pub(crate) struct Sqlite {
+    pool: Arc<Pool>,
+    clock: Arc<dyn Clock>,
+    counted: Mutex<Option<(Instant, Vec<(&'static str, u64)>)>>,
+    thread: Option<JoinHandle<()>>,
+    _lock: Lock,
+}
+
+/// Opens a file; creates it (readable by its owner only) if it is not there.
+pub(crate) async fn open(path: PathBuf, clock: Arc<dyn Clock>) -> Result<Engine<Sqlite>, OpenError> {
+    let lock = Lock::take(&path)?;
+    let mut writer = Writer::open(&path)?;
+    migrate::migrate(&mut writer, MIGRATIONS).await?;
+    let (head, _) = read::head(&mut writer).await?;
+    let shared = Arc::new(Shared::new(Arc::clone(&clock), head));
+    let (jobs, waiting) = mpsc::channel(QUEUE);
+    let for_writer = Arc::clone(&shared);
+    let thread = std::thread::Builder::new()
+        .name("sqlite-writer".to_owned())
+        .spawn(move || write(writer, waiting, &for_writer))
+        .map_err(|e| OpenError::File { path: path.clone(), why: format!("no thread for the writer: {e}") })?;
+    let pool = Arc::new(Pool::new(&path));
+    Ok(Engine::new(jobs, shared, Sqlite { pool, clock, counted: Mutex::default(), thread: Some(thread), _lock: lock }))
+}
+
+/// The writing thread. Its futures are ready when polled: nothing in them waits for anything but the disk.
+fn write(mut writer: Writer, mut waiting: mpsc::Receiver<Job>, shared: &Shared) {
+    let mut jobs = Vec::with_capacity(BATCH);
+    while waiting.blocking_recv_many(&mut jobs, BATCH) > 0 {
+        let work = async {
+            writer::serve(&mut writer, &mut jobs, shared).await;
+            if shared.behind()
+                && let Err(fault) = follow::catch_up(&mut writer, shared).await
+            {
+                tracing::error!(error = %fault, "commits in doubt could not be read again");
+            }
+        };
+        if work.now_or_never().is_none() {
+            tracing::error!("a statement did not finish");
+            return;
+        }
+    }
+    writer.finish();
+}
+
+impl Backend for Sqlite {
+    const ENGINE: &'static str = "sqlite";
+    type Reader = Reader;
+
+    async fn reader(&self) -> Result<Reader, StoreError> {
+        Reader::from(&self.pool)
+    }
+
+    async fn snapshot(&self) -> Result<Reader, StoreError> {
+        let mut reader = Reader::own(&self.pool)?;
+        reader.script("BEGIN").await?;
+        read::head(&mut reader).await?;
+        Ok(reader)
+    }
+
+    async fn counts(&self) -> Result<Vec<(&'static str, u64)>, StoreError> {
+        if let Some((at, counts)) = self.counted.lock().as_ref()
+            && at.elapsed() < COUNTS_FOR
+        {
+            return Ok(counts.clone());
+        }
+        let pool = Arc::clone(&self.pool);
+        let counts = tokio::task::spawn_blocking(move || Reader::from(&pool)?.count())
+            .await
+            .map_err(|_| StoreError::Unavailable("counting was interrupted".to_owned()))??;
+        *self.counted.lock() = Some((Instant::now(), counts.clone()));
+        Ok(counts)
+    }
+
+    fn fresh_at_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn file_error(path: &Path, why: &impl ToString) -> OpenError {
+    OpenError::File { path: path.to_owned(), why: why.to_string() }
+}
