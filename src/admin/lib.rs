@@ -1,1 +1,30 @@
 //! The administration API and declarative seeds.
+//!
+//! Read in this order: [`operations`] (the table of everything that can be asked), [`rest`] (the router made from it),
+//! [`objects`] (the one way to change an administered object) with [`draft`], [`schema`], [`secrets`] and [`links`],
+//! then [`revocations`], [`seed`] and [`openapi`].
+mod actions;
+mod call;
+mod collections;
+pub mod draft;
+pub mod json;
+pub mod links;
+pub mod objects;
+pub mod openapi;
+pub mod operations;
+mod problem;
+mod reads;
+mod rest;
+pub mod revocations;
+pub mod schema;
+pub mod secrets;
+pub mod seed;
+mod state;
+
+pub use objects::{Failure, Objects};
+pub use problem::Problem;
+pub use rest::router;
+pub use state::{Access, Actor, AdminAuth, AdminState, KeyControl, KeyRefused, Principal, Refused, Stats, StatsSource};
+
+#[cfg(test)]
+mod tests;

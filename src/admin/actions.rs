@@ -1,0 +1,153 @@
+//! What an administrator does to what is live: disable, end, rotate, revoke.
+use ledger::{Change, ObjectKind, Outcome, RevocationKind};
+use serde_json::{Value, json};
+use tokens::secret::Plain;
+
+use crate::{
+    call::Call,
+    problem::Problem,
+    reads::resolve_subject,
+    rest::Answer,
+    revocations::{Named, Order, named},
+    state::{AdminState, KeyRefused},
+};
+
+/// Characters of an id that is not a token.
+const MAX_ID: usize = 1024;
+
+impl From<KeyRefused> for Problem {
+    fn from(refused: KeyRefused) -> Self {
+        match refused {
+            KeyRefused::Unknown => Self::unknown(),
+            KeyRefused::Conflict(why) => Self::conflict(why),
+            KeyRefused::Store(error) => error.into(),
+        }
+    }
+}
+
+/// `POST /users/{id}/disable` and `/enable`
+pub async fn set_disabled(state: &AdminState, call: &Call, disabled: bool) -> Result<Answer, Problem> {
+    state.objects.set_disabled(&call.id, disabled, &call.actor).await?;
+    Ok(Answer::empty())
+}
+
+/// `POST /users/{id}/password`
+pub async fn set_password(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
+    state.objects.set_password(&call.id, &Plain::new(call.text("password").unwrap_or_default()), &call.actor).await?;
+    Ok(Answer::empty())
+}
+
+/// `POST /clients/{id}/rotate-secret`
+pub async fn rotate_secret(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
+    let keep = call.flag("keep_previous");
+    let (client, secret) = state.objects.rotate_secret(&call.id, keep, &call.actor).await?;
+    Ok(Answer::ok(json!({ "client_id": client.id, "client_secret": secret.expose(), "previous_kept": keep })).version(client.version))
+}
+
+/// `DELETE /sessions/{id}`
+pub async fn end_session(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
+    state.store().session(&call.id).await?.ok_or_else(Problem::unknown)?;
+    let (change, _) = session(state, &call.id, order(state, call)).await?;
+    applied(state, change).await?;
+    Ok(Answer::empty())
+}
+
+/// `DELETE /grants/{id}`
+pub async fn end_grant(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
+    let grant = state.store().grant(&call.id).await?.ok_or_else(Problem::unknown)?;
+    applied(state, order(state, call).grant(&grant.id, Some(&grant))).await?;
+    Ok(Answer::empty())
+}
+
+/// `POST /keys/rotate`
+pub async fn rotate_keys(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
+    Ok(Answer::ok(state.keys.rotate(call.text("alg"), &call.actor).await?))
+}
+
+/// `POST /keys/{kid}/revoke`
+pub async fn revoke_key(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
+    Ok(Answer::ok(state.keys.revoke(&call.id, call.text("reason"), &call.actor).await?))
+}
+
+/// `POST /revocations`. When it answers, every listener of this node has heard. `known` tells whether the id names
+/// something stored here: an id of a trusted issuer's token, or of something deleted, may be revoked too.
+pub async fn revoke(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
+    let (Some(kind), Some(id)) = (call.text("kind").and_then(RevocationKind::parse), call.text("id")) else {
+        return Err(Problem::malformed("kind and id are needed"));
+    };
+    if kind != RevocationKind::Token && id.len() > MAX_ID {
+        return Err(Problem::invalid(vec![ledger::Mistake::new("id", "is too long")]));
+    }
+    let order = order(state, call);
+    let (change, id, known) = match kind {
+        RevocationKind::Key => {
+            let answer = state.keys.revoke(id, order.reason, &call.actor).await?;
+            return Ok(Answer::ok(json!({ "kind": kind.as_str(), "id": id, "known": true, "key": answer })));
+        }
+        RevocationKind::Token => return token(state, id, order).await,
+        RevocationKind::Grant => {
+            let grant = state.store().grant(id).await?;
+            (order.grant(id, grant.as_ref()), id.to_owned(), grant.is_some())
+        }
+        RevocationKind::Session => {
+            let (change, known) = session(state, id, order).await?;
+            (change, id.to_owned(), known)
+        }
+        RevocationKind::Client => {
+            let known = state.store().object(ObjectKind::Client, id).await?.is_some();
+            (order.client(id), id.to_owned(), known)
+        }
+        RevocationKind::Subject => {
+            let (subject, known) = resolve_subject(state, id).await?;
+            (order.subject(&subject), subject, known)
+        }
+        RevocationKind::Device => (order.device(id), id.to_owned(), false),
+    };
+    let seq = applied(state, change).await?;
+    Ok(revoked(kind, &id, known, seq))
+}
+
+async fn token(state: &AdminState, given: &str, order: Order<'_>) -> Result<Answer, Problem> {
+    match named(given, &**state.store(), &state.objects.mac).await? {
+        Named::Nothing => Err(Problem::unknown()),
+        Named::Token(jti) if jti.len() > MAX_ID => Err(Problem::invalid(vec![ledger::Mistake::new("id", "is neither a jti nor a token")])),
+        Named::Token(jti) => {
+            let seq = applied(state, order.token(&jti)).await?;
+            Ok(revoked(RevocationKind::Token, &jti, jti != given, seq))
+        }
+        Named::Grant(id) => {
+            let grant = state.store().grant(&id).await?;
+            let seq = applied(state, order.grant(&id, grant.as_ref())).await?;
+            Ok(revoked(RevocationKind::Grant, &id, true, seq))
+        }
+    }
+}
+
+/// A session's end takes the grants that began in it along.
+async fn session(state: &AdminState, id: &str, order: Order<'_>) -> Result<(Change, bool), Problem> {
+    let Some(session) = state.store().session(id).await? else { return Ok((order.session(id, None, &[]), false)) };
+    let (mut grants, mut after) = (Vec::new(), None);
+    loop {
+        let found = state.store().grants(Some(&session.subject), None, after.as_deref(), 500).await?;
+        grants.extend(found.items.into_iter().filter(|g| g.session.as_deref() == Some(id)).map(|g| g.id));
+        after = found.next;
+        if after.is_none() {
+            return Ok((order.session(id, Some(&session), &grants), true));
+        }
+    }
+}
+
+fn revoked(kind: RevocationKind, id: &str, known: bool, seq: u64) -> Answer {
+    Answer::ok(json!({ "kind": kind.as_str(), "id": id, "known": known, "seq": seq }))
+}
+
+fn order<'a>(state: &AdminState, call: &'a Call) -> Order<'a> {
+    Order { reason: call.body.get("reason").and_then(Value::as_str), ..state.objects.order(&call.actor) }
+}
+
+async fn applied(state: &AdminState, change: Change) -> Result<u64, Problem> {
+    match state.store().apply(change).await? {
+        Outcome::Applied { seq } => Ok(seq),
+        Outcome::Refused(_) => Err(Problem::conflict("it was changed meanwhile; read it again")),
+    }
+}

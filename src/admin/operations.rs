@@ -1,0 +1,218 @@
+//! The table: every operation of the administration API. The router and the OpenAPI document are both made from it.
+use std::sync::LazyLock;
+
+use http::Method;
+use ledger::ObjectKind;
+use serde_json::{Value, json};
+
+use crate::{schema, state::Access};
+
+/// Where the API is mounted.
+pub const PREFIX: &str = "/admin/v1";
+
+/// A collection of administered objects.
+#[derive(Debug, Clone, Copy)]
+pub struct Resource {
+    /// What it holds.
+    pub kind: ObjectKind,
+    /// Its path, and its member of a seed with `_` for `-`.
+    pub path: &'static str,
+    /// The name of its schema.
+    pub schema: &'static str,
+    /// What one is called.
+    pub one: &'static str,
+}
+
+/// Every collection.
+pub const RESOURCES: [Resource; 6] = [
+    Resource { kind: ObjectKind::User, path: "/users", schema: "User", one: "user" },
+    Resource { kind: ObjectKind::Client, path: "/clients", schema: "Client", one: "client" },
+    Resource { kind: ObjectKind::ResourceServer, path: "/resource-servers", schema: "ResourceServer", one: "resource server" },
+    Resource { kind: ObjectKind::Route, path: "/routes", schema: "Route", one: "route" },
+    Resource { kind: ObjectKind::Upstream, path: "/upstreams", schema: "Upstream", one: "upstream" },
+    Resource { kind: ObjectKind::TrustedIssuer, path: "/trusted-issuers", schema: "TrustedIssuer", one: "trusted issuer" },
+];
+
+/// What an operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Does {
+    List(ObjectKind),
+    Create(ObjectKind),
+    Read(ObjectKind),
+    Replace(ObjectKind),
+    Patch(ObjectKind),
+    Delete(ObjectKind),
+    DisableUser,
+    EnableUser,
+    SetPassword,
+    RotateSecret,
+    ListSessions,
+    ReadSession,
+    EndSession,
+    ListGrants,
+    ReadGrant,
+    EndGrant,
+    ListEvents,
+    ListKeys,
+    RotateKeys,
+    RevokeKey,
+    Revoke,
+    Stats,
+    Policy,
+    OpenApi,
+}
+
+/// One operation.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    /// HTTP method.
+    pub method: Method,
+    /// Below [`PREFIX`]; `{id}` stands for one path segment.
+    pub path: String,
+    /// What it does.
+    pub does: Does,
+    /// What it needs; `None`: anybody may ask.
+    pub access: Option<Access>,
+    /// OpenAPI `operationId`.
+    pub id: String,
+    /// OpenAPI `summary`.
+    pub summary: String,
+}
+
+/// The operations that are not those of a collection: method, path, what, id, summary.
+const ACTIONS: [(Method, &str, Does, &str, &str); 18] = [
+    (Method::POST, "/users/{id}/disable", Does::DisableUser, "disableUser", "Disable a user: sessions and grants end, tokens are revoked"),
+    (Method::POST, "/users/{id}/enable", Does::EnableUser, "enableUser", "Enable a user"),
+    (Method::POST, "/users/{id}/password", Does::SetPassword, "setPassword", "Set a user's password: sessions and grants end"),
+    (Method::POST, "/clients/{id}/rotate-secret", Does::RotateSecret, "rotateClientSecret", "Give a client a new secret, returned once"),
+    (Method::GET, "/sessions", Does::ListSessions, "listSessions", "List live sessions"),
+    (Method::GET, "/sessions/{id}", Does::ReadSession, "getSession", "Read a session"),
+    (Method::DELETE, "/sessions/{id}", Does::EndSession, "endSession", "End a session and everything that began in it"),
+    (Method::GET, "/grants", Does::ListGrants, "listGrants", "List live grants"),
+    (Method::GET, "/grants/{id}", Does::ReadGrant, "getGrant", "Read a grant"),
+    (Method::DELETE, "/grants/{id}", Does::EndGrant, "endGrant", "End a grant and revoke everything issued from it"),
+    (Method::GET, "/events", Does::ListEvents, "listEvents", "Read the event ledger"),
+    (Method::GET, "/keys", Does::ListKeys, "listKeys", "List signing keys (public parts)"),
+    (Method::POST, "/keys/rotate", Does::RotateKeys, "rotateKeys", "Make the next keys current"),
+    (Method::POST, "/keys/{id}/revoke", Does::RevokeKey, "revokeKey", "Revoke a key: everything it signed is dead"),
+    (Method::POST, "/revocations", Does::Revoke, "revoke", "Revoke a token, grant, session, client, subject, device or key"),
+    (Method::GET, "/stats", Does::Stats, "getStats", "Rows, caches and counters of this process"),
+    (Method::GET, "/policy", Does::Policy, "getPolicy", "The policy numbers in force"),
+    (Method::GET, "/openapi.json", Does::OpenApi, "getOpenApi", "This description"),
+];
+
+/// Every operation.
+pub fn all() -> &'static [Operation] {
+    static ALL: LazyLock<Vec<Operation>> = LazyLock::new(|| RESOURCES.iter().flat_map(of).chain(ACTIONS.iter().map(action)).collect());
+    &ALL
+}
+
+fn action((method, path, does, id, summary): &(Method, &str, Does, &str, &str)) -> Operation {
+    let access = if *does == Does::OpenApi { None } else { Some(access(method)) };
+    Operation {
+        method: method.clone(),
+        path: (*path).to_owned(),
+        does: *does,
+        access,
+        id: (*id).to_owned(),
+        summary: (*summary).to_owned(),
+    }
+}
+
+fn of(resource: &Resource) -> [Operation; 6] {
+    let (kind, one) = (resource.kind, resource.one);
+    let item = format!("{}/{{id}}", resource.path);
+    let make = |method: Method, path: &str, does, verb: &str, summary: String| Operation {
+        access: Some(access(&method)),
+        method,
+        path: path.to_owned(),
+        does,
+        id: format!("{verb}{}{}", resource.schema, if verb == "list" { "s" } else { "" }),
+        summary,
+    };
+    [
+        make(Method::GET, resource.path, Does::List(kind), "list", format!("List {one}s")),
+        make(Method::POST, resource.path, Does::Create(kind), "create", format!("Create a {one}")),
+        make(Method::GET, &item, Does::Read(kind), "get", format!("Read a {one}")),
+        make(Method::PUT, &item, Does::Replace(kind), "replace", format!("Replace a {one}")),
+        make(Method::PATCH, &item, Does::Patch(kind), "patch", format!("Change members of a {one} (RFC 7396)")),
+        make(Method::DELETE, &item, Does::Delete(kind), "delete", format!("Delete a {one}")),
+    ]
+}
+
+fn access(method: &Method) -> Access {
+    if method == Method::GET { Access::Read } else { Access::Write }
+}
+
+/// What an operation takes as its body.
+#[derive(Debug, Clone)]
+pub enum Takes {
+    /// Nothing.
+    Nothing,
+    /// A document of a kind.
+    Document(ObjectKind),
+    /// A merge patch of such a document.
+    MergePatch(ObjectKind),
+    /// What this schema says; `bool`: it may be left out.
+    Content(Value, bool),
+}
+
+impl Does {
+    /// What it takes as its body.
+    #[must_use]
+    pub fn takes(self) -> Takes {
+        let closed = |required: &[&str], properties: Value| {
+            json!({ "type": "object", "additionalProperties": false, "required": required, "properties": properties })
+        };
+        match self {
+            Self::Create(kind) | Self::Replace(kind) => Takes::Document(kind),
+            Self::Patch(kind) => Takes::MergePatch(kind),
+            Self::SetPassword => Takes::Content(
+                closed(&["password"], json!({ "password": { "type": "string", "minLength": 1, "maxLength": 128, "writeOnly": true } })),
+                false,
+            ),
+            Self::RotateSecret => Takes::Content(
+                closed(&[], json!({ "keep_previous": { "type": "boolean", "default": false, "description": "The old secret stays valid until the next rotation." } })),
+                true,
+            ),
+            Self::RotateKeys => Takes::Content(
+                closed(&[], json!({ "alg": { "type": "string", "maxLength": 16, "description": "Only this algorithm's keys, e.g. `ES256`." } })),
+                true,
+            ),
+            Self::RevokeKey => Takes::Content(closed(&[], json!({ "reason": reason() })), true),
+            Self::DisableUser | Self::EnableUser => Takes::Content(closed(&[], json!({})), true),
+            Self::Revoke => Takes::Content(
+                closed(
+                    &["kind", "id"],
+                    json!({
+                        "kind": { "type": "string", "enum": ["token", "grant", "session", "client", "subject", "device", "key"] },
+                        "id": { "type": "string", "minLength": 1, "maxLength": 16384, "description": "The id; of a token its `jti` or the token itself, of a subject also the username." },
+                        "reason": reason(),
+                    }),
+                ),
+                false,
+            ),
+            _ => Takes::Nothing,
+        }
+    }
+
+    /// The query parameters it knows.
+    #[must_use]
+    pub fn parameters(self) -> Vec<&'static str> {
+        match self {
+            Self::List(ObjectKind::User | ObjectKind::ResourceServer | ObjectKind::TrustedIssuer) => {
+                let Self::List(kind) = self else { return Vec::new() };
+                vec!["limit", "cursor", "id", schema::key_member(kind)]
+            }
+            Self::List(kind) => vec!["limit", "cursor", schema::key_member(kind)],
+            Self::ListSessions => vec!["limit", "cursor", "subject"],
+            Self::ListGrants => vec!["limit", "cursor", "subject", "client_id"],
+            Self::ListEvents => vec!["limit", "cursor", "after", "kind"],
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn reason() -> Value {
+    json!({ "type": "string", "maxLength": 255, "description": "Why, for the ledger." })
+}

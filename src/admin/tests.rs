@@ -1,0 +1,577 @@
+//! The API over the real embedded database.
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicI64, Ordering},
+};
+
+use async_trait::async_trait;
+use axum::{Router, body::Body};
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use ledger::{ArtefactKind, Change, EventKind, Grant, NewEvent, ObjectKind, RevocationKind, Session, Step, Store};
+use protocol::Settings;
+use serde_json::{Value, json};
+use tokens::{Clock, Entropy, secret::MacKey};
+use tower::ServiceExt as _;
+
+use crate::*;
+
+struct Hands(AtomicI64);
+impl Clock for Hands {
+    fn now_ms(&self) -> i64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+struct Dice(Mutex<u64>);
+impl Entropy for Dice {
+    fn fill(&self, out: &mut [u8]) {
+        let mut state = self.0.lock().unwrap();
+        for byte in out {
+            *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *byte = (*state >> 33) as u8;
+        }
+    }
+}
+
+struct Door;
+#[async_trait]
+impl AdminAuth for Door {
+    async fn authenticate(&self, bearer: &str) -> Result<Principal, Refused> {
+        let scope = match bearer {
+            "all" => "openid doorward.admin",
+            "read" => "doorward.admin.read",
+            "none" => "doorward.feed",
+            "away" => return Err(Refused::Away),
+            _ => return Err(Refused::Invalid),
+        };
+        Ok(Principal { actor: Actor { client_id: "root".into(), subject: None }, scope: scope.into() })
+    }
+}
+
+struct Keys;
+#[async_trait]
+impl KeyControl for Keys {
+    async fn rotate(&self, alg: Option<&str>, _: &Actor) -> Result<Value, KeyRefused> {
+        Ok(json!({ "rotated": alg }))
+    }
+    async fn revoke(&self, kid: &str, reason: Option<&str>, _: &Actor) -> Result<Value, KeyRefused> {
+        if kid == "k1" { Ok(json!({ "kid": kid, "reason": reason })) } else { Err(KeyRefused::Unknown) }
+    }
+}
+
+struct Numbers;
+impl StatsSource for Numbers {
+    fn stats(&self) -> Stats {
+        Stats { caches: vec![("tokens".into(), 3)], build_id: "test".into(), ..Stats::default() }
+    }
+}
+
+struct Bench {
+    app: Router,
+    objects: Objects,
+    store: Arc<dyn Store>,
+    _dir: tempfile::TempDir,
+}
+
+async fn bench() -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(Hands(AtomicI64::new(1_700_000_000_000)));
+    let url = format!("sqlite://{}", dir.path().join("db").display());
+    let store: Arc<dyn Store> = ::store::open(&url, &::store::Options::default(), Arc::clone(&clock)).await.unwrap();
+    let objects = Objects::new(
+        Arc::clone(&store),
+        clock,
+        Arc::new(Dice(Mutex::new(7))),
+        MacKey::new([7; 32]),
+        Arc::new(tokio::sync::Semaphore::new(2)),
+    );
+    let state = AdminState {
+        objects: objects.clone(),
+        settings: Settings::for_issuer("https://id.example.com"),
+        auth: Arc::new(Door),
+        keys: Arc::new(Keys),
+        stats: Arc::new(Numbers),
+        policy: json!({ "code": { "ttl_max": "60s" } }),
+    };
+    Bench { app: router(Arc::new(state)), objects, store, _dir: dir }
+}
+
+struct Reply {
+    status: StatusCode,
+    headers: http::HeaderMap,
+    body: Value,
+}
+
+impl Reply {
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
+    }
+    fn errors(&self) -> Vec<String> {
+        self.body["errors"].as_array().unwrap().iter().map(|e| e["at"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+impl Bench {
+    async fn send(&self, request: Request<Body>) -> Reply {
+        let reply = self.app.clone().oneshot(request).await.unwrap();
+        let (parts, body) = reply.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
+        Reply { status: parts.status, headers: parts.headers, body }
+    }
+    async fn ask(&self, method: &str, path: &str, body: Value) -> Reply {
+        self.ask_if(method, path, body, None).await
+    }
+    async fn ask_if(&self, method: &str, path: &str, body: Value, tag: Option<&str>) -> Reply {
+        let mut request = Request::builder().method(method).uri(format!("/admin/v1{path}")).header("authorization", "Bearer all");
+        if let Some(tag) = tag {
+            request = request.header("if-match", tag);
+        }
+        let body = if body.is_null() {
+            Body::empty()
+        } else {
+            request = request.header("content-type", "application/json");
+            Body::from(body.to_string())
+        };
+        self.send(request.body(body).unwrap()).await
+    }
+    async fn get(&self, path: &str) -> Reply {
+        self.ask("GET", path, Value::Null).await
+    }
+    async fn secret(&self, kind: ObjectKind, id: &str, slot: &str) -> Option<Vec<u8>> {
+        self.store.secret(kind, id, slot).await.unwrap()
+    }
+    async fn kinds_since(&self, seq: u64) -> Vec<String> {
+        self.store.events(seq, 1000).await.unwrap().into_iter().map(|e| e.kind).collect()
+    }
+    async fn head(&self) -> u64 {
+        self.store.head().await.unwrap().0
+    }
+    async fn revoked(&self) -> Vec<(RevocationKind, String)> {
+        self.store.revocations(0, 0, 1000).await.unwrap().into_iter().map(|r| (r.kind, r.id)).collect()
+    }
+    /// A live session and, in it, a live grant.
+    async fn live(&self, subject: &str, client: &str, name: &str) {
+        let (session, grant) = (format!("s-{name}"), format!("g-{name}"));
+        let change = Change::new()
+            .step(Step::StartSession(Session {
+                id: session.clone(),
+                subject: subject.into(),
+                auth_time: 1_700_000_000,
+                amr: vec!["pwd".into()],
+                created_at: 1_700_000_000,
+                expires_at: 1_800_000_000,
+                ended_at: None,
+                document: json!({}),
+            }))
+            .step(Step::StartGrant(Grant {
+                id: grant,
+                subject: subject.into(),
+                client_id: client.into(),
+                session: Some(session),
+                scope: "openid".into(),
+                document: json!({}),
+                created_at: 1_700_000_000,
+                expires_at: 1_800_000_000,
+                ended_at: None,
+            }))
+            .event(NewEvent::new(EventKind::SessionStarted, 1_700_000_000_000).subject(subject));
+        assert!(self.store.apply(change).await.unwrap().applied());
+    }
+    async fn alive(&self, name: &str) -> (bool, bool) {
+        let session = self.store.session(&format!("s-{name}")).await.unwrap().unwrap();
+        let grant = self.store.grant(&format!("g-{name}")).await.unwrap().unwrap();
+        (session.ended_at.is_none(), grant.ended_at.is_none())
+    }
+}
+
+const CONTRACT_SEED: &str = r#"{
+  "users": [{"username": "alice", "password": "correct horse battery staple", "email": "alice@example.com", "email_verified": true, "name": "Alice A", "roles": ["viewer"], "groups": []}],
+  "resource_servers": [{"identifier": "https://api.example.com", "name": "API", "scopes": [{"name": "read"}, {"name": "write"}], "access_token_format": "jwt", "access_token_ttl": "5m", "introspection_clients": ["gw"]}],
+  "clients": [
+    {"client_id": "machine", "client_secret": "machine secret 0123456789", "grant_types": ["client_credentials"], "token_endpoint_auth_method": "client_secret_basic", "scope": "read write", "allowed_resources": ["https://api.example.com"]},
+    {"client_id": "web", "redirect_uris": ["https://rp.example.com/cb"], "grant_types": ["authorization_code", "refresh_token"], "response_types": ["code"], "token_endpoint_auth_method": "client_secret_basic", "scope": "openid profile email offline_access read", "allowed_resources": ["https://api.example.com"]},
+    {"client_id": "spa", "redirect_uris": ["http://127.0.0.1/cb"], "grant_types": ["authorization_code", "refresh_token"], "response_types": ["code"], "token_endpoint_auth_method": "none", "scope": "openid read offline_access", "allowed_resources": ["https://api.example.com"]},
+    {"client_id": "gw", "client_secret": "gateway secret 0123456789", "grant_types": ["client_credentials"], "token_endpoint_auth_method": "client_secret_basic", "scope": "doorward.introspect doorward.feed"}
+  ],
+  "trusted_issuers": [{"issuer": "https://other.example.com", "jwks_uri": "https://other.example.com/jwks", "algorithms": ["ES256", "RS256"]}],
+  "upstreams": [{"id": "echo", "targets": [{"url": "http://127.0.0.1:9000"}]}],
+  "routes": [
+    {"id": "read", "match": {"path_prefix": "/api/", "methods": ["GET"]}, "upstream": "echo", "auth": {"accept": ["jwt", "opaque"], "issuers": ["self", "https://other.example.com"], "audience": "https://api.example.com", "scopes": ["read"], "freshness": "push"}},
+    {"id": "open", "match": {"path_prefix": "/public/"}, "upstream": "echo", "public": true}
+  ],
+  "api_keys": [], "devices": [], "policies": []
+}"#;
+
+#[tokio::test]
+async fn a_seed_applied_twice_changes_nothing_and_shows_no_secret_again() {
+    let b = bench().await;
+    let actor = Actor::command("seed");
+    let preview = seed::plan(&b.objects, CONTRACT_SEED.as_bytes(), &actor).await.unwrap().preview();
+    assert_eq!((preview["applied"].clone(), preview["created"].as_array().unwrap().len()), (json!(false), 10));
+    assert_eq!(b.head().await, 0, "a plan changes nothing");
+
+    let first = seed::apply(&b.objects, CONTRACT_SEED.as_bytes(), &actor).await.unwrap();
+    assert_eq!(first["applied"], true);
+    assert_eq!(first["created"].as_array().unwrap().len(), 10);
+    assert!(first["users"][0].get("password").is_none(), "a given password is not repeated");
+    let by_id = |id: &str| first["clients"].as_array().unwrap().iter().find(|c| c["client_id"] == id).unwrap().clone();
+    assert!(by_id("web")["client_secret"].as_str().unwrap().starts_with("dws_"));
+    assert!(by_id("spa").get("client_secret").is_none());
+    assert!(by_id("machine").get("client_secret").is_none());
+    let id = first["users"][0]["id"].as_str().unwrap();
+    assert_eq!(b.store.object(ObjectKind::User, id).await.unwrap().unwrap().key, "alice");
+    assert_eq!(b.kinds_since(0).await, vec!["object.created"; 10]);
+
+    let head = b.head().await;
+    let second = seed::apply(&b.objects, CONTRACT_SEED.as_bytes(), &actor).await.unwrap();
+    assert_eq!((second["unchanged"].clone(), second["created"].clone(), second["replaced"].clone()), (json!(10), json!([]), json!([])));
+    assert!(!second.to_string().contains("dws_"));
+    assert_eq!(second["users"][0]["id"], id);
+    assert_eq!(b.head().await, head);
+}
+
+#[tokio::test]
+async fn a_changed_seed_replaces_what_differs_and_an_unchanged_secret_stays() {
+    let b = bench().await;
+    let actor = Actor::command("seed");
+    seed::apply(&b.objects, CONTRACT_SEED.as_bytes(), &actor).await.unwrap();
+    let before = b.secret(ObjectKind::User, &b.objects.find(ObjectKind::User, "alice").await.unwrap().unwrap().id, "password").await;
+    let changed = CONTRACT_SEED.replace("Alice A", "Alice B").replace("machine secret 0123456789", "another machine secret 01234");
+    let head = b.head().await;
+    let result = seed::apply(&b.objects, changed.as_bytes(), &actor).await.unwrap();
+    assert_eq!(result["replaced"], json!([{ "kind": "user", "key": "alice" }, { "kind": "client", "key": "machine" }]));
+    assert_eq!(b.kinds_since(head).await, ["object.replaced", "secret.rotated"]);
+    let alice = b.objects.find(ObjectKind::User, "alice").await.unwrap().unwrap();
+    assert_eq!(alice.document["name"], "Alice B");
+    assert_eq!(b.secret(ObjectKind::User, &alice.id, "password").await, before);
+}
+
+#[tokio::test]
+async fn a_bad_seed_is_refused_whole_with_every_mistake_and_its_path() {
+    let b = bench().await;
+    let bad = r#"{
+      "users": [{"username": "bob", "password": "long enough secret"}, {"usernam": "x"}, {"username": "bob"}],
+      "clients": [{"client_id": "ok", "token_endpoint_auth_method": "none", "client_secret": "must not be"}, {"redirect_uris": "https://a/"}],
+      "routes": [{"id": "r", "match": {"path_prefix": "/a/"}, "upstream": "nowhere", "cors": {}}],
+      "client": [], "api_keys": [{"id": "k"}], "devices": {}
+    }"#;
+    let Err(Failure::Invalid(mistakes)) = seed::apply(&b.objects, bad.as_bytes(), &Actor::command("seed")).await else { panic!() };
+    let told: Vec<String> = mistakes.iter().map(|m| format!("{}: {}", m.at, m.why)).collect();
+    for expected in [
+        "client: is not known; did you mean `clients`?",
+        "api_keys: not supported by this version",
+        "devices: must be an array",
+        "users[1].usernam: is not known; did you mean `username`?",
+        "users[1].username: is missing",
+        "users[2].username: comes twice in this seed",
+        "clients[0].client_secret: a public client has no secret",
+        "clients[1].redirect_uris: must be an array",
+        "clients[1].client_id: is missing",
+        "routes[0].cors: is not supported by this version",
+    ] {
+        assert!(told.iter().any(|t| t == expected), "{expected} is not in {told:#?}");
+    }
+    assert_eq!(b.head().await, 0);
+    let dangling = r#"{"routes": [{"id": "r", "match": {"path_prefix": "/a/"}, "upstream": "nowhere", "public": true}]}"#;
+    let Err(Failure::Invalid(mistakes)) = seed::apply(&b.objects, dangling.as_bytes(), &Actor::command("seed")).await else { panic!() };
+    assert_eq!(mistakes[0].at, "routes[0].upstream");
+}
+
+#[tokio::test]
+async fn a_user_lives_through_create_read_replace_patch_and_delete() {
+    let b = bench().await;
+    let made = b.ask("POST", "/users", json!({ "username": "carol", "password": "long enough secret", "email": "c@example.com" })).await;
+    assert_eq!((made.status, made.header("etag")), (StatusCode::CREATED, "\"1\""));
+    let id = made.body["id"].as_str().unwrap().to_owned();
+    assert_eq!(made.header("location"), format!("/admin/v1/users/{id}"));
+    assert!(made.body.get("password").is_none());
+
+    assert_eq!(b.ask("POST", "/users", json!({ "username": "carol" })).await.status, StatusCode::CONFLICT);
+    assert_eq!(b.get("/users/carol").await.body, b.get(&format!("/users/{id}")).await.body);
+    assert_eq!(b.get("/users?username=carol").await.body["items"][0]["id"], id);
+    assert_eq!(b.get("/users?username=nobody").await.body, json!({ "items": [], "next": null }));
+
+    let patched = b.ask_if("PATCH", "/users/carol", json!({ "email": null, "roles": ["a"] }), Some("\"1\"")).await;
+    assert_eq!((patched.status, patched.header("etag")), (StatusCode::OK, "\"2\""));
+    assert!(patched.body.get("email").is_none());
+    assert_eq!(b.ask_if("PATCH", "/users/carol", json!({ "name": "x" }), Some("\"1\"")).await.status, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(b.ask("PUT", "/users/carol", patched.body.clone()).await.header("etag"), "\"2\"", "the same again is no new version");
+    let bad = b.ask("PUT", "/users/carol", json!({ "username": "carol", "id": "other", "emial": "x" })).await;
+    assert_eq!(bad.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(bad.header("content-type"), "application/problem+json");
+    assert_eq!(bad.errors(), ["emial", "id"]);
+    assert_eq!(b.ask("PUT", "/users/nobody", json!({ "username": "nobody" })).await.status, StatusCode::NOT_FOUND);
+
+    b.live(&id, "web", "one").await;
+    assert_eq!(b.ask_if("DELETE", "/users/carol", Value::Null, Some("\"1\"")).await.status, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(b.ask("DELETE", "/users/carol", Value::Null).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(b.get(&format!("/users/{id}")).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(b.alive("one").await, (false, false));
+    assert!(b.revoked().await.contains(&(RevocationKind::Subject, id.clone())));
+    assert_eq!(b.secret(ObjectKind::User, &id, "password").await, None);
+}
+
+#[tokio::test]
+async fn disabling_and_a_new_password_end_sessions_and_grants() {
+    let b = bench().await;
+    let id = b.ask("POST", "/users", json!({ "username": "dan" })).await.body["id"].as_str().unwrap().to_owned();
+    b.live(&id, "web", "one").await;
+    assert_eq!(b.ask("POST", "/users/dan/disable", Value::Null).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(b.alive("one").await, (false, false));
+    assert_eq!(b.get("/users/dan").await.body["disabled"], true);
+    assert_eq!(b.ask("POST", "/users/dan/enable", json!({})).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(b.get("/users/dan").await.body["disabled"], false);
+    b.live(&id, "web", "two").await;
+    let head = b.head().await;
+    assert_eq!(b.ask("POST", "/users/dan/password", json!({ "password": "a brand new password" })).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(b.alive("two").await, (false, false));
+    assert_eq!(b.kinds_since(head).await, ["user.password_changed", "secret.rotated", "subject.revoked"]);
+    let hash = String::from_utf8(b.secret(ObjectKind::User, &id, "password").await.unwrap()).unwrap();
+    assert!(accounts::password::verify(Some(&hash), "a brand new password"));
+    for bad in [json!({}), json!({ "password": "short" }), json!({ "password": "x".repeat(129) }), json!({ "password": 7 })] {
+        assert_eq!(b.ask("POST", "/users/dan/password", bad).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    }
+}
+
+#[tokio::test]
+async fn a_client_secret_is_shown_once_rotated_and_kept_only_on_demand() {
+    let b = bench().await;
+    let made = b.ask("POST", "/clients", json!({ "client_id": "a/b c", "grant_types": ["client_credentials"], "response_types": [], "scope": "read" })).await;
+    assert_eq!((made.status, made.header("location")), (StatusCode::CREATED, "/admin/v1/clients/a%2Fb%20c"));
+    assert!(made.body["client_secret"].as_str().unwrap().starts_with("dws_"));
+    assert!(b.get("/clients/a%2Fb%20c").await.body.get("client_secret").is_none());
+    let old = b.secret(ObjectKind::Client, "a/b c", "secret").await;
+    let rotated = b.ask("POST", "/clients/a%2Fb%20c/rotate-secret", json!({ "keep_previous": true })).await;
+    assert_eq!(rotated.status, StatusCode::OK);
+    assert_eq!(b.secret(ObjectKind::Client, "a/b c", "secret_previous").await, old);
+    let mac = MacKey::new([7; 32]);
+    let now = b.secret(ObjectKind::Client, "a/b c", "secret").await.unwrap();
+    assert!(mac.verify("client_secret", rotated.body["client_secret"].as_str().unwrap().as_bytes(), &now));
+    b.ask("POST", "/clients/a%2Fb%20c/rotate-secret", Value::Null).await;
+    assert_eq!(b.secret(ObjectKind::Client, "a/b c", "secret_previous").await, None);
+
+    b.live("u", "a/b c", "one").await;
+    assert_eq!(b.ask("PATCH", "/clients/a%2Fb%20c", json!({ "disabled": true })).await.status, StatusCode::OK);
+    assert!(!b.alive("one").await.1);
+    assert!(b.revoked().await.contains(&(RevocationKind::Client, "a/b c".into())));
+}
+
+#[tokio::test]
+async fn a_route_table_that_would_be_wrong_is_refused() {
+    let b = bench().await;
+    let route = json!({ "id": "r", "match": { "path_prefix": "/a/" }, "upstream": "up", "public": true });
+    let lost = b.ask("POST", "/routes", route.clone()).await;
+    assert_eq!((lost.status, lost.errors()), (StatusCode::UNPROCESSABLE_ENTITY, vec!["upstream".to_owned()]));
+    let up = json!({ "id": "up", "targets": [{ "url": "http://127.0.0.1:9000" }] });
+    assert_eq!(b.ask("POST", "/upstreams", up).await.status, StatusCode::CREATED);
+    assert_eq!(b.ask("POST", "/routes", route).await.status, StatusCode::CREATED);
+    let needed = b.ask("DELETE", "/upstreams/up", Value::Null).await;
+    assert_eq!(needed.status, StatusCode::CONFLICT);
+    assert!(needed.body["detail"].as_str().unwrap().contains("route `r`"));
+    assert_eq!(b.ask("DELETE", "/routes/r", Value::Null).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(b.ask("DELETE", "/upstreams/up", Value::Null).await.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn a_resource_server_is_found_by_its_percent_encoded_identifier() {
+    let b = bench().await;
+    let made = b.ask("POST", "/resource-servers", json!({ "identifier": "https://api.example.com/v1" })).await;
+    assert_eq!(made.status, StatusCode::CREATED);
+    let found = b.get("/resource-servers/https%3A%2F%2Fapi.example.com%2Fv1").await;
+    assert_eq!((found.status, &found.body["id"]), (StatusCode::OK, &made.body["id"]));
+    assert_eq!(b.get("/resource-servers?identifier=https://api.example.com/v1").await.body["items"][0], found.body);
+}
+
+#[tokio::test]
+async fn a_listing_goes_on_where_its_cursor_says() {
+    let b = bench().await;
+    for i in 0..5 {
+        let client = json!({ "client_id": format!("c{i}"), "grant_types": ["client_credentials"], "response_types": [] });
+        assert_eq!(b.ask("POST", "/clients", client).await.status, StatusCode::CREATED);
+    }
+    let (mut seen, mut path) = (Vec::new(), "/clients?limit=2".to_owned());
+    loop {
+        let page = b.get(&path).await.body;
+        seen.extend(page["items"].as_array().unwrap().iter().map(|c| c["client_id"].as_str().unwrap().to_owned()));
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/clients?limit=2&cursor={next}");
+    }
+    assert_eq!(seen, ["c0", "c1", "c2", "c3", "c4"]);
+    for bad in ["limit=0", "limit=x", "cursor=%20", "colour=red", "limit=1&limit=2"] {
+        assert_eq!(b.get(&format!("/clients?{bad}")).await.status, StatusCode::BAD_REQUEST, "{bad}");
+    }
+    assert_eq!(b.get("/clients?limit=100000").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn every_kind_of_revocation_is_one_change() {
+    let b = bench().await;
+    let user = b.ask("POST", "/users", json!({ "username": "eve" })).await.body["id"].as_str().unwrap().to_owned();
+    b.live(&user, "web", "one").await;
+    let revoke = |kind: &'static str, id: String| b.ask("POST", "/revocations", json!({ "kind": kind, "id": id, "reason": "test" }));
+    assert_eq!(revoke("grant", "g-one".into()).await.body["known"], true);
+    assert_eq!(b.alive("one").await, (true, false));
+    assert_eq!(revoke("session", "s-one".into()).await.status, StatusCode::OK);
+    assert_eq!(b.alive("one").await, (false, false));
+    b.live(&user, "web", "two").await;
+    assert_eq!(revoke("subject", "eve".into()).await.body["id"], user);
+    assert_eq!(b.alive("two").await, (false, false));
+    b.live(&user, "web", "three").await;
+    assert_eq!(revoke("client", "web".into()).await.body["known"], false);
+    assert!(!b.alive("three").await.1);
+    assert_eq!(revoke("token", "a-jti".into()).await.status, StatusCode::OK);
+    let claims = tokens::b64::encode(br#"{"jti":"from-jwt"}"#);
+    assert_eq!(revoke("token", format!("e30.{claims}.c2ln")).await.body["id"], "from-jwt");
+    assert_eq!(revoke("device", "d".into()).await.status, StatusCode::OK);
+    assert_eq!(revoke("key", "k1".into()).await.body["key"]["reason"], "test");
+    assert_eq!(revoke("key", "k2".into()).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(revoke("token", "dwa_garbage".into()).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(revoke("moon", "x".into()).await.errors(), ["kind"]);
+    let revoked = b.revoked().await;
+    for expected in [
+        (RevocationKind::Grant, "g-one"),
+        (RevocationKind::Session, "s-one"),
+        (RevocationKind::Subject, user.as_str()),
+        (RevocationKind::Client, "web"),
+        (RevocationKind::Token, "a-jti"),
+        (RevocationKind::Token, "from-jwt"),
+        (RevocationKind::Device, "d"),
+    ] {
+        assert!(revoked.contains(&(expected.0, expected.1.to_owned())), "{expected:?}");
+    }
+    let events = b.get("/events?kind=grant.&limit=10").await.body;
+    assert_eq!(events["items"][0]["data"]["actor"], "root");
+    assert_eq!(events["items"][0]["grant"], "g-one");
+}
+
+#[tokio::test]
+async fn an_opaque_token_is_revoked_by_its_text_and_a_refresh_token_with_its_family() {
+    let b = bench().await;
+    b.live("u", "web", "one").await;
+    let mac = MacKey::new([7; 32]);
+    let dice = Dice(Mutex::new(3));
+    for (kind, row, document) in [
+        (tokens::secret::SecretKind::Access, ArtefactKind::Access, json!({ "jti": "opaque-jti" })),
+        (tokens::secret::SecretKind::Refresh, ArtefactKind::Refresh, json!({})),
+    ] {
+        let issued = tokens::secret::generate(kind, 1_700_000_000_000, &dice, &mac);
+        let artefact = ledger::Artefact {
+            kind: row,
+            id: issued.id.to_vec(),
+            mac: issued.mac.to_vec(),
+            grant: Some("g-one".into()),
+            document: document.to_string(),
+            created_at: 1_700_000_000,
+            expires_at: 1_800_000_000,
+            consumed_at: None,
+            successor: None,
+            seq: 0,
+        };
+        let change = Change::new().step(Step::Put(artefact)).event(NewEvent::new(EventKind::TokenIssued, 1_700_000_000_000));
+        assert!(b.store.apply(change).await.unwrap().applied());
+        let told = b.ask("POST", "/revocations", json!({ "kind": "token", "id": issued.plain.expose() })).await;
+        assert_eq!(told.status, StatusCode::OK);
+        assert!(!told.body.to_string().contains(issued.plain.expose()));
+    }
+    assert_eq!(b.revoked().await, [(RevocationKind::Token, "opaque-jti".to_owned()), (RevocationKind::Grant, "g-one".to_owned())]);
+}
+
+#[tokio::test]
+async fn nobody_gets_in_without_the_right_token() {
+    let b = bench().await;
+    let ask = async |method: Method, authorization: &[&str]| {
+        let mut request = Request::builder().method(method).uri("/admin/v1/users");
+        for line in authorization {
+            request = request.header("authorization", *line);
+        }
+        b.send(request.header("content-type", "application/json").body(Body::from("{")).unwrap()).await
+    };
+    let bare = ask(Method::POST, &[]).await;
+    assert_eq!((bare.status, bare.header("www-authenticate")), (StatusCode::UNAUTHORIZED, "Bearer realm=\"doorward-admin\""));
+    let wrong = ask(Method::POST, &["Bearer wrong"]).await;
+    assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
+    assert!(wrong.header("www-authenticate").contains("error=\"invalid_token\""));
+    assert_eq!(ask(Method::POST, &["Basic YTpi"]).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask(Method::POST, &["Bearer all", "Bearer all"]).await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(ask(Method::POST, &["Bearer away"]).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let narrow = ask(Method::POST, &["Bearer read"]).await;
+    assert_eq!(narrow.status, StatusCode::FORBIDDEN);
+    assert!(narrow.header("www-authenticate").contains("insufficient_scope"));
+    assert_eq!(ask(Method::POST, &["Bearer none"]).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(ask(Method::POST, &["bearer all"]).await.status, StatusCode::BAD_REQUEST, "believed; the body is not JSON");
+}
+
+#[tokio::test]
+async fn bad_requests_get_the_status_their_rfc_names() {
+    let b = bench().await;
+    let send = async |kind: Option<&str>, body: String| {
+        let mut request = Request::builder().method("POST").uri("/admin/v1/users").header("authorization", "Bearer all");
+        if let Some(kind) = kind {
+            request = request.header("content-type", kind);
+        }
+        b.send(request.body(Body::from(body)).unwrap()).await.status
+    };
+    let good = json!({ "username": "frank" }).to_string();
+    assert_eq!(send(None, good.clone()).await, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(send(Some("text/plain"), good.clone()).await, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(send(Some("application/json"), "[]".into()).await, StatusCode::BAD_REQUEST);
+    assert_eq!(send(Some("application/json"), r#"{"username":"a","username":"b"}"#.into()).await, StatusCode::BAD_REQUEST);
+    assert_eq!(send(Some("application/json"), format!("{{\"x\":{}{}}}", "[".repeat(40), "]".repeat(40))).await, StatusCode::BAD_REQUEST);
+    assert_eq!(send(Some("application/json"), format!("\"{}\"", "x".repeat(json::MAX_BODY))).await, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(send(Some("application/json; charset=utf-8"), good).await, StatusCode::CREATED);
+    let wrong = b.ask("PUT", "/users", Value::Null).await;
+    assert_eq!((wrong.status, wrong.header("allow")), (StatusCode::METHOD_NOT_ALLOWED, "GET, POST, HEAD"));
+    for absent in ["/users/x/totp", "/api-keys", "/devices", "/certificates", "/policies", "/backchannel-requests/x/approve"] {
+        assert_eq!(b.get(absent).await.status, StatusCode::NOT_FOUND, "{absent}");
+    }
+}
+
+/// The router and the description come from one table; this is the proof on the wire.
+#[tokio::test]
+async fn every_operation_answers_and_is_described() {
+    let b = bench().await;
+    let request = Request::builder().uri("/admin/v1/openapi.json").body(Body::empty()).unwrap();
+    let described = b.send(request).await;
+    assert_eq!(described.status, StatusCode::OK);
+    let paths = described.body["paths"].as_object().unwrap();
+    let count: usize = paths.values().map(|p| p.as_object().unwrap().len()).sum();
+    assert_eq!(count, operations::all().len());
+    let mut ids = std::collections::HashSet::new();
+    for operation in operations::all() {
+        let path = format!("{}{}", operations::PREFIX, operation.path);
+        let entry = &paths[&path][operation.method.as_str().to_ascii_lowercase()];
+        assert!(ids.insert(entry["operationId"].as_str().unwrap().to_owned()));
+        let request = Request::builder().method(operation.method.clone()).uri(path.replace("{id}", "x")).body(Body::empty()).unwrap();
+        let expected = if operation.access.is_some() { StatusCode::UNAUTHORIZED } else { StatusCode::OK };
+        assert_eq!(b.send(request).await.status, expected, "{path}");
+    }
+    let text = described.body.to_string();
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find("\"$ref\":\"#") {
+        rest = &rest[at + 9..];
+        let pointer = &rest[..rest.find('"').unwrap()];
+        assert!(described.body.pointer(pointer).is_some(), "{pointer} leads nowhere");
+    }
+}
+
+#[tokio::test]
+async fn the_reads_answer_with_what_is_there() {
+    let b = bench().await;
+    b.live("u", "web", "one").await;
+    assert_eq!(b.get("/sessions?subject=u").await.body["items"][0]["id"], "s-one");
+    assert_eq!(b.get("/grants?client_id=web").await.body["items"][0]["id"], "g-one");
+    assert_eq!(b.get("/sessions/s-one").await.body["subject"], "u");
+    assert_eq!(b.ask("DELETE", "/grants/g-one", Value::Null).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(b.ask("DELETE", "/sessions/s-one", Value::Null).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(b.ask("DELETE", "/sessions/s-none", Value::Null).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(b.alive("one").await, (false, false));
+    assert_eq!(b.get("/events?after=1").await.body["items"][0]["kind"], "grant.ended");
+    assert_eq!(b.get("/keys").await.body["items"], json!([]));
+    assert_eq!(b.get("/policy").await.body["code"]["ttl_max"], "60s");
+    let stats = b.get("/stats").await.body;
+    assert_eq!((&stats["build_id"], &stats["caches"]["tokens"], &stats["panics"]), (&json!("test"), &json!(3), &json!(0)));
+    assert!(stats["rows"].is_object());
+    assert_eq!(b.ask("POST", "/keys/rotate", json!({ "alg": "ES256" })).await.body["rotated"], "ES256");
+}
