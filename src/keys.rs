@@ -101,8 +101,29 @@ pub struct Keys {
     ring: Arc<ArcSwap<KeyRing>>,
     /// Keys parsed so far, by id: a reload parses only what is new. Held while keys are changed.
     parsed: tokio::sync::Mutex<HashMap<String, SigningKey>>,
+    bell: Arc<Bell>,
+}
+
+/// Rings when a key changed, here or on another node.
+#[derive(Default)]
+struct Bell {
     stale: AtomicBool,
     wake: tokio::sync::Notify,
+}
+
+impl Bell {
+    fn ring(&self) {
+        self.stale.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+}
+
+impl Listener for Bell {
+    fn committed(&self, batch: &Committed) {
+        if batch.events.iter().any(|event| event.kind.starts_with("key.")) {
+            self.ring();
+        }
+    }
 }
 
 impl Keys {
@@ -143,8 +164,7 @@ impl Keys {
         let keys = Arc::new(Self {
             ring: Arc::new(ArcSwap::from_pointee(KeyRing::new(Vec::new()))),
             parsed: tokio::sync::Mutex::default(),
-            stale: AtomicBool::new(false),
-            wake: tokio::sync::Notify::new(),
+            bell: Arc::default(),
             store,
             clock,
             entropy,
@@ -153,7 +173,7 @@ impl Keys {
             mac,
         });
         keys.install(&mut *keys.parsed.lock().await, &found.rows)?;
-        keys.store.listen(Arc::clone(&keys) as Arc<dyn Listener>);
+        keys.store.listen(Arc::clone(&keys.bell) as Arc<dyn Listener>);
         Ok(keys)
     }
 
@@ -218,8 +238,8 @@ impl Keys {
     /// [`KeysError`].
     pub async fn reload(&self) -> Result<(), KeysError> {
         let mut parsed = self.parsed.lock().await;
-        self.stale.store(false, Ordering::Release);
-        let rows = self.store.keys().await.inspect_err(|_| self.stale.store(true, Ordering::Release))?;
+        self.bell.stale.store(false, Ordering::Release);
+        let rows = self.store.keys().await?;
         self.install(&mut parsed, &rows)
     }
 
@@ -229,10 +249,10 @@ impl Keys {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = self.wake.notified() => while self.stale.load(Ordering::Acquire) {
+                () = self.bell.wake.notified() => if self.bell.stale.load(Ordering::Acquire) {
                     if let Err(error) = self.reload().await {
                         tracing::error!(%error, "signing keys could not be read again");
-                        self.stale.store(true, Ordering::Release);
+                        self.bell.ring();
                         tokio::time::sleep(AGAIN).await;
                     }
                 },
@@ -317,15 +337,6 @@ impl Keys {
     }
 }
 
-impl Listener for Keys {
-    fn committed(&self, batch: &Committed) {
-        if batch.events.iter().any(|event| event.kind.starts_with("key.")) {
-            self.stale.store(true, Ordering::Release);
-            self.wake.notify_one();
-        }
-    }
-}
-
 #[async_trait]
 impl KeyControl for Keys {
     async fn rotate(&self, alg: Option<&str>, actor: &Actor) -> Result<Value, KeyRefused> {
@@ -377,9 +388,14 @@ struct Found {
 }
 
 impl Found {
+    /// Reads what is there. Another node may write its first keys (in one transaction) between two of the reads: then read again.
     async fn read(store: &dyn Store) -> Result<Self, StoreError> {
+        let found = Self::glance(store).await?;
+        if found.virgin() || found.whole() { Ok(found) } else { Self::glance(store).await }
+    }
+
+    async fn glance(store: &dyn Store) -> Result<Self, StoreError> {
         Ok(Self {
-            // Before the rows: a node that is creating them writes both at once.
             initialised: store.meta(INITIALISED).await?.is_some(),
             check: store.meta(CHECK).await?,
             mac: store.meta(MAC).await?,
@@ -390,6 +406,11 @@ impl Found {
     /// Nothing was ever set up here.
     fn virgin(&self) -> bool {
         !self.initialised && self.check.is_none() && self.mac.is_none() && self.rows.is_empty()
+    }
+
+    /// Everything that a set-up database has is here.
+    fn whole(&self) -> bool {
+        self.initialised && self.check.is_some() && self.mac.is_some() && !self.rows.is_empty()
     }
 
     /// Proves the key-encryption key and opens the MAC key.

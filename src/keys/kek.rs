@@ -96,16 +96,24 @@ fn make(path: &Path, entropy: &dyn Entropy) -> Result<(Kek, Option<PathBuf>), Ke
     let mut key = Zeroizing::new([0; 32]);
     entropy.fill(key.as_mut_slice());
     let text = Zeroizing::new(b64::encode(key.as_slice()) + "\n");
-    let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(file) => file,
-        // Another process on this machine was first: use its key.
+    // Written whole under another name, then linked: nobody ever reads half a key, and of two processes one wins.
+    let draft = path.with_extension(format!("{}.draft", std::process::id()));
+    let _stale = fs::remove_file(&draft);
+    let linked = write(&draft, &text).and_then(|()| fs::hard_link(&draft, path));
+    let removed = fs::remove_file(&draft);
+    match linked {
+        Ok(()) => removed.map(|()| (Kek::new(*key), Some(path.to_owned()))).map_err(wrong),
         Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {
-            return read(path)?.map(|kek| (kek, None)).ok_or_else(|| KekError::Missing(path.to_owned()));
+            read(path)?.map(|kek| (kek, None)).ok_or_else(|| KekError::Missing(path.to_owned()))
         }
-        Err(why) => return Err(wrong(why)),
-    };
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(wrong)?;
-    Ok((Kek::new(*key), Some(path.to_owned())))
+        Err(why) => Err(wrong(why)),
+    }
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 fn parse(text: &str) -> Result<Kek, KekError> {

@@ -105,7 +105,7 @@ async fn a_commanded_rotation_refuses_nothing_that_was_signed() {
         Keys::rotate(&keys, None, &Actor::command("test")).await.expect("rotates");
         assert!(announced.contains(&signs(&keys)), "the new signer was published before");
         assert!(publishes(&keys, &old));
-        assert!(other.stale.load(Ordering::Acquire), "the other node heard of it");
+        assert!(other.bell.stale.load(Ordering::Acquire), "the other node heard of it");
         other.reload().await.expect("reloads");
         assert_eq!(signs(&keys), signs(&other));
     }

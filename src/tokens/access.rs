@@ -98,7 +98,8 @@ pub struct Expected<'a> {
 /// The first thing that is wrong.
 pub fn believe(parsed: &Parsed<'_>, key: &VerifyingKey, expected: &Expected<'_>) -> Result<Verified<AccessClaims>, Refusal> {
     let typ = expected.typ.iter().find(|typ| parsed.is_typ(typ)).ok_or(Refusal::Type)?;
-    let claims = read(parsed.verify(key)?.into_inner())?;
+    let verified = parsed.verify(key)?;
+    let claims = read(&verified)?;
     if claims.iss != expected.issuer {
         return Err(Refusal::Issuer);
     }
@@ -162,7 +163,7 @@ pub fn facts<'a>(claims: &'a AccessClaims, kid: Option<&'a str>) -> Marks<'a> {
     }
 }
 
-fn read(raw: Arc<Map<String, Value>>) -> Result<AccessClaims, Refusal> {
+fn read(raw: &Arc<Map<String, Value>>) -> Result<AccessClaims, Refusal> {
     let wrong = Refusal::Claim;
     let text = |name: &'static str| match raw.get(name) {
         None => Ok(None),
@@ -196,7 +197,7 @@ fn read(raw: Arc<Map<String, Value>>) -> Result<AccessClaims, Refusal> {
         grant: text("grant")?,
         sid: text("sid")?,
         seq,
-        raw: Arc::clone(&raw),
+        raw: Arc::clone(raw),
     })
 }
 

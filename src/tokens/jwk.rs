@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn an_rsa_key_without_alg_serves_both_algorithms_and_one_with_alg_serves_one() {
         let bare = json!({"kty": "RSA", "n": RFC_7638_N, "e": "AQAB", "kid": "r"});
-        let both = set(&[bare.clone()]);
+        let both = set(std::slice::from_ref(&bare));
         assert!(both.find(Some("r"), Alg::RS256).is_some() && both.find(Some("r"), Alg::PS256).is_some());
         let pinned = set(&[with(bare, "alg", json!("PS256"))]);
         assert!(pinned.find(Some("r"), Alg::RS256).is_none() && pinned.find(Some("r"), Alg::PS256).is_some());
