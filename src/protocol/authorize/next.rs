@@ -1,0 +1,64 @@
+//! What happens next with a checked request: log in, choose, ask, issue or refuse (OpenID Connect Core §3.1.2.3, §3.1.2.4).
+use ledger::{Consent, Session};
+
+use super::{Code, Refusal, Request, max_age};
+use crate::{Client, consent};
+
+/// What is known about the person at the browser.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seen<'a> {
+    /// Their live session.
+    pub session: Option<&'a Session>,
+    /// They logged in because of this very request.
+    pub fresh: bool,
+    /// They chose to go on with the account of the session.
+    pub chosen: bool,
+    /// What they allowed this client before.
+    pub consent: Option<&'a Consent>,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Show the login page.
+    LogIn,
+    /// Ask whether to go on with the account of the session.
+    Choose,
+    /// Show the consent page.
+    Ask,
+    /// Issue a code for everything requested.
+    Issue,
+    /// Tell the client.
+    Refuse(Refusal),
+}
+
+/// Decides. Without a session nothing else is looked at.
+#[must_use]
+pub fn next(request: &Request, client: &Client, seen: Seen<'_>, now: i64) -> Next {
+    let silent = request.prompt.none;
+    let Some(session) = seen.session.filter(|s| acceptable(request, s, seen.fresh, now)) else {
+        return if seen.fresh || silent { Next::Refuse(refuse_login(seen)) } else { Next::LogIn };
+    };
+    if request.prompt.select_account && !seen.chosen && !seen.fresh {
+        return Next::Choose;
+    }
+    if !consent::needed(request, client, seen.consent.filter(|c| c.subject == session.subject)) {
+        return Next::Issue;
+    }
+    if silent { Next::Refuse(Refusal::new(Code::ConsentRequired, "the person has to allow this first")) } else { Next::Ask }
+}
+
+/// Whether a session serves the request: the right person, and recent enough.
+fn acceptable(request: &Request, session: &Session, fresh: bool, now: i64) -> bool {
+    let right = request.subject.as_ref().is_none_or(|s| *s == session.subject);
+    let recent = fresh || !(request.prompt.login || max_age::too_old(request.max_age, session.auth_time, now));
+    right && recent
+}
+
+fn refuse_login(seen: Seen<'_>) -> Refusal {
+    if seen.fresh {
+        Refusal::new(Code::LoginRequired, "another person logged in than the client asked for")
+    } else {
+        Refusal::new(Code::LoginRequired, "nobody suitable is logged in")
+    }
+}

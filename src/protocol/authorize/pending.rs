@@ -1,0 +1,75 @@
+//! An authorization request that waits for a person: the document of an interaction.
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Prompts, Request, ResponseMode, Return, ReturnAddress};
+use crate::Client;
+
+/// The stored form of a [`Request`]. Its address is plain text here: it takes the client's record to make a return address again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Who asks.
+    pub client_id: String,
+    redirect_uri: String,
+    mode: ResponseMode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state: Option<String>,
+    scope: Vec<String>,
+    resource: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nonce: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    code_challenge: Option<String>,
+    prompt: Prompts,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_age: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claims: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    login_hint: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
+}
+
+impl Pending {
+    /// Lets a request wait.
+    #[must_use]
+    pub fn of(request: &Request) -> Self {
+        let request = request.clone();
+        Self {
+            client_id: request.client_id,
+            redirect_uri: request.back.address.as_str().to_owned(),
+            mode: request.back.mode,
+            state: request.back.state,
+            scope: request.scope,
+            resource: request.resource,
+            nonce: request.nonce,
+            code_challenge: request.code_challenge,
+            prompt: request.prompt,
+            max_age: request.max_age,
+            claims: request.claims,
+            login_hint: request.login_hint,
+            subject: request.subject,
+        }
+    }
+
+    /// Goes on with it; `None` if the client has gone, is disabled or has lost that redirect URI meanwhile.
+    #[must_use]
+    pub fn resume(self, client: Option<&Client>) -> Option<Request> {
+        let client = client.filter(|c| c.client_id == self.client_id && !c.disabled)?;
+        let address = ReturnAddress::matched(&self.redirect_uri, &client.redirect_uris)?;
+        Some(Request {
+            client_id: self.client_id,
+            back: Return { address, mode: self.mode, state: self.state },
+            scope: self.scope,
+            resource: self.resource,
+            nonce: self.nonce,
+            code_challenge: self.code_challenge,
+            prompt: self.prompt,
+            max_age: self.max_age,
+            claims: self.claims,
+            login_hint: self.login_hint,
+            subject: self.subject,
+        })
+    }
+}
