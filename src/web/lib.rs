@@ -1,1 +1,19 @@
 //! The authorization server's HTTP surface: endpoints and pages.
+//!
+//! Read [`routes`] first (every path on one page), then [`app`] (what handlers share) and [`reply`] (how errors reach the wire).
+//! A handler loads records, calls one decision of `protocol`, applies its change in one transaction, and answers.
+pub mod account;
+pub mod app;
+pub mod catalog;
+pub mod cookies;
+pub(crate) mod credential;
+pub mod csrf;
+pub mod limits;
+pub mod oauth;
+pub mod pages;
+pub mod reply;
+pub mod routes;
+pub mod sessions;
+
+pub use app::{App, Parts, Peer};
+pub use routes::router;

@@ -1,0 +1,132 @@
+//! What every handler of the authorization server shares.
+use std::{net::SocketAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use edge::limit::Counters;
+use ipnet::IpNet;
+use ledger::{Committed, Listener, RevocationSet, Store};
+use protocol::Settings;
+use tokens::{Clock, Entropy, keyring::KeyRing, secret::MacKey};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{account::hashing::Hashing, catalog::Catalog, credential::Credentials, limits::Failures, oauth::discovery::Published};
+
+/// The address of the other end of the connection; the accept loop puts it into the request's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// What the server that joins the crates has to give.
+pub struct Parts {
+    /// Names and lifetimes.
+    pub settings: Settings,
+    /// The database.
+    pub store: Arc<dyn Store>,
+    /// The signing keys; whoever rotates them stores a new ring here.
+    pub keys: Arc<ArcSwap<KeyRing>>,
+    /// The live revocations; already listening to the store.
+    pub revoked: Arc<RevocationSet>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// Key of every stored secret's MAC.
+    pub mac: MacKey,
+    /// Rate counters, shared over nodes where there are several.
+    pub counters: Arc<dyn Counters>,
+    /// The bounded pool that hashes passwords.
+    pub hashing: Hashing,
+    /// Networks whose `Forwarded` and `X-Forwarded-*` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Cancelled when the process drains: streams end, readiness fails.
+    pub closing: CancellationToken,
+}
+
+/// The authorization server's state, shared by every handler.
+pub struct App {
+    /// Names and lifetimes.
+    pub settings: Settings,
+    /// The database.
+    pub store: Arc<dyn Store>,
+    /// Clients and resource servers, kept in memory.
+    pub catalog: Arc<Catalog>,
+    /// The signing keys.
+    pub keys: Arc<ArcSwap<KeyRing>>,
+    /// The live revocations.
+    pub revoked: Arc<RevocationSet>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// Key of every stored secret's MAC.
+    pub mac: MacKey,
+    /// Rate counters.
+    pub counters: Arc<dyn Counters>,
+    /// The bounded pool that hashes passwords.
+    pub hashing: Hashing,
+    /// Networks whose `Forwarded` and `X-Forwarded-*` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Cancelled when the process drains.
+    pub closing: CancellationToken,
+    /// Clients' failed authentications, by source.
+    pub(crate) failures: Failures,
+    /// Own tokens already believed.
+    pub(crate) credentials: Credentials,
+    /// Discovery documents and key set, ready to send.
+    pub(crate) published: Published,
+    /// Rings at every commit; the feed's subscribers wait on it.
+    pub(crate) committed: Arc<Notify>,
+    /// How many feed subscribers there are.
+    pub(crate) subscribers: Arc<tokio::sync::Semaphore>,
+}
+
+impl App {
+    /// Subscribers of the revocation feed this node serves at once.
+    pub const MAX_SUBSCRIBERS: usize = 256;
+
+    /// Puts the parts together and starts listening to the ledger.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let catalog = Arc::new(Catalog::new(Arc::clone(&parts.store)));
+        let committed = Arc::new(Notify::new());
+        parts.store.listen(Arc::clone(&catalog) as Arc<dyn Listener>);
+        parts.store.listen(Arc::new(Bell(Arc::clone(&committed))));
+        let published = Published::new(&parts.settings, parts.keys.load_full());
+        Arc::new(Self {
+            settings: parts.settings,
+            store: parts.store,
+            catalog,
+            keys: parts.keys,
+            revoked: parts.revoked,
+            clock: parts.clock,
+            entropy: parts.entropy,
+            mac: parts.mac,
+            counters: parts.counters,
+            hashing: parts.hashing,
+            trusted_proxies: parts.trusted_proxies,
+            closing: parts.closing,
+            failures: Failures::default(),
+            credentials: Credentials::default(),
+            published,
+            committed,
+            subscribers: Arc::new(tokio::sync::Semaphore::new(Self::MAX_SUBSCRIBERS)),
+        })
+    }
+
+    /// Entries per cache, for metrics.
+    #[must_use]
+    pub fn cache_sizes(&self) -> Vec<(&'static str, u64)> {
+        let mut sizes = self.catalog.sizes();
+        sizes.push(("own_tokens", self.credentials.len()));
+        sizes
+    }
+}
+
+/// Wakes the feed's subscribers at every commit.
+struct Bell(Arc<Notify>);
+
+impl Listener for Bell {
+    fn committed(&self, _batch: &Committed) {
+        self.0.notify_waiters();
+    }
+}

@@ -1,0 +1,127 @@
+//! Clients and resource servers kept in memory, dropped when the ledger says that they changed.
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use ledger::{Committed, Event, Listener, ObjectKind, Store, StoreError};
+use moka::sync::Cache;
+use protocol::{Client, ResourceServer, client_auth::KnownClient};
+use serde::Deserialize;
+
+/// Reads through to the store; never serves what changed before the commit was acknowledged.
+pub struct Catalog {
+    store: Arc<dyn Store>,
+    clients: Cache<String, Arc<KnownClient>, ahash::RandomState>,
+    servers: Cache<String, Arc<ResourceServer>, ahash::RandomState>,
+    /// Counts what was dropped: a row read before a drop does not enter the cache after it.
+    generation: AtomicU64,
+}
+
+impl Catalog {
+    const CAPACITY: u64 = 50_000;
+
+    /// An empty catalogue over a store. Register it as a [`Listener`].
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            clients: Cache::builder().max_capacity(Self::CAPACITY).build_with_hasher(ahash::RandomState::new()),
+            servers: Cache::builder().max_capacity(Self::CAPACITY).build_with_hasher(ahash::RandomState::new()),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    /// A client with the MACs of its secrets, disabled ones included.
+    ///
+    /// # Errors
+    /// When the store is away or its row makes no sense.
+    pub async fn client(&self, id: &str) -> Result<Option<Arc<KnownClient>>, StoreError> {
+        if let Some(known) = self.clients.get(id) {
+            return Ok(Some(known));
+        }
+        let before = self.generation.load(Ordering::Acquire);
+        let Some(object) = self.store.object(ObjectKind::Client, id).await? else { return Ok(None) };
+        let client: Client = parse(object.document)?;
+        let secret = self.store.secret(ObjectKind::Client, id, KnownClient::SECRET).await?;
+        let previous = self.store.secret(ObjectKind::Client, id, KnownClient::PREVIOUS_SECRET).await?;
+        let known = Arc::new(KnownClient::new(client, [secret, previous]));
+        self.remember(&self.clients, id, &known, before);
+        Ok(Some(known))
+    }
+
+    /// A resource server by its identifier (the `aud`).
+    ///
+    /// # Errors
+    /// When the store is away or its row makes no sense.
+    pub async fn resource_server(&self, identifier: &str) -> Result<Option<Arc<ResourceServer>>, StoreError> {
+        if let Some(server) = self.servers.get(identifier) {
+            return Ok(Some(server));
+        }
+        let before = self.generation.load(Ordering::Acquire);
+        let Some(object) = self.store.object_by_key(ObjectKind::ResourceServer, identifier).await? else { return Ok(None) };
+        let server: Arc<ResourceServer> = Arc::new(parse(object.document)?);
+        self.remember(&self.servers, identifier, &server, before);
+        Ok(Some(server))
+    }
+
+    /// Entries per cache.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<(&'static str, u64)> {
+        vec![("clients", self.clients.entry_count()), ("resource_servers", self.servers.entry_count())]
+    }
+
+    fn remember<T: Send + Sync + 'static>(&self, cache: &Cache<String, Arc<T>, ahash::RandomState>, id: &str, value: &Arc<T>, before: u64) {
+        if self.generation.load(Ordering::Acquire) != before {
+            return;
+        }
+        cache.insert(id.to_owned(), Arc::clone(value));
+        // A drop that came between the check and the insertion has not seen the entry.
+        if self.generation.load(Ordering::Acquire) != before {
+            cache.invalidate(id);
+        }
+    }
+
+    fn hear(&self, event: &Event) {
+        if !(event.kind.starts_with("object.") || event.kind.starts_with("secret.") || event.kind.starts_with("storage.")) {
+            return;
+        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        match changed(event) {
+            Some((ObjectKind::Client, id)) => self.clients.invalidate(&id),
+            Some((ObjectKind::ResourceServer, _)) => self.servers.invalidate_all(),
+            Some(_) => {}
+            None => {
+                self.clients.invalidate_all();
+                self.servers.invalidate_all();
+            }
+        }
+    }
+}
+
+impl Listener for Catalog {
+    fn committed(&self, batch: &Committed) {
+        for event in &batch.events {
+            self.hear(event);
+        }
+    }
+}
+
+/// Which object an event is about: `{"data":{"object":kind,"id":id}}`.
+fn changed(event: &Event) -> Option<(ObjectKind, String)> {
+    #[derive(Deserialize)]
+    struct Document {
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        object: String,
+        id: String,
+    }
+    let document: Document = serde_json::from_str(&event.document).ok()?;
+    Some((ObjectKind::parse(&document.data.object)?, document.data.id))
+}
+
+fn parse<T: serde::de::DeserializeOwned>(document: serde_json::Value) -> Result<T, StoreError> {
+    serde_json::from_value(document).map_err(|e| StoreError::Corrupt(e.to_string()))
+}

@@ -1,0 +1,153 @@
+//! This issuer's own access tokens as presented back to it: believed once, then known; revocation and expiry asked every time.
+use std::sync::Arc;
+
+use accounts::User;
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use ledger::{ArtefactKind, ObjectKind, StoreError};
+use moka::sync::Cache;
+use protocol::{Code, OAuthError, introspect, introspect::Known};
+use tokens::{
+    access::{self, Expected},
+    jws::Parsed,
+    secret::{self, SecretKind},
+};
+
+use crate::{App, reply::Failed};
+
+/// A believed token with what is told of it.
+pub(crate) struct Seen {
+    /// What it is.
+    pub known: Known,
+    /// The id of its row, if it is opaque.
+    pub row: Option<Vec<u8>>,
+    /// The introspection answer, ready to send.
+    pub answer: Bytes,
+}
+
+/// Believed tokens by the hash of their text.
+pub(crate) struct Credentials(Cache<[u8; 32], Arc<Seen>, ahash::RandomState>);
+
+impl Default for Credentials {
+    fn default() -> Self {
+        let cache = Cache::builder()
+            .max_capacity(32 << 20)
+            .weigher(|_, seen: &Arc<Seen>| u32::try_from(600 + seen.answer.len()).unwrap_or(u32::MAX))
+            .time_to_idle(std::time::Duration::from_secs(300));
+        Self(cache.build_with_hasher(ahash::RandomState::new()))
+    }
+}
+
+impl Credentials {
+    /// How many there are.
+    pub(crate) fn len(&self) -> u64 {
+        self.0.entry_count()
+    }
+}
+
+/// How old this node's knowledge of revocations may be when it answers from memory, milliseconds.
+const STALE_MS: i64 = 5_000;
+
+/// An active access token of this issuer, or nothing.
+///
+/// # Errors
+/// When the store is away, or this node has not heard from it for too long to vouch for anything.
+pub(crate) async fn look(app: &App, token: &str) -> Result<Option<Arc<Seen>>, StoreError> {
+    let now_ms = app.clock.now_ms();
+    if now_ms.saturating_sub(app.store.fresh_at_ms()) > STALE_MS {
+        return Err(StoreError::Unavailable("the ledger has not been heard of for too long".into()));
+    }
+    let key = tokens::hash::sha256(token.as_bytes());
+    let seen = match app.credentials.0.get(&key) {
+        Some(seen) => seen,
+        None => {
+            let Some(seen) = believe(app, token).await? else { return Ok(None) };
+            let seen = Arc::new(seen);
+            app.credentials.0.insert(key, Arc::clone(&seen));
+            seen
+        }
+    };
+    let alive = seen.known.expires_at > now_ms.div_euclid(1000) && app.revoked.revoked(&seen.known.facts()).is_none();
+    Ok(alive.then_some(seen))
+}
+
+async fn believe(app: &App, token: &str) -> Result<Option<Seen>, StoreError> {
+    let (known, row) = if token.starts_with(SecretKind::Access.prefix()) {
+        let Some(found) = reference(app, token).await? else { return Ok(None) };
+        found
+    } else {
+        let Some(known) = signed(app, token) else { return Ok(None) };
+        (known, None)
+    };
+    let user = if known.is_persons() {
+        let user = user(app, &known.subject).await?.filter(|u| !u.disabled);
+        if user.is_none() {
+            return Ok(None);
+        }
+        user
+    } else {
+        None
+    };
+    let answer = Bytes::from(introspect::access(&known, user.as_ref(), &app.settings));
+    Ok(Some(Seen { known, row, answer }))
+}
+
+async fn reference(app: &App, token: &str) -> Result<Option<(Known, Option<Vec<u8>>)>, StoreError> {
+    let Some(presented) = secret::parse(SecretKind::Access, token, &app.mac) else { return Ok(None) };
+    let Some(artefact) = app.store.artefact(ArtefactKind::Access, &presented.id).await? else { return Ok(None) };
+    if !presented.matches(&artefact.mac) {
+        return Ok(None);
+    }
+    Ok(Known::of_artefact(&artefact).map(|known| (known, Some(artefact.id))))
+}
+
+fn signed(app: &App, token: &str) -> Option<Known> {
+    let parsed = Parsed::parse(token).ok()?;
+    let ring = app.keys.load();
+    let key = ring.keys().find(Some(parsed.kid.as_deref()?), parsed.alg)?;
+    let typ = [access::TYP, "application/at+jwt"];
+    let expected = Expected { issuer: &app.settings.issuer, audience: None, typ: &typ, now: app.clock.now(), leeway: 0 };
+    let claims = access::believe(&parsed, key, &expected).ok()?.into_inner();
+    Known::of_claims(claims, key.kid())
+}
+
+/// A person's account.
+pub(crate) async fn user(app: &App, id: &str) -> Result<Option<User>, StoreError> {
+    let Some(object) = app.store.object(ObjectKind::User, id).await? else { return Ok(None) };
+    serde_json::from_value(object.document).map(Some).map_err(|e| StoreError::Corrupt(e.to_string()))
+}
+
+/// The bearer token of the `Authorization` header (RFC 6750 §2.1), if there is one.
+///
+/// # Errors
+/// On two headers, another scheme or an empty token.
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Failed> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(first) = all.next() else { return Ok(None) };
+    if all.next().is_some() {
+        return Err(OAuthError::request("more than one Authorization header").into());
+    }
+    let token = first.to_str().ok().and_then(|text| text.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    match token.map(|(_, token)| token.trim()) {
+        Some(token) if !token.is_empty() => Ok(Some(token)),
+        _ => Err(Failed::Bearer(Some(invalid()))),
+    }
+}
+
+/// An active own token that allows `scope`.
+///
+/// # Errors
+/// The challenges of RFC 6750 §3.1.
+pub(crate) async fn demand(app: &App, token: Option<&str>, scope: &str) -> Result<Arc<Seen>, Failed> {
+    let token = token.ok_or(Failed::Bearer(None))?;
+    let seen = look(app, token).await?.ok_or_else(|| Failed::Bearer(Some(invalid())))?;
+    if !seen.known.has_scope(scope) {
+        return Err(Failed::Bearer(Some(OAuthError::new(Code::InsufficientScope, "the token does not allow this"))));
+    }
+    Ok(seen)
+}
+
+/// The one thing told of a token that is not active.
+pub(crate) fn invalid() -> OAuthError {
+    OAuthError::new(Code::InvalidToken, "the access token is invalid, expired or revoked")
+}

@@ -1,0 +1,144 @@
+//! Sources and how often they may fail.
+use std::net::{IpAddr, Ipv6Addr};
+
+use edge::limit::Quota;
+use http::{HeaderMap, request::Parts};
+use ledger::{Change, EventKind, NewEvent};
+use moka::sync::Cache;
+use protocol::OAuthError;
+
+use crate::{App, Peer};
+
+/// Failed client authentications of one source against one client, before it has to wait.
+const FAILURES: Quota = Quota { rate: 200, period_s: 60, burst: 200 };
+/// Failures of one source that are written to the ledger; the rest are counted only.
+const TOLD: Quota = Quota { rate: 30, period_s: 60, burst: 30 };
+/// Failures of all sources together that are written to the ledger.
+const TOLD_TOGETHER: Quota = Quota { rate: 600, period_s: 60, burst: 600 };
+
+/// Where a request comes from: the peer, or what a trusted proxy says of it. IPv6 addresses count by their /64.
+#[must_use]
+pub fn source(app: &App, parts: &Parts) -> IpAddr {
+    source_of(app, parts.extensions.get::<Peer>().copied(), &parts.headers)
+}
+
+/// The same of its parts.
+#[must_use]
+pub fn source_of(app: &App, peer: Option<Peer>, headers: &HeaderMap) -> IpAddr {
+    let peer = peer.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |p| p.0.ip().to_canonical());
+    let trusted = |ip: &IpAddr| app.trusted_proxies.iter().any(|net| net.contains(ip));
+    if !trusted(&peer) {
+        return whole(peer);
+    }
+    // The last hop that is not one of ours; what stands left of it is hearsay.
+    let mut hops = forwarded(headers);
+    hops.reverse();
+    let mut nearest = peer;
+    for hop in hops {
+        let Some(ip) = hop else { break };
+        nearest = ip;
+        if !trusted(&ip) {
+            break;
+        }
+    }
+    whole(nearest)
+}
+
+/// The addresses of `X-Forwarded-For`, else of `Forwarded` (RFC 7239), in order; `None` where one is unreadable.
+fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    let lines = |name| headers.get_all(name).into_iter().flat_map(|v| v.to_str().unwrap_or("?").split(',').map(str::trim));
+    if headers.contains_key("x-forwarded-for") {
+        return lines("x-forwarded-for").map(address).collect();
+    }
+    let of = |element: &str| {
+        element.split(';').filter_map(|pair| pair.split_once('=')).find(|(n, _)| n.trim().eq_ignore_ascii_case("for")).map(|(_, v)| address(v))
+    };
+    lines("forwarded").filter_map(of).collect()
+}
+
+fn address(text: &str) -> Option<IpAddr> {
+    let text = text.trim().trim_matches('"');
+    let bare = text.strip_prefix('[').and_then(|t| t.split_once(']')).map(|(ip, _)| ip);
+    let ip: Option<IpAddr> = bare.unwrap_or(text).parse().ok();
+    ip.or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|a| a.ip())).map(|ip| ip.to_canonical())
+}
+
+fn whole(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+/// Sources that failed too often against a client, until when.
+pub struct Failures {
+    closed: Cache<(IpAddr, String), i64>,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        let closed = Cache::builder().max_capacity(10_000).time_to_live(std::time::Duration::from_secs(FAILURES.period_s as u64)).build();
+        Self { closed }
+    }
+}
+
+impl Failures {
+    /// Seconds until this source may try this client again.
+    pub(crate) fn wait(&self, source: IpAddr, client_id: &str, now_ms: i64) -> Option<i64> {
+        if self.closed.entry_count() == 0 {
+            return None;
+        }
+        let until = self.closed.get(&(source, clip(client_id).to_owned()))?;
+        (until > now_ms).then(|| (until - now_ms + 999) / 1000)
+    }
+
+    /// Counts a failure: closes the source to that client when there were too many, and tells the ledger unless it has heard enough.
+    pub(crate) async fn count(&self, app: &App, endpoint: &'static str, source: IpAddr, client_id: &str, error: &OAuthError) {
+        let (now_ms, id) = (app.clock.now_ms(), clip(client_id));
+        metrics::counter!("client_auth_failed_total", "endpoint" => endpoint).increment(1);
+        let verdict = app.counters.hit(&format!("client_auth:{source}:{id}"), &FAILURES, 1, now_ms).await;
+        if !verdict.allowed {
+            self.closed.insert((source, id.to_owned()), now_ms + verdict.retry_after_ms.max(1000));
+            self.closed.run_pending_tasks();
+        }
+        let told = app.counters.hit(&format!("client_auth_told:{source}"), &TOLD, 1, now_ms).await.allowed
+            && app.counters.hit("client_auth_told", &TOLD_TOGETHER, 1, now_ms).await.allowed;
+        if told {
+            let event = NewEvent::new(EventKind::ClientAuthFailed, now_ms)
+                .client(if protocol::client::is_id(id) { id } else { "?" })
+                .with("source", source.to_string())
+                .with("endpoint", endpoint)
+                .with("reason", error.reason.as_ref());
+            if let Err(error) = app.store.apply(Change::new().event(event)).await {
+                tracing::warn!(%error, "a failed client authentication could not be recorded");
+            }
+        }
+    }
+}
+
+fn clip(client_id: &str) -> &str {
+    client_id.get(..128).unwrap_or(if client_id.len() > 128 { "?" } else { client_id })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwarded_addresses_are_read_in_every_spelling() {
+        let mut headers = HeaderMap::new();
+        headers.insert("forwarded", "for=192.0.2.1;proto=https, For=\"[2001:db8::1]:4711\", for=unknown".parse().unwrap());
+        let hops = forwarded(&headers);
+        assert_eq!(hops, [Some("192.0.2.1".parse().unwrap()), Some("2001:db8::1".parse().unwrap()), None]);
+        headers.insert("x-forwarded-for", "198.51.100.7, 10.0.0.1:80".parse().unwrap());
+        assert_eq!(forwarded(&headers), [Some("198.51.100.7".parse().unwrap()), Some("10.0.0.1".parse().unwrap())]);
+    }
+
+    #[test]
+    fn an_ipv6_source_is_its_network() {
+        assert_eq!(whole("2001:db8:1:2:3:4:5:6".parse().unwrap()), "2001:db8:1:2::".parse::<IpAddr>().unwrap());
+    }
+}

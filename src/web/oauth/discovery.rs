@@ -1,0 +1,110 @@
+//! Metadata and key set as prepared octets, rebuilt when the keys change (OpenID Connect Discovery §4, RFC 8414 §3, RFC 7517 §5).
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::{
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use protocol::{Settings, discovery};
+use tokens::keyring::KeyRing;
+
+use crate::{
+    App,
+    reply::{self, Failed},
+};
+
+/// A document ready to send.
+#[derive(Clone)]
+pub(crate) struct Prepared {
+    octets: Bytes,
+    etag: HeaderValue,
+    cache: HeaderValue,
+}
+
+impl Prepared {
+    fn new(octets: Bytes, cache: &'static str) -> Self {
+        let tag = format!("\"{}\"", tokens::b64::encode(&tokens::hash::sha256(&octets)));
+        let etag = HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("\"0\""));
+        Self { octets, etag, cache: HeaderValue::from_static(cache) }
+    }
+
+    /// Sends it, or 304 to whoever has it (RFC 9110 §13.1.2).
+    pub(crate) fn send(&self, headers: &HeaderMap) -> Response {
+        let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|v| {
+            v.to_str().is_ok_and(|v| v.split(',').map(|t| t.trim().trim_start_matches("W/")).any(|t| t == "*" || t.as_bytes() == self.etag.as_bytes()))
+        });
+        let mut response = Response::new(if known { Body::empty() } else { Body::from(self.octets.clone()) });
+        if known {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        } else {
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        let out = response.headers_mut();
+        out.insert(header::ETAG, self.etag.clone());
+        out.insert(header::CACHE_CONTROL, self.cache.clone());
+        out.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        response
+    }
+}
+
+/// Both documents as of one ring of keys.
+pub(crate) struct Documents {
+    ring: Arc<KeyRing>,
+    pub(crate) metadata: Option<Prepared>,
+    pub(crate) keys: Prepared,
+}
+
+/// The documents now.
+pub(crate) struct Published(ArcSwap<Documents>);
+
+impl Published {
+    pub(crate) fn new(settings: &Settings, ring: Arc<KeyRing>) -> Self {
+        Self(ArcSwap::from_pointee(Documents::new(settings, ring)))
+    }
+
+    pub(crate) fn current(&self, app: &App) -> Arc<Documents> {
+        let (documents, ring) = (self.0.load(), app.keys.load());
+        if Arc::ptr_eq(&documents.ring, &ring) {
+            return Arc::clone(&documents);
+        }
+        let fresh = Arc::new(Documents::new(&app.settings, Arc::clone(&ring)));
+        self.0.store(Arc::clone(&fresh));
+        fresh
+    }
+}
+
+impl Documents {
+    fn new(settings: &Settings, ring: Arc<KeyRing>) -> Self {
+        let metadata = match discovery::document(settings, ring.algorithms()) {
+            Ok(octets) => Some(Prepared::new(Bytes::from(octets), "public, max-age=300")),
+            Err(error) => {
+                tracing::error!(reason = %error.reason, "no metadata");
+                None
+            }
+        };
+        let keys = Prepared::new(Bytes::copy_from_slice(&ring.jwks_json()), "public, max-age=60");
+        Self { ring, metadata, keys }
+    }
+}
+
+/// `GET /.well-known/openid-configuration`, `GET /.well-known/oauth-authorization-server`
+pub(crate) async fn get(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    match &app.published.current(&app).metadata {
+        Some(metadata) => metadata.send(&headers),
+        None => Failed::Refused(protocol::OAuthError::fault("no metadata")).into_response(),
+    }
+}
+
+/// What is nowhere.
+pub(crate) async fn nowhere() -> Response {
+    reply::problem(StatusCode::NOT_FOUND, "nothing is here")
+}
+
+/// What is there, but not with this method. The router adds `Allow`.
+pub(crate) async fn wrong_method() -> Response {
+    reply::problem(StatusCode::METHOD_NOT_ALLOWED, "this method is not possible here")
+}

@@ -1,0 +1,74 @@
+//! The introspection endpoint (RFC 7662 §2).
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::StatusCode;
+use ledger::ArtefactKind;
+use protocol::{
+    AuthenticatedClient, OAuthError,
+    client_auth::Method,
+    introspect::{self, RefreshFound},
+    stored::RefreshDocument,
+};
+use tokens::secret::{self, SecretKind};
+
+use super::{client, form, octets};
+use crate::{
+    App, credential,
+    reply::{self, Failed},
+};
+
+/// `POST /introspect`
+pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Response {
+    serve(&app, request).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
+    let (parts, body) = request.into_parts();
+    let octets = octets(&parts, body).await?;
+    let form = form(&parts, &octets)?;
+    let caller = client(app, "introspect", &parts, &form).await?;
+    if caller.method() == Method::None {
+        return Err(OAuthError::client("introspection needs a client that can prove who it is").into());
+    }
+    let token = form.get("token").ok_or(OAuthError::request("token is missing"))?;
+    let answer = if token.starts_with(SecretKind::Refresh.prefix()) {
+        refresh(app, &caller, token).await?
+    } else {
+        access(app, &caller, token).await?
+    };
+    Ok(reply::json(StatusCode::OK, answer))
+}
+
+const INACTIVE: Bytes = Bytes::from_static(introspect::INACTIVE);
+
+async fn access(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<Bytes, Failed> {
+    let Some(seen) = credential::look(app, token).await? else { return Ok(INACTIVE) };
+    let server = match seen.known.audience.first() {
+        Some(audience) if *audience != app.settings.issuer => app.catalog.resource_server(audience).await?,
+        _ => None,
+    };
+    let entitled = introspect::entitled(caller.client(), &seen.known, server.as_deref(), &app.settings);
+    Ok(if entitled { seen.answer.clone() } else { INACTIVE })
+}
+
+async fn refresh(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<Bytes, Failed> {
+    let Some(presented) = secret::parse(SecretKind::Refresh, token, &app.mac) else { return Ok(INACTIVE) };
+    let Some(artefact) = app.store.artefact(ArtefactKind::Refresh, &presented.id).await? else { return Ok(INACTIVE) };
+    if !presented.matches(&artefact.mac) {
+        return Ok(INACTIVE);
+    }
+    let document: RefreshDocument =
+        serde_json::from_str(&artefact.document).map_err(|e| ledger::StoreError::Corrupt(e.to_string()))?;
+    let grant = match &artefact.grant {
+        Some(id) => app.store.grant(id).await?,
+        None => None,
+    };
+    let user = credential::user(app, &document.subject).await?;
+    let found = RefreshFound { artefact: &artefact, document: &document, grant: grant.as_ref(), user: user.as_ref() };
+    Ok(Bytes::from(introspect::refresh(caller.client(), &found, &app.settings, app.clock.now())))
+}

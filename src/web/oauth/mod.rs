@@ -1,0 +1,95 @@
+//! The protocol's endpoints: thin handlers around `protocol`'s decisions.
+pub(crate) mod authorize;
+pub(crate) mod discovery;
+pub(crate) mod feed;
+pub(crate) mod health;
+pub(crate) mod introspect;
+pub(crate) mod jwks;
+pub(crate) mod logout;
+pub(crate) mod revoke;
+pub(crate) mod token;
+pub(crate) mod userinfo;
+
+use std::time::Duration;
+
+use axum::body::{self, Body};
+use bytes::Bytes;
+use http::{header, request::Parts};
+use protocol::{AuthenticatedClient, Form, OAuthError, client_auth, issue::Context};
+use tokens::keyring::KeyRing;
+
+use crate::{App, limits, reply::Failed};
+
+/// How long a body may take.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// Reads a form's octets: no query beside it (CONTRACT §6), at most [`Form::LIMIT`] octets, in time.
+pub(crate) async fn octets(parts: &Parts, body: Body) -> Result<Bytes, Failed> {
+    if parts.uri.query().is_some_and(|q| !q.is_empty()) {
+        return Err(OAuthError::request("parameters belong in the body").into());
+    }
+    read(parts, body).await
+}
+
+/// Reads at most [`Form::LIMIT`] octets in time.
+pub(crate) async fn read(parts: &Parts, body: Body) -> Result<Bytes, Failed> {
+    let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > Form::LIMIT) {
+        return Err(Failed::TooLarge);
+    }
+    match tokio::time::timeout(BODY_TIME, body::to_bytes(body, Form::LIMIT)).await {
+        Ok(Ok(octets)) => Ok(octets),
+        Ok(Err(error)) if is_limit(&error) => Err(Failed::TooLarge),
+        Ok(Err(_)) => Err(OAuthError::request("the body could not be read").into()),
+        Err(_) => Err(Failed::TooSlow),
+    }
+}
+
+fn is_limit(error: &axum::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>())
+}
+
+/// The form in a body.
+pub(crate) fn form<'a>(parts: &Parts, octets: &'a [u8]) -> Result<Form<'a>, Failed> {
+    Ok(Form::body(parts.headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes), octets)?)
+}
+
+/// Authenticates the client of a request; counts and records failures.
+pub(crate) async fn client(app: &App, endpoint: &'static str, parts: &Parts, form: &Form<'_>) -> Result<AuthenticatedClient, Failed> {
+    let mut headers = parts.headers.get_all(header::AUTHORIZATION).iter().map(http::HeaderValue::as_bytes);
+    let (first, more) = (headers.next(), headers.next());
+    let authorization: &[&[u8]] = match (first, more) {
+        (None, _) => &[],
+        (Some(one), None) => &[one],
+        (Some(one), Some(two)) => &[one, two],
+    };
+    let refuse = |error: OAuthError| match error.code {
+        protocol::Code::InvalidClient if first.is_some() => Failed::Challenged(error),
+        _ => Failed::Refused(error),
+    };
+    let presented = client_auth::present(authorization, form).map_err(refuse)?;
+    let source = limits::source(app, parts);
+    if let Some(seconds) = app.failures.wait(source, &presented.client_id, app.clock.now_ms()) {
+        return Err(Failed::Limited(seconds));
+    }
+    let known = app.catalog.client(&presented.client_id).await?;
+    match client_auth::authenticate(&presented, known, &app.mac) {
+        Ok(client) => Ok(client),
+        Err(error) => {
+            app.failures.count(app, endpoint, source, &presented.client_id, &error).await;
+            Err(refuse(error))
+        }
+    }
+}
+
+/// What a decision that issues something may look at, now.
+pub(crate) fn context<'a>(app: &'a App, keys: &'a KeyRing) -> Context<'a> {
+    Context {
+        settings: &app.settings,
+        keys,
+        mac: &app.mac,
+        entropy: app.entropy.as_ref(),
+        now_ms: app.clock.now_ms(),
+        head: app.revoked.head(),
+    }
+}

@@ -1,0 +1,60 @@
+//! The revocation endpoint (RFC 7009 §2).
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::StatusCode;
+use ledger::{ArtefactKind, Change};
+use protocol::{AuthenticatedClient, OAuthError, revoke, stored::RefreshDocument};
+use tokens::secret::{self, SecretKind};
+
+use super::{client, form, octets};
+use crate::{
+    App, credential,
+    reply::{self, Failed},
+};
+
+/// `POST /revoke`
+pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Response {
+    serve(&app, request).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// Whatever the token is, its text says: `token_type_hint` could only point at the same place (RFC 7009 §2.1).
+async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
+    let (parts, body) = request.into_parts();
+    let octets = octets(&parts, body).await?;
+    let form = form(&parts, &octets)?;
+    let caller = client(app, "revoke", &parts, &form).await?;
+    let token = form.get("token").ok_or(OAuthError::request("token is missing"))?;
+    let change = if token.starts_with(SecretKind::Refresh.prefix()) {
+        refresh(app, &caller, token).await?
+    } else {
+        access(app, &caller, token).await?
+    };
+    if let Some(change) = change {
+        app.store.apply(change).await?;
+    }
+    Ok(reply::json(StatusCode::OK, Bytes::new()))
+}
+
+/// Unknown, expired and already revoked tokens need nothing (RFC 7009 §2.2).
+async fn access(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<Option<Change>, Failed> {
+    let Some(seen) = credential::look(app, token).await? else { return Ok(None) };
+    Ok(Some(revoke::access(caller, &seen.known, seen.row.as_deref(), app.clock.now_ms())?))
+}
+
+async fn refresh(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<Option<Change>, Failed> {
+    let Some(presented) = secret::parse(SecretKind::Refresh, token, &app.mac) else { return Ok(None) };
+    let artefact = app.store.artefact(ArtefactKind::Refresh, &presented.id).await?;
+    let Some(artefact) = artefact.filter(|a| presented.matches(&a.mac)) else { return Ok(None) };
+    let document: RefreshDocument =
+        serde_json::from_str(&artefact.document).map_err(|e| ledger::StoreError::Corrupt(e.to_string()))?;
+    let grant = match &artefact.grant {
+        Some(id) => app.store.grant(id).await?,
+        None => None,
+    };
+    Ok(revoke::refresh(caller, &document, grant.as_ref(), app.clock.now_ms())?)
+}

@@ -1,0 +1,152 @@
+//! How refusals and faults reach the wire: OAuth JSON (RFC 6749 §5.2), bearer challenges (RFC 6750 §3), problem documents (RFC 9457).
+use axum::{
+    body::Body,
+    extract::Request,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use ledger::StoreError;
+use protocol::{Code, OAuthError, form::FormError};
+
+/// Why a request ended without what was asked for.
+#[derive(Debug)]
+pub enum Failed {
+    /// A refusal of the protocol.
+    Refused(OAuthError),
+    /// A refused client authentication that came in an `Authorization` header: answered with a challenge.
+    Challenged(OAuthError),
+    /// A refused bearer token (RFC 6750 §3); `None` if none was presented.
+    Bearer(Option<OAuthError>),
+    /// Too many: seconds until another try may succeed.
+    Limited(i64),
+    /// A body over the limit.
+    TooLarge,
+    /// A body that did not arrive in time.
+    TooSlow,
+    /// Storage failed.
+    Store(StoreError),
+}
+
+impl From<OAuthError> for Failed {
+    fn from(error: OAuthError) -> Self {
+        Self::Refused(error)
+    }
+}
+impl From<FormError> for Failed {
+    fn from(error: FormError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Refused(error) => oauth(&error),
+            Self::Challenged(error) => {
+                with(oauth(&error), header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"doorward\", charset=\"UTF-8\""))
+            }
+            Self::Bearer(error) => bearer(error.as_ref()),
+            Self::Limited(seconds) => {
+                let body = "{\"error\":\"temporarily_unavailable\",\"error_description\":\"too many failed attempts\"}";
+                retry(json(StatusCode::TOO_MANY_REQUESTS, Bytes::from_static(body.as_bytes())), seconds)
+            }
+            Self::TooLarge => oauth_at(StatusCode::PAYLOAD_TOO_LARGE, &OAuthError::request("the body is too large")),
+            Self::TooSlow => oauth_at(StatusCode::REQUEST_TIMEOUT, &OAuthError::request("the body did not arrive in time")),
+            Self::Store(error) => away(&error),
+        }
+    }
+}
+
+/// An OAuth refusal with its status.
+#[must_use]
+pub fn oauth(error: &OAuthError) -> Response {
+    if error.code == Code::ServerError {
+        tracing::error!(reason = %error.reason, "fault");
+    } else {
+        tracing::debug!(code = error.code.as_str(), reason = %error.reason, "refused");
+    }
+    oauth_at(StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::BAD_REQUEST), error)
+}
+
+fn oauth_at(status: StatusCode, error: &OAuthError) -> Response {
+    json(status, Bytes::from(error.json()))
+}
+
+/// Storage is away: nothing was issued, try again.
+#[must_use]
+pub fn away(error: &StoreError) -> Response {
+    tracing::error!(%error, "storage failed");
+    let unavailable = OAuthError::new(Code::TemporarilyUnavailable, "the server cannot reach its storage; try again");
+    retry(oauth(&unavailable), 1)
+}
+
+/// A JSON answer that nobody may keep.
+#[must_use]
+pub fn json(status: StatusCode, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    response
+}
+
+/// A problem document (RFC 9457) of the general kind.
+#[must_use]
+pub fn problem(status: StatusCode, detail: &'static str) -> Response {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let body = serde_json::json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail}).to_string();
+    let response = json(status, Bytes::from(body));
+    with(response, header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))
+}
+
+fn bearer(error: Option<&OAuthError>) -> Response {
+    let Some(error) = error else {
+        let missing = OAuthError::new(Code::InvalidToken, "an access token is required");
+        return with(oauth(&missing), header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"doorward\""));
+    };
+    let challenge = format!("Bearer realm=\"doorward\", error=\"{}\", error_description=\"{}\"", error.code.as_str(), error.description);
+    match HeaderValue::from_str(&challenge) {
+        Ok(challenge) => with(oauth(error), header::WWW_AUTHENTICATE, challenge),
+        Err(_) => oauth(error),
+    }
+}
+
+/// The same answer with one more header.
+#[must_use]
+pub fn with(mut response: Response, name: HeaderName, value: HeaderValue) -> Response {
+    response.headers_mut().insert(name, value);
+    response
+}
+
+fn retry(response: Response, seconds: i64) -> Response {
+    with(response, header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+}
+
+/// Adds what every answer carries unless the handler said something else.
+pub async fn secure(https: bool, request: Request, next: Next) -> Response {
+    const ALWAYS: [(HeaderName, &str); 4] = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    ];
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    for (name, value) in ALWAYS {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if https {
+        let value = HeaderValue::from_static("max-age=31536000; includeSubDomains");
+        headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(value);
+    }
+    response
+}

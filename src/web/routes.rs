@@ -1,0 +1,82 @@
+//! Every path of the authorization server on one page.
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{self, Next},
+    routing::{MethodRouter, get, post},
+};
+use http::StatusCode;
+use metrics::Histogram;
+use protocol::discovery::{inserted, issuer_path};
+
+use crate::{
+    App,
+    oauth::{discovery, feed, health, introspect, jwks, revoke, token, userinfo},
+    reply,
+};
+
+const METADATA: [&str; 2] = ["openid-configuration", "oauth-authorization-server"];
+
+/// The public listener's routes, under the issuer's path.
+pub fn router(app: Arc<App>) -> Router {
+    let base = issuer_path(&app.settings.issuer);
+    let https = app.settings.issuer.starts_with("https:");
+    let at = |path: &str| format!("{base}{path}");
+    let mut router = Router::new()
+        .route(&at("/token"), timed("token", post(token::post)))
+        .route(&at("/introspect"), timed("introspect", post(introspect::post)))
+        .route(&at("/revoke"), timed("revoke", post(revoke::post)))
+        .route(&at("/userinfo"), timed("userinfo", get(userinfo::any).post(userinfo::any)))
+        .route(&at("/jwks"), timed("jwks", get(jwks::get)))
+        .route(&at("/feed"), get(feed::get))
+        .route("/healthz", get(health::live))
+        .route("/readyz", get(health::ready));
+    for name in METADATA {
+        router = router.route(&at(&format!("/.well-known/{name}")), timed("discovery", get(discovery::get)));
+        if let Some(path) = inserted(&app.settings.issuer, name) {
+            router = router.route(&path, timed("discovery", get(discovery::get)));
+        }
+    }
+    router
+        .fallback(discovery::nowhere)
+        .method_not_allowed_fallback(discovery::wrong_method)
+        .layer(middleware::from_fn(move |request: Request, next: Next| reply::secure(https, request, next)))
+        .with_state(app)
+}
+
+/// How long an endpoint takes: the histogram of the answer everybody hopes for is looked up once.
+struct Meter {
+    endpoint: &'static str,
+    ok: OnceLock<Histogram>,
+}
+
+impl Meter {
+    fn record(&self, status: StatusCode, took: Duration) {
+        let histogram =
+            |status: String| metrics::histogram!("http_request_seconds", "endpoint" => self.endpoint, "status" => status);
+        if status == StatusCode::OK {
+            self.ok.get_or_init(|| histogram("200".to_owned())).record(took);
+        } else {
+            histogram(status.as_u16().to_string()).record(took);
+        }
+    }
+}
+
+/// Measures a route as `http_request_seconds{endpoint,status}`.
+pub(crate) fn timed(endpoint: &'static str, route: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App>> {
+    let meter = Arc::new(Meter { endpoint, ok: OnceLock::new() });
+    route.layer(middleware::from_fn(move |request: Request, next: Next| {
+        let meter = Arc::clone(&meter);
+        async move {
+            let begun = tokio::time::Instant::now();
+            let response = next.run(request).await;
+            meter.record(response.status(), begun.elapsed());
+            response
+        }
+    }))
+}
