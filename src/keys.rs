@@ -299,12 +299,14 @@ impl Keys {
                     let made = made.next().ok_or(KeysError::Contended)?;
                     put(change, &self.kek, &made, state, now_ms, &*self.entropy, &|event| author.sign(event))?
                 }
-                Action::Promote { kid } => change
-                    .step(moved(&kid, &[KeyState::Next], KeyState::Current))
-                    .event(told(EventKind::KeyActivated, &kid, &alg(&kid))),
-                Action::Retire { kid } => change
-                    .step(moved(&kid, &[KeyState::Current, KeyState::Next], KeyState::Retired))
-                    .event(told(EventKind::KeyRetired, &kid, &alg(&kid))),
+                Action::Promote { kid } => {
+                    change.step(moved(&kid, &[KeyState::Next], KeyState::Current)).event(told(EventKind::KeyActivated, &kid, &alg(&kid)))
+                }
+                Action::Retire { kid } => change.step(moved(&kid, &[KeyState::Current, KeyState::Next], KeyState::Retired)).event(told(
+                    EventKind::KeyRetired,
+                    &kid,
+                    &alg(&kid),
+                )),
                 Action::Revoke { kid } => change
                     .step(moved(&kid, &[KeyState::Next, KeyState::Current, KeyState::Retired], KeyState::Revoked))
                     .revoke(RevocationKind::Key, &kid, now_ms, now.saturating_add(self.plan.rotation.retention))
