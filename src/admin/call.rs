@@ -97,7 +97,11 @@ fn query(text: &str, known: &[&str]) -> Result<Vec<(String, String)>, Problem> {
     let mut out: Vec<(String, String)> = Vec::new();
     for (name, value) in url::form_urlencoded::parse(text.as_bytes()) {
         if !known.contains(&name.as_ref()) {
-            return Err(Problem::malformed(format!("query parameter `{}` {}", short(&name), schema::unknown(&name, known.iter().copied()))));
+            return Err(Problem::malformed(format!(
+                "query parameter `{}` {}",
+                short(&name),
+                schema::unknown(&name, known.iter().copied())
+            )));
         }
         if out.iter().any(|(n, _)| *n == name) {
             return Err(Problem::malformed(format!("query parameter `{}` comes twice", short(&name))));

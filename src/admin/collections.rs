@@ -1,7 +1,7 @@
 //! CRUD on administered objects (RFC 9110, RFC 7396).
 use ledger::{Object, ObjectKind};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 use tokens::b64;
 
 use crate::{
@@ -32,7 +32,10 @@ impl From<Failure> for Problem {
 
 /// A page of `items`, and the opaque cursor of the next.
 pub fn page(items: Vec<Value>, next: Option<&str>) -> Answer {
-    Answer::ok(json!({ "items": items, "next": next.map(|n| b64::encode(n.as_bytes())) }))
+    let mut page = Map::new();
+    page.insert("items".into(), Value::Array(items));
+    page.insert("next".into(), next.map_or(Value::Null, |n| b64::encode(n.as_bytes()).into()));
+    Answer::ok(Value::Object(page))
 }
 
 /// `GET` of a collection: a page, or the one that a filter names.

@@ -100,7 +100,9 @@ fn settle_id(
         }
         (None, None) if !members.contains_key(name) => {
             let derived = match kind {
-                ObjectKind::ResourceServer | ObjectKind::TrustedIssuer => members.get(schema::key_member(kind)).and_then(Value::as_str).map(derived_id),
+                ObjectKind::ResourceServer | ObjectKind::TrustedIssuer => {
+                    members.get(schema::key_member(kind)).and_then(Value::as_str).map(derived_id)
+                }
                 _ => None,
             };
             members.insert(name.to_owned(), derived.unwrap_or_else(fresh).into());

@@ -1,8 +1,7 @@
 //! Routes, upstreams and trusted issuers are valid together or not at all: what one change would break, told before it is made.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use edge::{issuer::TrustedIssuer, route::Route, upstream::Upstream};
-use edge::route::UpstreamRef;
+use edge::table::RouteTable;
 use ledger::{Mistake, ObjectKind, StoreError};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -72,7 +71,7 @@ pub async fn broken(objects: &Objects, changes: &[Link<'_>]) -> Result<Vec<Broke
             }
         }
     }
-    let before = rows.mistakes();
+    let before = rows.mistakes(&objects.issuer);
     for (kind, id, document) in changes.iter().filter(|(kind, ..)| linked(*kind)) {
         match document {
             Some(document) => rows.0.insert((*kind, (*id).to_owned()), (*document).clone()),
@@ -80,7 +79,7 @@ pub async fn broken(objects: &Objects, changes: &[Link<'_>]) -> Result<Vec<Broke
         };
     }
     let changed = |b: &Broken| changes.iter().any(|(kind, id, _)| *kind == b.kind && *id == b.id);
-    Ok(rows.mistakes().into_iter().filter(|b| changed(b) || !before.contains(b)).collect())
+    Ok(rows.mistakes(&objects.issuer).into_iter().filter(|b| changed(b) || !before.contains(b)).collect())
 }
 
 /// The documents of a route table, by kind and id.
@@ -92,28 +91,28 @@ impl Rows {
         self.0.iter().filter(|((k, _), _)| *k == kind).filter_map(|(_, doc)| serde_json::from_value(doc.clone()).ok()).collect()
     }
 
-    fn mistakes(&self) -> Vec<Broken> {
-        let routes: Vec<Route> = self.of(ObjectKind::Route);
-        let upstreams: Vec<Upstream> = self.of(ObjectKind::Upstream);
-        let issuers: Vec<TrustedIssuer> = self.of(ObjectKind::TrustedIssuer);
-        let upstreams: BTreeSet<&str> = upstreams.iter().map(|u| u.id.as_str()).collect();
-        let issuers: BTreeSet<&str> = issuers.iter().map(|i| i.issuer.as_str()).collect();
-        let mut out = Vec::new();
-        for route in &routes {
-            let mut wrong = |at: String, why: String| {
-                out.push(Broken { kind: ObjectKind::Route, id: route.id.clone(), mistake: Mistake::new(at, why) });
-            };
-            if let UpstreamRef::Named(name) = &route.upstream
-                && !upstreams.contains(name.as_str())
-            {
-                wrong("upstream".into(), format!("there is no upstream `{name}`"));
-            }
-            for (i, issuer) in route.auth.iter().flat_map(|a| a.issuers.iter()).enumerate() {
-                if issuer != "self" && !issuers.contains(issuer.as_str()) {
-                    wrong(format!("auth.issuers[{i}]"), format!("there is no trusted issuer `{issuer}`"));
-                }
-            }
+    fn mistakes(&self, issuer: &str) -> Vec<Broken> {
+        let (routes, upstreams, issuers) = (self.of(ObjectKind::Route), self.of(ObjectKind::Upstream), self.of(ObjectKind::TrustedIssuer));
+        match RouteTable::build(&routes, &upstreams, &issuers, issuer) {
+            Ok(_) => Vec::new(),
+            Err(mistakes) => mistakes.into_iter().map(located).collect(),
         }
-        out
+    }
+}
+
+/// Reads `routes[ID].member` back into the object and its member.
+fn located(mistake: Mistake) -> Broken {
+    let parts = mistake.at.split_once('[').and_then(|(list, rest)| {
+        let (id, member) = rest.split_once(']')?;
+        let kind = match list {
+            "upstreams" => ObjectKind::Upstream,
+            "trusted_issuers" => ObjectKind::TrustedIssuer,
+            _ => ObjectKind::Route,
+        };
+        Some((kind, id.to_owned(), member.trim_start_matches('.').to_owned()))
+    });
+    match parts {
+        Some((kind, id, member)) => Broken { kind, id, mistake: Mistake::new(member, mistake.why) },
+        None => Broken { kind: ObjectKind::Route, id: String::new(), mistake },
     }
 }

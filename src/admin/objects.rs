@@ -106,6 +106,8 @@ pub struct Objects {
     pub mac: MacKey,
     /// Permits to hash a password; shared with whoever else hashes in this process.
     pub hashing: Arc<Semaphore>,
+    /// This server's issuer identifier: what `self` means in a route.
+    pub issuer: String,
     /// One change of the route table at a time in this process: it is checked as a whole.
     linking: Arc<Mutex<()>>,
 }
@@ -116,8 +118,15 @@ const ATTEMPTS: usize = 4;
 impl Objects {
     /// Over a database.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, mac: MacKey, hashing: Arc<Semaphore>) -> Self {
-        Self { store, clock, entropy, mac, hashing, linking: Arc::new(Mutex::new(())) }
+    pub fn new(
+        issuer: &str,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        mac: MacKey,
+        hashing: Arc<Semaphore>,
+    ) -> Self {
+        Self { store, clock, entropy, mac, hashing, issuer: issuer.to_owned(), linking: Arc::new(Mutex::new(())) }
     }
 
     /// An object by its id, or by its natural key.
@@ -328,8 +337,15 @@ impl Objects {
     async fn prepare_new(&self, draft: Draft, order: Order<'_>) -> Result<Prepared, Failure> {
         let turn = secrets::turn(self, &draft, None, order.at_ms).await?;
         let now = order.at_ms.div_euclid(1000);
-        let object =
-            Object { kind: draft.kind, id: draft.id, key: draft.key, document: draft.document, version: 1, created_at: now, updated_at: now };
+        let object = Object {
+            kind: draft.kind,
+            id: draft.id,
+            key: draft.key,
+            document: draft.document,
+            version: 1,
+            created_at: now,
+            updated_at: now,
+        };
         let mut change = Change::new().step(Step::CreateObject(object.clone()));
         let generated = match turn {
             Turn::Put { slot, value, generated } => {
@@ -396,8 +412,7 @@ impl Objects {
 
     /// Whether the id or natural key of a new object is in use.
     async fn taken(&self, draft: &Draft) -> Result<bool, StoreError> {
-        Ok(self.store.object(draft.kind, &draft.id).await?.is_some()
-            || self.store.object_by_key(draft.kind, &draft.key).await?.is_some())
+        Ok(self.store.object(draft.kind, &draft.id).await?.is_some() || self.store.object_by_key(draft.kind, &draft.key).await?.is_some())
     }
 
     /// An order of now.

@@ -150,20 +150,24 @@ fn parameters(operation: &Operation) -> Vec<Value> {
 }
 
 fn body(does: Does) -> Option<Value> {
-    let json_body = |schema: Value, required: bool| json!({ "required": required, "content": { "application/json": { "schema": schema } } });
+    let json_body =
+        |schema: Value, required: bool| json!({ "required": required, "content": { "application/json": { "schema": schema } } });
     match does.takes() {
         Takes::Nothing => None,
         Takes::Document(kind) => Some(json_body(reference(schema_name(kind)), true)),
         Takes::MergePatch(_) => {
             let patch = json!({ "type": "object", "description": "A merge patch: null removes a member (RFC 7396)." });
-            Some(json!({ "required": true, "content": { "application/merge-patch+json": { "schema": patch }, "application/json": { "schema": patch } } }))
+            Some(
+                json!({ "required": true, "content": { "application/merge-patch+json": { "schema": patch }, "application/json": { "schema": patch } } }),
+            )
         }
         Takes::Content(schema, optional) => Some(json_body(schema, !optional)),
     }
 }
 
 fn responses(operation: &Operation) -> Value {
-    let good = |description: &str, schema: Value| json!({ "description": description, "content": { "application/json": { "schema": schema } } });
+    let good =
+        |description: &str, schema: Value| json!({ "description": description, "content": { "application/json": { "schema": schema } } });
     let page = |item: Value| {
         json!({ "type": "object", "required": ["items", "next"],
             "properties": { "items": { "type": "array", "items": item }, "next": { "type": ["string", "null"] } } })
@@ -177,14 +181,28 @@ fn responses(operation: &Operation) -> Value {
     };
     let (status, response) = match operation.does {
         Does::List(kind) => ("200", good("A page.", page(reference(schema_name(kind))))),
-        Does::Create(kind) => ("201", with(good("Created; a generated secret is shown this once.", reference(schema_name(kind))), json!({
-            "ETag": { "schema": { "type": "string" } }, "Location": { "schema": { "type": "string" } } }))),
-        Does::Read(kind) | Does::Replace(kind) | Does::Patch(kind) => ("200", with(good("As it is stored.", reference(schema_name(kind))), etag)),
+        Does::Create(kind) => (
+            "201",
+            with(
+                good("Created; a generated secret is shown this once.", reference(schema_name(kind))),
+                json!({
+            "ETag": { "schema": { "type": "string" } }, "Location": { "schema": { "type": "string" } } }),
+            ),
+        ),
+        Does::Read(kind) | Does::Replace(kind) | Does::Patch(kind) => {
+            ("200", with(good("As it is stored.", reference(schema_name(kind))), etag))
+        }
         Does::Delete(_) | Does::DisableUser | Does::EnableUser | Does::SetPassword | Does::EndSession | Does::EndGrant => {
             ("204", json!({ "description": "Done." }))
         }
-        Does::RotateSecret => ("200", good("The new secret, shown this once.", json!({ "type": "object", "required": ["client_id", "client_secret"],
-            "properties": { "client_id": { "type": "string" }, "client_secret": { "type": "string" }, "previous_kept": { "type": "boolean" } } }))),
+        Does::RotateSecret => (
+            "200",
+            good(
+                "The new secret, shown this once.",
+                json!({ "type": "object", "required": ["client_id", "client_secret"],
+            "properties": { "client_id": { "type": "string" }, "client_secret": { "type": "string" }, "previous_kept": { "type": "boolean" } } }),
+            ),
+        ),
         Does::ListSessions => ("200", good("A page.", page(reference("Session")))),
         Does::ReadSession => ("200", good("The session.", reference("Session"))),
         Does::ListGrants => ("200", good("A page.", page(reference("Grant")))),

@@ -5,7 +5,10 @@ use http::Method;
 use ledger::ObjectKind;
 use serde_json::{Value, json};
 
-use crate::{schema, state::Access};
+use crate::{
+    schema::{self, closed},
+    state::Access,
+};
 
 /// Where the API is mounted.
 pub const PREFIX: &str = "/admin/v1";
@@ -161,9 +164,6 @@ impl Does {
     /// What it takes as its body.
     #[must_use]
     pub fn takes(self) -> Takes {
-        let closed = |required: &[&str], properties: Value| {
-            json!({ "type": "object", "additionalProperties": false, "required": required, "properties": properties })
-        };
         match self {
             Self::Create(kind) | Self::Replace(kind) => Takes::Document(kind),
             Self::Patch(kind) => Takes::MergePatch(kind),
@@ -172,11 +172,17 @@ impl Does {
                 false,
             ),
             Self::RotateSecret => Takes::Content(
-                closed(&[], json!({ "keep_previous": { "type": "boolean", "default": false, "description": "The old secret stays valid until the next rotation." } })),
+                closed(
+                    &[],
+                    json!({ "keep_previous": { "type": "boolean", "default": false, "description": "The old secret stays valid until the next rotation." } }),
+                ),
                 true,
             ),
             Self::RotateKeys => Takes::Content(
-                closed(&[], json!({ "alg": { "type": "string", "maxLength": 16, "description": "Only this algorithm's keys, e.g. `ES256`." } })),
+                closed(
+                    &[],
+                    json!({ "alg": { "type": "string", "maxLength": 16, "description": "Only this algorithm's keys, e.g. `ES256`." } }),
+                ),
                 true,
             ),
             Self::RevokeKey => Takes::Content(closed(&[], json!({ "reason": reason() })), true),

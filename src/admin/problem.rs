@@ -12,7 +12,10 @@ use serde_json::{Map, Value, json};
 
 /// What the caller hears. What the log hears is written where it happens.
 #[derive(Debug, Clone)]
-pub struct Problem {
+pub struct Problem(Box<Parts>);
+
+#[derive(Debug, Clone)]
+struct Parts {
     status: StatusCode,
     kind: &'static str,
     title: &'static str,
@@ -24,7 +27,12 @@ pub struct Problem {
 
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, title, detail: detail.into(), errors: Vec::new(), challenge: None, allow: None }
+        Self(Box::new(Parts { status, kind, title, detail: detail.into(), errors: Vec::new(), challenge: None, allow: None }))
+    }
+
+    fn challenging(mut self, challenge: &'static str) -> Self {
+        self.0.challenge = Some(challenge);
+        self
     }
 
     /// 400: the request cannot be read.
@@ -39,25 +47,27 @@ impl Problem {
             [one] => format!("{}: {}", one.at, one.why),
             many => format!("{} mistakes", many.len()),
         };
-        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The content is not valid", detail) }
+        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The content is not valid", detail);
+        problem.0.errors = errors;
+        problem
     }
     /// 401 without a credential: a bare challenge (RFC 6750 §3.1).
     #[must_use]
     pub fn unauthenticated() -> Self {
-        let p = Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "An access token is needed", "send Authorization: Bearer <access token>");
-        Self { challenge: Some(r#"Bearer realm="doorward-admin""#), ..p }
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "An access token is needed", "send Authorization: Bearer <access token>")
+            .challenging(r#"Bearer realm="doorward-admin""#)
     }
     /// 401 with a credential that is not believed; one text for every reason.
     #[must_use]
     pub fn invalid_token() -> Self {
-        let p = Self::new(StatusCode::UNAUTHORIZED, "invalid-token", "The access token is not valid", "get a new one and try again");
-        Self { challenge: Some(r#"Bearer realm="doorward-admin", error="invalid_token""#), ..p }
+        Self::new(StatusCode::UNAUTHORIZED, "invalid-token", "The access token is not valid", "get a new one and try again")
+            .challenging(r#"Bearer realm="doorward-admin", error="invalid_token""#)
     }
     /// 403: believed, but not allowed this.
     #[must_use]
     pub fn insufficient_scope() -> Self {
-        let p = Self::new(StatusCode::FORBIDDEN, "insufficient-scope", "The access token does not allow this", "scope doorward.admin is needed");
-        Self { challenge: Some(r#"Bearer realm="doorward-admin", error="insufficient_scope", scope="doorward.admin""#), ..p }
+        Self::new(StatusCode::FORBIDDEN, "insufficient-scope", "The access token does not allow this", "scope doorward.admin is needed")
+            .challenging(r#"Bearer realm="doorward-admin", error="insufficient_scope", scope="doorward.admin""#)
     }
     /// 404.
     #[must_use]
@@ -67,8 +77,9 @@ impl Problem {
     /// 405, naming what is allowed.
     #[must_use]
     pub fn method_not_allowed(allow: String) -> Self {
-        let p = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method", "Method not allowed", format!("allowed here: {allow}"));
-        Self { allow: Some(allow), ..p }
+        let mut problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method", "Method not allowed", format!("allowed here: {allow}"));
+        problem.0.allow = Some(allow);
+        problem
     }
     /// 409: what is asked contradicts what is stored.
     pub fn conflict(detail: impl Into<String>) -> Self {
@@ -77,7 +88,12 @@ impl Problem {
     /// 412: the stored version is another one (RFC 9110 §13.1.1).
     #[must_use]
     pub fn stale() -> Self {
-        Self::new(StatusCode::PRECONDITION_FAILED, "stale", "The object was changed meanwhile", "read it again and send If-Match with its new ETag")
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            "stale",
+            "The object was changed meanwhile",
+            "read it again and send If-Match with its new ETag",
+        )
     }
     /// 413.
     #[must_use]
@@ -102,18 +118,18 @@ impl Problem {
 
     /// The status it is answered with.
     #[must_use]
-    pub const fn status(&self) -> StatusCode {
-        self.status
+    pub fn status(&self) -> StatusCode {
+        self.0.status
     }
 
     fn document(&self) -> Value {
         let mut doc = Map::new();
-        doc.insert("type".into(), format!("urn:doorward:problem:{}", self.kind).into());
-        doc.insert("title".into(), self.title.into());
-        doc.insert("status".into(), self.status.as_u16().into());
-        doc.insert("detail".into(), self.detail.as_str().into());
-        if !self.errors.is_empty() {
-            doc.insert("errors".into(), json!(self.errors));
+        doc.insert("type".into(), format!("urn:doorward:problem:{}", self.0.kind).into());
+        doc.insert("title".into(), self.0.title.into());
+        doc.insert("status".into(), self.0.status.as_u16().into());
+        doc.insert("detail".into(), self.0.detail.as_str().into());
+        if !self.0.errors.is_empty() {
+            doc.insert("errors".into(), json!(self.0.errors));
         }
         Value::Object(doc)
     }
@@ -137,16 +153,16 @@ impl From<StoreError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut out = Response::new(Body::from(self.document().to_string()));
-        *out.status_mut() = self.status;
+        *out.status_mut() = self.0.status;
         let headers = out.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(challenge) = self.challenge {
+        if let Some(challenge) = self.0.challenge {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
-        if let Some(allow) = self.allow.as_deref().and_then(|a| HeaderValue::from_str(a).ok()) {
+        if let Some(allow) = self.0.allow.as_deref().and_then(|a| HeaderValue::from_str(a).ok()) {
             headers.insert(ALLOW, allow);
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if self.0.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         out

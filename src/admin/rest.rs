@@ -184,4 +184,3 @@ impl IntoResponse for Answer {
         out
     }
 }
-

@@ -77,9 +77,11 @@ impl Order<'_> {
     /// Everything of one subject: sessions, grants, tokens.
     #[must_use]
     pub fn subject(&self, id: &str) -> Change {
-        let change = Change::new()
-            .step(Step::EndSessionsOf { subject: id.to_owned(), now: self.now() })
-            .step(Step::EndGrantsOf { subject: Some(id.to_owned()), client_id: None, now: self.now() });
+        let change = Change::new().step(Step::EndSessionsOf { subject: id.to_owned(), now: self.now() }).step(Step::EndGrantsOf {
+            subject: Some(id.to_owned()),
+            client_id: None,
+            now: self.now(),
+        });
         self.revoking(change, RevocationKind::Subject, id).event(self.event(EventKind::SubjectRevoked).subject(id))
     }
 
@@ -112,7 +114,9 @@ pub enum Named {
 /// # Errors
 /// Storage is away.
 pub async fn named(text: &str, store: &dyn Store, mac: &MacKey) -> Result<Named, StoreError> {
-    for (prefix, kind, row) in [("dwa_", SecretKind::Access, ledger::ArtefactKind::Access), ("dwr_", SecretKind::Refresh, ledger::ArtefactKind::Refresh)] {
+    for (prefix, kind, row) in
+        [("dwa_", SecretKind::Access, ledger::ArtefactKind::Access), ("dwr_", SecretKind::Refresh, ledger::ArtefactKind::Refresh)]
+    {
         if !text.starts_with(prefix) {
             continue;
         }
@@ -154,7 +158,8 @@ mod tests {
         let change = Order { at_ms: 5_000, actor: &actor, reason: Some("lost laptop") }.session("s", None, &["g".to_owned()]);
         assert!(change.steps.contains(&Step::EndSession { id: "s".into(), now: 5 }));
         assert!(change.steps.contains(&Step::EndGrant { id: "g".into(), now: 5 }));
-        let revoked: Vec<_> = change.steps.iter().filter_map(|s| if let Step::Revoke(r) = s { Some((r.kind, r.id.as_str())) } else { None }).collect();
+        let revoked: Vec<_> =
+            change.steps.iter().filter_map(|s| if let Step::Revoke(r) = s { Some((r.kind, r.id.as_str())) } else { None }).collect();
         assert_eq!(revoked, [(RevocationKind::Grant, "g"), (RevocationKind::Session, "s")]);
         assert_eq!(change.events[0].data["actor"], "test");
         assert_eq!(change.events[0].data["reason"], "lost laptop");

@@ -8,14 +8,8 @@ use serde_json::{Map, Value, json};
 use crate::json::{nearest, short};
 
 /// The kinds this version administers, in the order a seed is read.
-pub const KINDS: [ObjectKind; 6] = [
-    ObjectKind::User,
-    ObjectKind::ResourceServer,
-    ObjectKind::Client,
-    ObjectKind::TrustedIssuer,
-    ObjectKind::Upstream,
-    ObjectKind::Route,
-];
+pub const KINDS: [ObjectKind; 6] =
+    [ObjectKind::User, ObjectKind::ResourceServer, ObjectKind::Client, ObjectKind::TrustedIssuer, ObjectKind::Upstream, ObjectKind::Route];
 
 /// The schema of a kind's document as it is given (write-only members included); `None` for kinds not administered here.
 #[must_use]
@@ -104,7 +98,10 @@ fn length(schema: &Value, text: &str, at: &str, out: &mut Vec<Mistake>) {
         out.push(Mistake::new(at, format!("must have at most {most} characters")));
     }
     if let Some(least) = schema.get("minLength").and_then(Value::as_u64).filter(|least| count < *least) {
-        out.push(Mistake::new(at, if least == 1 { "must not be empty".to_owned() } else { format!("must have at least {least} characters") }));
+        out.push(Mistake::new(
+            at,
+            if least == 1 { "must not be empty".to_owned() } else { format!("must have at least {least} characters") },
+        ));
     }
 }
 
@@ -200,8 +197,14 @@ fn types(schema: &Value) -> String {
     }
 }
 
-fn closed(required: &[&str], properties: Value) -> Value {
-    json!({ "type": "object", "required": required, "additionalProperties": false, "properties": properties })
+/// An object schema that knows these members and no others.
+pub fn closed(required: &[&str], properties: Value) -> Value {
+    let mut schema = Map::new();
+    schema.insert("type".into(), "object".into());
+    schema.insert("required".into(), required.to_vec().into());
+    schema.insert("additionalProperties".into(), false.into());
+    schema.insert("properties".into(), properties);
+    Value::Object(schema)
 }
 
 fn text(description: &str) -> Value {
@@ -335,7 +338,10 @@ fn map(description: &str) -> Value {
 }
 
 fn target() -> Value {
-    closed(&["url"], json!({ "url": text("`http://host:port` or `https://host:port`."), "weight": count("Its share; 1 when absent, 0 takes it out.") }))
+    closed(
+        &["url"],
+        json!({ "url": text("`http://host:port` or `https://host:port`."), "weight": count("Its share; 1 when absent, 0 takes it out.") }),
+    )
 }
 
 fn upstream_members(id: &Value) -> Value {
@@ -456,7 +462,10 @@ mod tests {
     #[test]
     fn what_later_versions_bring_is_refused_by_name() {
         let route = json!({ "id": "r", "match": {}, "upstream": { "targets": [], "health": {} }, "cors": {} });
-        assert_eq!(at(ObjectKind::Route, &route), ["upstream.health: is not supported by this version", "cors: is not supported by this version"]);
+        assert_eq!(
+            at(ObjectKind::Route, &route),
+            ["upstream.health: is not supported by this version", "cors: is not supported by this version"]
+        );
         assert_eq!(at(ObjectKind::Route, &json!({ "match": {}, "upstream": 7 })), ["upstream: must be a string or an object"]);
     }
 

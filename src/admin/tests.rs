@@ -80,6 +80,7 @@ async fn bench() -> Bench {
     let url = format!("sqlite://{}", dir.path().join("db").display());
     let store: Arc<dyn Store> = ::store::open(&url, &::store::Options::default(), Arc::clone(&clock)).await.unwrap();
     let objects = Objects::new(
+        "https://id.example.com",
         Arc::clone(&store),
         clock,
         Arc::new(Dice(Mutex::new(7))),
@@ -338,24 +339,30 @@ async fn disabling_and_a_new_password_end_sessions_and_grants() {
 #[tokio::test]
 async fn a_client_secret_is_shown_once_rotated_and_kept_only_on_demand() {
     let b = bench().await;
-    let made = b.ask("POST", "/clients", json!({ "client_id": "a/b c", "grant_types": ["client_credentials"], "response_types": [], "scope": "read" })).await;
-    assert_eq!((made.status, made.header("location")), (StatusCode::CREATED, "/admin/v1/clients/a%2Fb%20c"));
+    let made = b
+        .ask(
+            "POST",
+            "/clients",
+            json!({ "client_id": "a/b~c", "grant_types": ["client_credentials"], "response_types": [], "scope": "read" }),
+        )
+        .await;
+    assert_eq!((made.status, made.header("location")), (StatusCode::CREATED, "/admin/v1/clients/a%2Fb~c"));
     assert!(made.body["client_secret"].as_str().unwrap().starts_with("dws_"));
-    assert!(b.get("/clients/a%2Fb%20c").await.body.get("client_secret").is_none());
-    let old = b.secret(ObjectKind::Client, "a/b c", "secret").await;
-    let rotated = b.ask("POST", "/clients/a%2Fb%20c/rotate-secret", json!({ "keep_previous": true })).await;
+    assert!(b.get("/clients/a%2Fb~c").await.body.get("client_secret").is_none());
+    let old = b.secret(ObjectKind::Client, "a/b~c", "secret").await;
+    let rotated = b.ask("POST", "/clients/a%2Fb~c/rotate-secret", json!({ "keep_previous": true })).await;
     assert_eq!(rotated.status, StatusCode::OK);
-    assert_eq!(b.secret(ObjectKind::Client, "a/b c", "secret_previous").await, old);
+    assert_eq!(b.secret(ObjectKind::Client, "a/b~c", "secret_previous").await, old);
     let mac = MacKey::new([7; 32]);
-    let now = b.secret(ObjectKind::Client, "a/b c", "secret").await.unwrap();
+    let now = b.secret(ObjectKind::Client, "a/b~c", "secret").await.unwrap();
     assert!(mac.verify("client_secret", rotated.body["client_secret"].as_str().unwrap().as_bytes(), &now));
-    b.ask("POST", "/clients/a%2Fb%20c/rotate-secret", Value::Null).await;
-    assert_eq!(b.secret(ObjectKind::Client, "a/b c", "secret_previous").await, None);
+    b.ask("POST", "/clients/a%2Fb~c/rotate-secret", Value::Null).await;
+    assert_eq!(b.secret(ObjectKind::Client, "a/b~c", "secret_previous").await, None);
 
-    b.live("u", "a/b c", "one").await;
-    assert_eq!(b.ask("PATCH", "/clients/a%2Fb%20c", json!({ "disabled": true })).await.status, StatusCode::OK);
+    b.live("u", "a/b~c", "one").await;
+    assert_eq!(b.ask("PATCH", "/clients/a%2Fb~c", json!({ "disabled": true })).await.status, StatusCode::OK);
     assert!(!b.alive("one").await.1);
-    assert!(b.revoked().await.contains(&(RevocationKind::Client, "a/b c".into())));
+    assert!(b.revoked().await.contains(&(RevocationKind::Client, "a/b~c".into())));
 }
 
 #[tokio::test]
