@@ -1,0 +1,158 @@
+//! What every part of a process stands on: clock, randomness, database, keys, and the live revocations.
+use std::sync::Arc;
+
+use admin::{Actor, Objects};
+use anyhow::Context as _;
+use ledger::{Committed, Listener, RevocationSet, Store, StoreError};
+use protocol::Settings;
+use store::{Database, OpenError};
+use tokens::{Clock, Entropy, keyring::Rotation, secret::Plain};
+use tokio::sync::Semaphore;
+
+use crate::{
+    clock::{SystemClock, SystemEntropy},
+    config::{AuthorizationServer, Config, Role},
+    keys::{Keys, Plan, Source},
+};
+
+/// An opened database with its keys and revocations.
+pub struct Foundation {
+    /// The database with its operator's side.
+    pub database: Arc<dyn Database>,
+    /// The database as everybody else sees it.
+    pub store: Arc<dyn Store>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// The signing keys; none in a gateway process of its own.
+    pub keys: Option<Arc<Keys>>,
+    /// The live revocations, filled and listening.
+    pub revoked: Arc<RevocationSet>,
+    /// Names and lifetimes.
+    pub settings: Settings,
+}
+
+/// Takes every committed revocation into the set in memory.
+struct Hears(Arc<RevocationSet>);
+
+impl Listener for Hears {
+    fn committed(&self, batch: &Committed) {
+        for revocation in &batch.revocations {
+            self.0.apply(revocation);
+        }
+        self.0.advance(batch.head);
+    }
+}
+
+/// Opens the database alone.
+///
+/// # Errors
+/// It is away, locked by another process, or of another version; the text says what to do.
+pub async fn database(config: &Config) -> anyhow::Result<Arc<dyn Database>> {
+    let options = store::Options { connections: usize::try_from(config.connections).unwrap_or(8) };
+    store::open(config.storage_url.expose(), &options, Arc::new(SystemClock)).await.map_err(|error| match error {
+        OpenError::Locked { .. } => anyhow::Error::new(error)
+            .context("the database is in use: stop the doorward that runs on it, or ask it through its administration API"),
+        other => anyhow::Error::new(other).context("the database cannot be opened"),
+    })
+}
+
+impl Foundation {
+    /// Opens everything. With `create`, a new database is given its first keys.
+    ///
+    /// # Errors
+    /// The text says what is wrong and what to do.
+    pub async fn open(config: &Config, create: bool) -> anyhow::Result<Self> {
+        let database = database(config).await?;
+        Self::over(config, database, create).await
+    }
+
+    /// As [`Foundation::open`], over an open database.
+    ///
+    /// # Errors
+    /// The keys cannot be opened, or the database failed.
+    pub async fn over(config: &Config, database: Arc<dyn Database>, create: bool) -> anyhow::Result<Self> {
+        let store: Arc<dyn Store> = database.clone();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        let keys = if needs_keys(config) {
+            let source = source(config);
+            let opened = Keys::open(store.clone(), &source, plan(config), clock.clone(), entropy.clone(), create).await;
+            Some(opened.context("the signing keys")?)
+        } else {
+            None
+        };
+        let revoked = Arc::new(RevocationSet::new());
+        store.listen(Arc::new(Hears(revoked.clone())));
+        fill(&*store, &revoked, clock.now()).await?;
+        Ok(Self { database, store, clock, entropy, keys, revoked, settings: config.settings() })
+    }
+
+    /// The keys.
+    ///
+    /// # Errors
+    /// This configuration is that of a gateway process of its own, which has none.
+    pub fn keys(&self) -> anyhow::Result<&Arc<Keys>> {
+        self.keys.as_ref().context("a gateway process of its own has no keys; use the configuration of the authorization server")
+    }
+
+    /// The administered objects. Without keys (a gateway of its own) no secret can be kept, and the MAC key is one of the moment.
+    #[must_use]
+    pub fn objects(&self) -> Objects {
+        let mac = self.keys.as_ref().map_or_else(|| self.momentary_mac(), |keys| keys.mac());
+        let hashing = Arc::new(Semaphore::new(hashing_threads()));
+        Objects::new(&self.settings.issuer, self.store.clone(), self.clock.clone(), self.entropy.clone(), mac, hashing)
+    }
+
+    fn momentary_mac(&self) -> tokens::secret::MacKey {
+        let mut key = [0; 32];
+        self.entropy.fill(&mut key);
+        tokens::secret::MacKey::new(key)
+    }
+
+    /// Who a command on this machine is, for the ledger.
+    #[must_use]
+    pub fn actor(command: &str) -> Actor {
+        Actor::command(command)
+    }
+}
+
+/// Password hashes computed at once: one a core.
+#[must_use]
+pub fn hashing_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+}
+
+/// A gateway process of its own asks over HTTP and holds no key.
+fn needs_keys(config: &Config) -> bool {
+    let issues = config.plays(Role::Auth) || config.plays(Role::Admin);
+    issues || matches!(config.authorization_server, AuthorizationServer::Own)
+}
+
+fn source(config: &Config) -> Source {
+    match &config.key {
+        Some(text) => Source::Text(Plain::new(text.expose().to_owned())),
+        None => Source::File(config.key_file.clone()),
+    }
+}
+
+fn plan(config: &Config) -> Plan {
+    let rotation =
+        Rotation { period: config.keys.rotate_every.0, ahead: config.keys.publish_before.0, ..Rotation::default() };
+    Plan { rotation, ..Plan::default() }
+}
+
+/// Loads what was revoked before this process listened.
+async fn fill(store: &dyn Store, revoked: &RevocationSet, now: i64) -> Result<(), StoreError> {
+    let (head, _) = store.head().await?;
+    let mut after = 0;
+    loop {
+        let page = store.revocations(after, now, 1000).await?;
+        let Some(last) = page.last() else { break };
+        after = last.seq;
+        page.iter().for_each(|revocation| revoked.apply(revocation));
+    }
+    revoked.advance(head);
+    Ok(())
+}

@@ -1,0 +1,389 @@
+//! The offline commands: bootstrap, seed, check, keys, audit, gc, backup, restore, policy.
+use std::{
+    fs,
+    io::{self, BufWriter, IsTerminal as _, Write},
+    path::Path,
+    time::Duration,
+};
+
+use admin::{Actor, Failure as ObjectFailure};
+use anyhow::{Context as _, anyhow, bail};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use ledger::{
+    Change, EventKind, Mistake, NewEvent, ObjectKind, Step,
+    chain::Verifier,
+};
+use protocol::{
+    Client, Scope,
+    issue::{self, Context, Order},
+};
+use serde_json::json;
+use store::Progress;
+use tokens::Alg;
+
+use crate::{
+    cli::{Failure, say, say_json},
+    config::Config,
+    foundation::{self, Foundation},
+    routes, tls,
+};
+
+/// The administrator's client that `bootstrap` makes.
+const ADMIN_CLIENT: &str = "doorward-admin";
+const ADMIN_SCOPE: &str = "doorward.admin doorward.admin.read";
+/// How long the administrator's first access token lives.
+const ADMIN_TOKEN_TTL: &str = "1h";
+/// Rows deleted in one transaction.
+pub const PURGE_BATCH: u32 = 500;
+
+/// Makes the database, the keys and one administrator's credential.
+///
+/// # Errors
+/// Storage or keys cannot be opened.
+pub async fn bootstrap(config: &Config, json: bool, rotate: bool) -> Result<(), Failure> {
+    let foundation = Foundation::open(config, true).await?;
+    let objects = foundation.objects();
+    let actor = Actor::command("bootstrap");
+    let stored = foundation.store.object(ObjectKind::Client, ADMIN_CLIENT).await?;
+    let secret = match (&stored, rotate) {
+        (None, _) => {
+            let given = json!({
+                "client_id": ADMIN_CLIENT, "client_name": "Doorward administration", "grant_types": ["client_credentials"],
+                "token_endpoint_auth_method": "client_secret_basic", "scope": ADMIN_SCOPE, "access_token_ttl": ADMIN_TOKEN_TTL,
+            });
+            let done = objects.create(ObjectKind::Client, given, &actor).await.map_err(failed)?;
+            let event = NewEvent::new(EventKind::AdminBootstrapped, foundation.clock.now_ms()).client(ADMIN_CLIENT);
+            foundation.store.apply(Change::new().event(actor.sign(event))).await?;
+            done.generated
+        }
+        (Some(_), true) => Some(objects.rotate_secret(ADMIN_CLIENT, false, &actor).await.map_err(failed)?.1),
+        (Some(_), false) => None,
+    };
+    let mut out = json!({ "issuer": config.issuer, "admin_client_id": ADMIN_CLIENT });
+    if let (Some(secret), Some(members)) = (secret, out.as_object_mut()) {
+        let (token, expires_at) = admin_token(&foundation).await?;
+        members.insert("admin_client_secret".into(), secret.expose().into());
+        members.insert("admin_token".into(), token.into());
+        members.insert("expires_at".into(), rfc3339(expires_at).into());
+    }
+    if json {
+        return say_json(&out);
+    }
+    for (name, value) in out.as_object().into_iter().flatten() {
+        say(&format!("{name:<20} {}", value.as_str().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+/// An access token for the administrator's client, through the code that issues every other one.
+async fn admin_token(foundation: &Foundation) -> anyhow::Result<(String, i64)> {
+    let row = foundation.store.object(ObjectKind::Client, ADMIN_CLIENT).await?.context("the administrator's client is gone")?;
+    let client: Client = serde_json::from_value(row.document)?;
+    let ring = foundation.keys()?.ring().load_full();
+    let mac = foundation.keys()?.mac();
+    let (head, _) = foundation.store.head().await?;
+    let context = Context {
+        settings: &foundation.settings,
+        keys: &ring,
+        mac: &mac,
+        entropy: &*foundation.entropy,
+        now_ms: foundation.clock.now_ms(),
+        head,
+    };
+    let scope = Scope::parse(ADMIN_SCOPE).map_err(|_| anyhow!("the administrator's scope cannot be read"))?;
+    let order = Order {
+        client: &client,
+        server: None,
+        audience: &foundation.settings.issuer,
+        subject: ADMIN_CLIENT,
+        grant: None,
+        session: None,
+        scope: &scope,
+        authentication: None,
+        user: None,
+        grant_type: "client_credentials",
+    };
+    let access = issue::access_token(&context, &order).map_err(|_| anyhow!("no token could be issued"))?;
+    let expires_at = context.now() + access.expires_in;
+    if !foundation.store.apply(access.change).await?.applied() {
+        bail!("no token could be issued");
+    }
+    Ok((access.text.expose().to_owned(), expires_at))
+}
+
+/// A time as RFC 3339 text.
+fn rfc3339(seconds: i64) -> String {
+    time::OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+/// Applies a seed file, or says what would change.
+///
+/// # Errors
+/// Every mistake of the file, and nothing is stored; or storage failed.
+pub async fn seed(config: &Config, file: &Path, json: bool, only_plan: bool) -> Result<(), Failure> {
+    let text = fs::read(file).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
+    let foundation = Foundation::open(config, true).await?;
+    let objects = foundation.objects();
+    let actor = Actor::command("seed");
+    let waiting = spinner("seeding");
+    let report = if only_plan {
+        admin::seed::plan(&objects, &text, &actor).await.map(|plan| plan.preview())
+    } else {
+        admin::seed::apply(&objects, &text, &actor).await
+    };
+    waiting.finish_and_clear();
+    let report = report.map_err(failed)?;
+    if json {
+        return say_json(&report);
+    }
+    say(&serde_json::to_string_pretty(&report).map_err(anyhow::Error::from)?)
+}
+
+/// Validates everything that a start would need, and says what is wrong.
+///
+/// # Errors
+/// All that is wrong.
+pub async fn check(config: &Config, json: bool) -> Result<(), Failure> {
+    let mut wrong = Vec::new();
+    for files in [&config.public_tls, &config.gateway_tls, &config.admin_tls].into_iter().flatten() {
+        if let Err(error) = tls::check(files) {
+            wrong.push(format!("tls: {error:#}"));
+        }
+    }
+    wrong.dedup();
+    match Foundation::open(config, false).await {
+        Ok(foundation) => {
+            if let Err(mistakes) = routes::read(&*foundation.store, &config.issuer).await? {
+                wrong.extend(mistakes.iter().map(|mistake| format!("{}: {}", mistake.at, mistake.why)));
+            }
+        }
+        Err(error) => wrong.push(format!("{error:#}")),
+    }
+    if json {
+        say_json(&json!({ "ok": wrong.is_empty(), "mistakes": wrong }))?;
+    } else if wrong.is_empty() {
+        say("configuration, keys, database and routes are in order")?;
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(anyhow!("{}", wrong.join("\n  ")).into()) }
+}
+
+/// Lists the signing keys.
+///
+/// # Errors
+/// Storage or keys cannot be opened.
+pub async fn keys_list(config: &Config) -> Result<(), Failure> {
+    let foundation = Foundation::open(config, false).await?;
+    say_json(&foundation.keys()?.list().await?)
+}
+
+/// Makes the next keys current.
+///
+/// # Errors
+/// An algorithm of which no keys are kept; storage failed.
+pub async fn keys_rotate(config: &Config, alg: Option<&str>) -> Result<(), Failure> {
+    let only = match alg {
+        None => None,
+        Some(name) => Some(Alg::parse(name).ok_or_else(|| Failure::Usage(format!("{name} is not an algorithm this version signs with")))?),
+    };
+    let foundation = Foundation::open(config, false).await?;
+    let told = foundation.keys()?.rotate(only, &Actor::command("keys rotate")).await.map_err(anyhow::Error::from)?;
+    say_json(&told)
+}
+
+/// Revokes a key.
+///
+/// # Errors
+/// There is no such key; storage failed.
+pub async fn keys_revoke(config: &Config, kid: &str, reason: Option<&str>) -> Result<(), Failure> {
+    let foundation = Foundation::open(config, false).await?;
+    let told = foundation.keys()?.revoke(kid, reason, &Actor::command("keys revoke")).await.map_err(anyhow::Error::from)?;
+    say_json(&told)
+}
+
+/// Checks the ledger's chain from its checkpoint to its head.
+///
+/// # Errors
+/// The row that is missing, out of order or changed.
+pub async fn audit_verify(config: &Config) -> Result<(), Failure> {
+    let database = foundation::database(config).await?;
+    let (head, hash) = database.head().await?;
+    let (from, start) = database.checkpoint().await?;
+    let mut verifier = Verifier::after(from, start);
+    let progress = bar("verifying", head.saturating_sub(from));
+    let mut after = from;
+    loop {
+        let rows = database.events(after, 1000).await?;
+        let Some(last) = rows.last() else { break };
+        // Rows written while this runs are beyond the head that was asked for.
+        after = last.seq;
+        for row in rows.iter().filter(|row| row.seq <= head) {
+            verifier.row(row).map_err(anyhow::Error::from)?;
+        }
+        progress.set_position(after.saturating_sub(from));
+        if after >= head {
+            break;
+        }
+    }
+    progress.finish_and_clear();
+    verifier.finish(head, &hash).map_err(anyhow::Error::from)?;
+    say_json(&json!({ "ok": true, "first": from + 1, "head": head, "hash": ledger::chain::hex::encode(&hash) }))
+}
+
+/// Writes the events as JSON lines.
+///
+/// # Errors
+/// The file cannot be written; storage failed.
+pub async fn audit_export(config: &Config, after: u64, to: Option<&Path>) -> Result<(), Failure> {
+    let database = foundation::database(config).await?;
+    let mut out: Box<dyn Write + Send> = match to {
+        Some(file) => Box::new(BufWriter::new(fs::File::create_new(file).with_context(|| format!("{}", file.display()))?)),
+        None => Box::new(BufWriter::new(io::stdout())),
+    };
+    let mut after = after;
+    loop {
+        let rows = database.events(after, 1000).await?;
+        let Some(last) = rows.last() else { break };
+        after = last.seq;
+        for row in &rows {
+            let line = serde_json::to_string(row).map_err(anyhow::Error::from)?;
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(out.flush()?)
+}
+
+/// Deletes everything that has expired.
+///
+/// # Errors
+/// Storage failed.
+pub async fn gc(config: &Config) -> Result<(), Failure> {
+    let foundation = Foundation::open(config, false).await?;
+    let progress = spinner("purging");
+    let mut gone = 0;
+    loop {
+        let batch = foundation.store.purge(foundation.clock.now(), PURGE_BATCH).await?;
+        gone += batch;
+        progress.set_message(format!("{gone} rows"));
+        if batch == 0 {
+            break;
+        }
+    }
+    if let Some(keys) = &foundation.keys {
+        keys.tick().await.map_err(anyhow::Error::from)?;
+    }
+    progress.finish_and_clear();
+    say_json(&json!({ "purged": gone }))
+}
+
+/// Writes a backup file.
+///
+/// # Errors
+/// The file is there already or cannot be written; storage failed.
+pub async fn backup(config: &Config, to: &Path) -> Result<(), Failure> {
+    let database = foundation::database(config).await?;
+    let saved = database.backup_to(to, progress("saving")).await.map_err(anyhow::Error::from)?;
+    say_json(&json!({ "file": to.display().to_string(), "rows": saved.rows, "head": saved.head }))
+}
+
+/// Fills an empty database from a backup, then ends what may have been revoked since: grants, sessions, and every signing key.
+///
+/// # Errors
+/// The database is not empty, the file is not a whole backup, or the key-encryption key is not the one it was made with.
+pub async fn restore(config: &Config, from: &Path) -> Result<(), Failure> {
+    let database = foundation::database(config).await?;
+    let restored = database.restore_from(from, progress("restoring")).await.map_err(anyhow::Error::from)?;
+    let foundation = Foundation::over(config, database, false).await.context("the backup is restored, but cannot be used")?;
+    end_everything(&foundation).await.context("the backup is restored, but what it lets in could not be ended; run it again on a new database")?;
+    say_json(&json!({ "rows": restored.rows, "head": restored.head, "ended": "grants, sessions and signing keys of the backup" }))
+}
+
+/// What was revoked after a backup is alive in it; nothing of it may work again.
+async fn end_everything(foundation: &Foundation) -> anyhow::Result<()> {
+    let actor = Actor::command("restore");
+    let now_ms = foundation.clock.now_ms();
+    let now = now_ms.div_euclid(1000);
+    let event = |kind| actor.sign(NewEvent::new(kind, now_ms)).with("reason", "restored");
+    let ended = Change::new()
+        .step(Step::EndGrantsOf { subject: None, client_id: None, now })
+        .event(event(EventKind::GrantEnded));
+    foundation.store.apply(ended).await?;
+    loop {
+        let page = foundation.store.sessions(None, None, 200).await?;
+        if page.items.is_empty() {
+            break;
+        }
+        let change = page.items.iter().fold(Change::new(), |change, session| {
+            let told = event(EventKind::SessionEnded).session(&session.id).subject(&session.subject);
+            change.step(Step::EndSession { id: session.id.clone(), now }).event(told)
+        });
+        foundation.store.apply(change).await?;
+    }
+    let keys = foundation.keys()?;
+    for row in foundation.store.keys().await?.into_iter().filter(|row| row.state != ledger::KeyState::Revoked) {
+        keys.revoke(&row.kid, Some("restored from a backup"), &actor).await?;
+    }
+    Ok(())
+}
+
+/// Prints the numbers this version enforces.
+///
+/// # Errors
+/// Standard output is closed.
+pub fn policy(json: bool) -> Result<(), Failure> {
+    let policy = protocol::policy::policy_json(&protocol::Settings::for_issuer("https://issuer.example"));
+    let mut policy = policy;
+    if let Some(members) = policy.as_object_mut() {
+        // Without a configuration there is no issuer; the rest are the defaults.
+        members.remove("issuer");
+    }
+    if json { say_json(&policy) } else { say(&serde_json::to_string_pretty(&policy).map_err(anyhow::Error::from)?) }
+}
+
+fn failed(failure: ObjectFailure) -> Failure {
+    match &failure {
+        ObjectFailure::Invalid(_) => Failure::Failed(anyhow!("{}", tell(&failure))),
+        _ => Failure::Failed(failure.into()),
+    }
+}
+
+/// A refusal with every mistake on a line of its own.
+#[must_use]
+pub fn tell(failure: &ObjectFailure) -> String {
+    match failure {
+        ObjectFailure::Invalid(mistakes) => {
+            let lines: Vec<String> = mistakes.iter().map(|Mistake { at, why }| format!("  {at}: {why}")).collect();
+            format!("nothing was changed; {} mistake{}:\n{}", lines.len(), if lines.len() == 1 { "" } else { "s" }, lines.join("\n"))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Shows how far something is, on a terminal and after a second.
+fn bar(what: &'static str, total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::with_draw_target(Some(total), target()).with_style(style).with_prefix(what);
+    bar.enable_steady_tick(Duration::from_secs(1));
+    bar
+}
+
+fn spinner(what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} {spinner} {msg} {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let spinner = ProgressBar::with_draw_target(None, target()).with_style(style).with_prefix(what);
+    spinner.enable_steady_tick(Duration::from_secs(1));
+    spinner
+}
+
+fn target() -> ProgressDrawTarget {
+    if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
+}
+
+fn progress(what: &'static str) -> Progress {
+    let bar = bar(what, 0);
+    Box::new(move |done, total| {
+        bar.set_length(total.max(done));
+        bar.set_position(done);
+    })
+}

@@ -1,0 +1,107 @@
+//! This issuer's own access tokens as the gateway and the administration API of the same process see them: no HTTP in between.
+use std::sync::Arc;
+
+use accounts::User;
+use admin::{Actor, AdminAuth, Principal, Refused};
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use ledger::{ArtefactKind, ObjectKind, RevocationSet, Store, StoreError};
+use protocol::{Settings, introspect, introspect::Known};
+use tokens::{
+    Clock,
+    access::{self, Expected},
+    jws::Parsed,
+    keyring::KeyRing,
+    secret::{self, MacKey, SecretKind},
+};
+
+/// How old the knowledge of the ledger may be to vouch for a token, milliseconds.
+const STALE_MS: i64 = 5_000;
+
+/// Believes own access tokens, signed and opaque ones.
+pub struct OwnTokens {
+    /// Names and lifetimes.
+    pub settings: Settings,
+    /// The database.
+    pub store: Arc<dyn Store>,
+    /// The keys, always the latest.
+    pub ring: Arc<ArcSwap<KeyRing>>,
+    /// Key of the MACs of opaque tokens.
+    pub mac: MacKey,
+    /// The live revocations.
+    pub revoked: Arc<RevocationSet>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl OwnTokens {
+    /// What an active token is, and whose account stands behind it; `None` for every token that is not active.
+    ///
+    /// # Errors
+    /// Storage is away, or has not been heard of for too long.
+    pub async fn active(&self, token: &str) -> Result<Option<(Known, Option<User>)>, StoreError> {
+        let now_ms = self.clock.now_ms();
+        if now_ms.saturating_sub(self.store.fresh_at_ms()) > STALE_MS {
+            return Err(StoreError::Unavailable("the ledger has not been heard of for too long".into()));
+        }
+        let known = if token.starts_with(SecretKind::Access.prefix()) { self.reference(token).await? } else { self.signed(token) };
+        let Some(known) = known else { return Ok(None) };
+        if known.expires_at <= now_ms.div_euclid(1000) || self.revoked.revoked(&known.facts()).is_some() {
+            return Ok(None);
+        }
+        if !known.is_persons() {
+            return Ok(Some((known, None)));
+        }
+        let user = self.user(&known.subject).await?.filter(|user| !user.disabled);
+        Ok(user.map(|user| (known, Some(user))))
+    }
+
+    /// The introspection answer (RFC 7662 §2.2) for whoever may see it.
+    ///
+    /// # Errors
+    /// As [`OwnTokens::active`].
+    pub async fn introspect(&self, token: &str) -> Result<Vec<u8>, StoreError> {
+        Ok(match self.active(token).await? {
+            Some((known, user)) => introspect::access(&known, user.as_ref(), &self.settings),
+            None => introspect::INACTIVE.to_vec(),
+        })
+    }
+
+    async fn reference(&self, token: &str) -> Result<Option<Known>, StoreError> {
+        let Some(presented) = secret::parse(SecretKind::Access, token, &self.mac) else { return Ok(None) };
+        let artefact = self.store.artefact(ArtefactKind::Access, &presented.id).await?;
+        Ok(artefact.filter(|artefact| presented.matches(&artefact.mac)).and_then(|artefact| Known::of_artefact(&artefact)))
+    }
+
+    fn signed(&self, token: &str) -> Option<Known> {
+        let parsed = Parsed::parse(token).ok()?;
+        let ring = self.ring.load();
+        let key = ring.keys().find(Some(parsed.kid.as_deref()?), parsed.alg)?;
+        let typ = [access::TYP, "application/at+jwt"];
+        let expected = Expected { issuer: &self.settings.issuer, audience: None, typ: &typ, now: self.clock.now(), leeway: 0 };
+        let claims = access::believe(&parsed, key, &expected).ok()?.into_inner();
+        Known::of_claims(claims, key.kid())
+    }
+
+    async fn user(&self, id: &str) -> Result<Option<User>, StoreError> {
+        let Some(object) = self.store.object(ObjectKind::User, id).await? else { return Ok(None) };
+        serde_json::from_value(object.document).map(Some).map_err(|error| StoreError::Corrupt(error.to_string()))
+    }
+}
+
+#[async_trait]
+impl AdminAuth for OwnTokens {
+    async fn authenticate(&self, bearer: &str) -> Result<Principal, Refused> {
+        match self.active(bearer).await {
+            Ok(Some((known, _))) if known.audience.contains(&self.settings.issuer) => {
+                let subject = known.is_persons().then(|| known.subject.clone());
+                Ok(Principal { actor: Actor { client_id: known.client_id, subject }, scope: known.scope })
+            }
+            Ok(_) => Err(Refused::Invalid),
+            Err(error) => {
+                tracing::warn!(%error, "an administrator's token could not be checked");
+                Err(Refused::Away)
+            }
+        }
+    }
+}
