@@ -6,17 +6,21 @@ use std::{
 
 use axum::{
     Router,
-    extract::Request,
+    extract::{DefaultBodyLimit, Request},
     middleware::{self, Next},
     routing::{MethodRouter, get, post},
 };
 use http::StatusCode;
 use metrics::Histogram;
-use protocol::discovery::{inserted, issuer_path};
+use protocol::{
+    Form,
+    discovery::{inserted, issuer_path},
+};
 
 use crate::{
     App,
-    oauth::{discovery, feed, health, introspect, jwks, revoke, token, userinfo},
+    account::{consent, login, page},
+    oauth::{authorize, discovery, feed, health, introspect, jwks, logout, revoke, token, userinfo},
     reply,
 };
 
@@ -34,6 +38,11 @@ pub fn router(app: Arc<App>) -> Router {
         .route(&at("/userinfo"), timed("userinfo", get(userinfo::any).post(userinfo::any)))
         .route(&at("/jwks"), timed("jwks", get(jwks::get)))
         .route(&at("/feed"), get(feed::get))
+        .route(&at("/authorize"), timed("authorize", get(authorize::get).post(authorize::post)))
+        .route(&at("/logout"), timed("logout", get(logout::get).post(logout::post)))
+        .route(&at("/login"), timed("login", get(login::get).post(login::post)))
+        .route(&at("/consent"), timed("consent", get(consent::get).post(consent::post)))
+        .route(&at("/account"), timed("account", get(page::get).post(page::post)))
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready));
     for name in METADATA {
@@ -45,6 +54,7 @@ pub fn router(app: Arc<App>) -> Router {
     router
         .fallback(discovery::nowhere)
         .method_not_allowed_fallback(discovery::wrong_method)
+        .layer(DefaultBodyLimit::max(Form::LIMIT))
         .layer(middleware::from_fn(move |request: Request, next: Next| reply::secure(https, request, next)))
         .with_state(app)
 }
