@@ -14,30 +14,28 @@ use std::{
 use admin::{Actor, KeyControl, KeyRefused};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use ledger::{Change, Committed, EventKind, KeyRow, KeyState, Listener, NewEvent, Outcome, RevocationKind, Step, Store, StoreError};
-use serde_json::{Value, json};
+use ledger::{Change, Committed, EventKind, KeyRow, KeyState, Listener, NewEvent, RevocationKind, Step, Store, StoreError};
+use serde_json::Value;
 use tokens::{
     Alg, Clock, Entropy,
     keyring::{self, Action, Cause, Kept, KeyRing, Life, Rotation, State},
     seal::Kek,
     secret::MacKey,
     sign::{KeyError, SigningKey},
-    witness,
 };
-use zeroize::Zeroizing;
 
+mod first;
 pub mod kek;
+mod row;
 #[cfg(test)]
 mod tests;
 
+use first::Found;
 pub use kek::Source;
+use row::Made;
 
-const CHECK: &str = "kek_check";
-const CHECK_TEXT: &[u8] = b"doorward key-encryption key";
-const MAC: &str = "mac_key";
-const INITIALISED: &str = "keys_initialised";
-/// How often the schedule is looked at.
-const TICK: Duration = Duration::from_secs(60);
+/// How often the schedule is looked at, at least; more often when keys live shorter, down to each second.
+const TICK: u64 = 60;
 /// How long to wait before a failed reload is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often a plan is made anew when another node was first.
@@ -146,7 +144,7 @@ impl Keys {
             if !create {
                 return Err(KeysError::NotInitialised);
             }
-            initialise(&*store, &kek, &plan, &*clock, &entropy).await?;
+            first::initialise(&*store, &kek, &plan, &*clock, &entropy).await?;
             Found::read(&*store).await?
         } else {
             found
@@ -200,7 +198,7 @@ impl Keys {
     /// # Errors
     /// A fault of storage.
     pub async fn list(&self) -> Result<Value, StoreError> {
-        Ok(listing(&self.store.keys().await?))
+        Ok(row::listing(&self.store.keys().await?))
     }
 
     /// Makes the next keys current (all algorithms, or one) and prepares new next ones. Nothing signed by any of them is refused.
@@ -245,21 +243,26 @@ impl Keys {
 
     /// Follows the ledger and the schedule for as long as it is polled.
     pub async fn follow(&self) {
-        let mut ticks = tokio::time::interval(TICK);
+        let each = u64::try_from(self.plan.rotation.period / 4).unwrap_or(1).clamp(1, TICK);
+        let mut ticks = tokio::time::interval(Duration::from_secs(each));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = self.bell.wake.notified() => if self.bell.stale.load(Ordering::Acquire) {
-                    if let Err(error) = self.reload().await {
-                        tracing::error!(%error, "signing keys could not be read again");
-                        self.bell.ring();
-                        tokio::time::sleep(AGAIN).await;
-                    }
-                },
+                () = self.bell.wake.notified() => self.catch_up().await,
                 _ = ticks.tick() => if let Err(error) = self.tick().await {
                     tracing::warn!(%error, "the key schedule could not be kept; trying again");
                 },
             }
+        }
+    }
+
+    async fn catch_up(&self) {
+        if self.bell.stale.load(Ordering::Acquire)
+            && let Err(error) = self.reload().await
+        {
+            tracing::error!(%error, "signing keys could not be read again");
+            self.bell.ring();
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
@@ -268,12 +271,12 @@ impl Keys {
         let mut parsed = self.parsed.lock().await;
         for _ in 0..ATTEMPTS {
             let rows = self.store.keys().await?;
-            let lives: Vec<Life<'_>> = rows.iter().filter_map(life).collect();
+            let lives: Vec<Life<'_>> = rows.iter().filter_map(row::life).collect();
             let actions = keyring::plan(&lives, &self.plan.algorithms, self.clock.now(), &self.plan.rotation, cause);
             if actions.is_empty() {
                 return self.install(&mut parsed, &rows);
             }
-            let made = generate(&actions).await?;
+            let made = row::generate(&actions).await?;
             let change = self.written(&rows, actions, made, author)?;
             let outcome = self.store.apply(change).await?;
             // Refused: another node was first. What it did for the same command counts for this one too.
@@ -297,7 +300,7 @@ impl Keys {
             change = match action {
                 Action::Create { state, .. } => {
                     let made = made.next().ok_or(KeysError::Contended)?;
-                    put(change, &self.kek, &made, state, now_ms, &*self.entropy, &|event| author.sign(event))?
+                    row::put(change, &self.kek, &made, state, now_ms, &*self.entropy, &|event| author.sign(event))?
                 }
                 Action::Promote { kid } => {
                     change.step(moved(&kid, &[KeyState::Next], KeyState::Current)).event(told(EventKind::KeyActivated, &kid, &alg(&kid)))
@@ -326,9 +329,9 @@ impl Keys {
         for row in rows.iter().filter(|row| row.state != KeyState::Revoked) {
             let key = match parsed.get(&row.kid) {
                 Some(key) => key.clone(),
-                None => unseal(&self.kek, row)?,
+                None => row::unseal(&self.kek, row)?,
             };
-            kept.push(Kept { state: state(row.state), key, changed_at: row.changed_at });
+            kept.push(Kept { state: row::state(row.state), key, changed_at: row.changed_at });
         }
         if !kept.iter().any(|kept| kept.state == State::Current) {
             return Err(KeysError::Incomplete("no signing key is current"));
@@ -379,180 +382,4 @@ impl Author<'_> {
             None => event.with("actor", "schedule"),
         }
     }
-}
-
-/// What a database holds of keys.
-struct Found {
-    rows: Vec<KeyRow>,
-    check: Option<Vec<u8>>,
-    mac: Option<Vec<u8>>,
-    initialised: bool,
-}
-
-impl Found {
-    /// Reads what is there. Another node may write its first keys (in one transaction) between two of the reads: then read again.
-    async fn read(store: &dyn Store) -> Result<Self, StoreError> {
-        let found = Self::glance(store).await?;
-        if found.virgin() || found.whole() { Ok(found) } else { Self::glance(store).await }
-    }
-
-    async fn glance(store: &dyn Store) -> Result<Self, StoreError> {
-        Ok(Self {
-            initialised: store.meta(INITIALISED).await?.is_some(),
-            check: store.meta(CHECK).await?,
-            mac: store.meta(MAC).await?,
-            rows: store.keys().await?,
-        })
-    }
-
-    /// Nothing was ever set up here.
-    fn virgin(&self) -> bool {
-        !self.initialised && self.check.is_none() && self.mac.is_none() && self.rows.is_empty()
-    }
-
-    /// Everything that a set-up database has is here.
-    fn whole(&self) -> bool {
-        self.initialised && self.check.is_some() && self.mac.is_some() && !self.rows.is_empty()
-    }
-
-    /// Proves the key-encryption key and opens the MAC key.
-    fn open(&self, kek: &Kek) -> Result<MacKey, KeysError> {
-        let check = self.check.as_ref().ok_or(KeysError::Incomplete("the check value is missing"))?;
-        match kek.open(&place(CHECK), check) {
-            Ok(text) if text.as_slice() == CHECK_TEXT => {}
-            _ => return Err(KeysError::WrongKek),
-        }
-        let mac = self.mac.as_ref().ok_or(KeysError::Incomplete("the MAC key is missing"))?;
-        let mac = kek.open(&place(MAC), mac).map_err(|_| KeysError::WrongKek)?;
-        let mac = <[u8; 32]>::try_from(mac.as_slice()).map_err(|_| KeysError::Incomplete("the MAC key has the wrong size"))?;
-        if self.rows.is_empty() {
-            return Err(KeysError::Incomplete("there is no signing key"));
-        }
-        Ok(MacKey::new(mac))
-    }
-}
-
-fn place(name: &str) -> String {
-    format!("meta:{name}")
-}
-
-/// Writes the first keys. Of several nodes one wins; the others find its keys.
-async fn initialise(store: &dyn Store, kek: &Kek, plan: &Plan, clock: &dyn Clock, entropy: &Arc<dyn Entropy>) -> Result<(), KeysError> {
-    let now_ms = clock.now_ms();
-    let mut mac = Zeroizing::new([0; 32]);
-    entropy.fill(mac.as_mut_slice());
-    let init = |name: &str, value| Step::InitMeta { name: name.to_owned(), value };
-    let mut change = Change::new()
-        .step(init(INITIALISED, b"1".to_vec()))
-        .step(init(CHECK, kek.seal(&place(CHECK), CHECK_TEXT, &**entropy)))
-        .step(init(MAC, kek.seal(&place(MAC), mac.as_slice(), &**entropy)));
-    let actions = keyring::plan(&[], &plan.algorithms, clock.now(), &plan.rotation, Cause::Schedule);
-    let states = actions.iter().filter_map(|action| match action {
-        Action::Create { state, .. } => Some(*state),
-        _ => None,
-    });
-    for (made, state) in generate(&actions).await?.iter().zip(states) {
-        change = put(change, kek, made, state, now_ms, &**entropy, &|event| event.with("actor", "first start"))?;
-    }
-    match store.apply(change).await? {
-        Outcome::Applied { .. } | Outcome::Refused(_) => Ok(()),
-    }
-}
-
-/// A key that was just made, and its private document.
-struct Made {
-    key: SigningKey,
-    pkcs8: Zeroizing<Vec<u8>>,
-}
-
-/// Makes a key for every creation in a plan, side by side and off the event loop.
-async fn generate(actions: &[Action]) -> Result<Vec<Made>, KeysError> {
-    let tasks: Vec<_> = actions
-        .iter()
-        .filter_map(|action| match action {
-            Action::Create { alg, .. } => Some(*alg),
-            _ => None,
-        })
-        .map(|alg| {
-            tokio::task::spawn_blocking(move || {
-                let (key, pkcs8) = SigningKey::generate(alg)?;
-                witness::prove(&key).map(|()| Made { key, pkcs8 })
-            })
-        })
-        .collect();
-    let mut made = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        made.push(task.await.map_err(|_| KeyError::Generation)??);
-    }
-    Ok(made)
-}
-
-/// Adds a new key's row and events to a change.
-fn put(
-    change: Change,
-    kek: &Kek,
-    made: &Made,
-    state: State,
-    now_ms: i64,
-    entropy: &dyn Entropy,
-    sign: &(dyn Fn(NewEvent) -> NewEvent + Sync),
-) -> Result<Change, KeysError> {
-    let (kid, alg) = (made.key.kid().to_owned(), made.key.alg().as_str());
-    let now = now_ms.div_euclid(1000);
-    let told = |kind| sign(NewEvent::new(kind, now_ms).with("kid", kid.as_str()).with("alg", alg));
-    let (created, activated) = (told(EventKind::KeyCreated), told(EventKind::KeyActivated));
-    let row = KeyRow {
-        alg: alg.to_owned(),
-        state: if state == State::Current { KeyState::Current } else { KeyState::Next },
-        public_jwk: serde_json::to_string(made.key.jwk()).map_err(|_| KeyError::Claims)?,
-        sealed: kek.seal(&aad(&kid), &made.pkcs8, entropy),
-        created_at: now,
-        changed_at: now,
-        kid,
-    };
-    let change = change.step(Step::PutKey(row)).event(created);
-    Ok(if state == State::Current { change.event(activated) } else { change })
-}
-
-fn aad(kid: &str) -> String {
-    format!("key:{kid}")
-}
-
-/// Opens a row and proves that it holds the key it says.
-fn unseal(kek: &Kek, row: &KeyRow) -> Result<SigningKey, KeysError> {
-    let unusable = || KeysError::Unusable { kid: row.kid.clone() };
-    let alg = Alg::parse(&row.alg).ok_or_else(unusable)?;
-    let pkcs8 = kek.open(&aad(&row.kid), &row.sealed).map_err(|_| unusable())?;
-    let key = SigningKey::from_pkcs8(alg, &pkcs8).map_err(|_| unusable())?;
-    if key.kid() != row.kid || witness::prove(&key).is_err() {
-        return Err(unusable());
-    }
-    Ok(key)
-}
-
-const fn state(state: KeyState) -> State {
-    match state {
-        KeyState::Next => State::Next,
-        KeyState::Current => State::Current,
-        KeyState::Retired => State::Retired,
-        KeyState::Revoked => State::Revoked,
-    }
-}
-
-fn life(row: &KeyRow) -> Option<Life<'_>> {
-    let alg = Alg::parse(&row.alg)?;
-    Some(Life { kid: &row.kid, alg, state: state(row.state), created_at: row.created_at, changed_at: row.changed_at })
-}
-
-fn listing(rows: &[KeyRow]) -> Value {
-    let mut rows: Vec<&KeyRow> = rows.iter().collect();
-    rows.sort_by(|a, b| (&a.alg, -a.created_at, &a.kid).cmp(&(&b.alg, -b.created_at, &b.kid)));
-    let item = |row: &&KeyRow| {
-        let jwk = serde_json::from_str::<Value>(&row.public_jwk).unwrap_or_default();
-        json!({
-            "kid": row.kid, "alg": row.alg, "state": row.state.as_str(),
-            "created_at": row.created_at, "changed_at": row.changed_at, "jwk": jwk,
-        })
-    };
-    json!({ "items": rows.iter().map(item).collect::<Vec<_>>() })
 }
