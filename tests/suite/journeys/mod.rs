@@ -1,0 +1,2 @@
+//! Stories from a person's side, in a real browser.
+mod browser;
