@@ -1,0 +1,154 @@
+//! The consent page: may this client have that?
+use std::sync::Arc;
+
+use askama::Template;
+use axum::{
+    extract::{RawQuery, State},
+    response::Response,
+};
+use http::{HeaderMap, StatusCode};
+use ledger::Session;
+use protocol::{
+    Code, ResourceServer,
+    authorize::{Next, Params, Refusal, claims},
+    consent,
+};
+
+use super::{
+    flow::Walk,
+    interaction::{self, Open},
+    login::{Waiting, denied, walk},
+    Posted, name_of,
+};
+use crate::{
+    App, csrf,
+    pages::{self, Allow, Refused, Shown},
+    sessions::Browser,
+};
+
+/// A scope on the page.
+struct Line {
+    name: String,
+    text: String,
+    /// It cannot be unchecked.
+    fixed: bool,
+}
+
+#[derive(Template)]
+#[template(path = "consent.html")]
+struct ConsentPage<'a> {
+    base: &'a str,
+    client: &'a Shown,
+    person: &'a str,
+    interaction: &'a str,
+    csrf: &'a str,
+    scopes: &'a [Line],
+    claims: &'a [String],
+    destination: &'a str,
+}
+
+/// `GET /consent`.
+pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    pages::finish(&app, show(&app, &headers, &Params::parse(&query.unwrap_or_default())).await)
+}
+
+/// `POST /consent`.
+pub async fn post(State(app): State<Arc<App>>, headers: HeaderMap, posted: Posted) -> Response {
+    pages::finish(&app, act(&app, &headers, posted).await)
+}
+
+/// The request behind an interaction; the account page needs nobody's consent.
+async fn waiting<'a>(app: &'a App, browser: &'a Browser, open: &'a Open) -> Result<Walk<'a>, Refused> {
+    match Waiting::load(app, open).await? {
+        Waiting::Client(request, client) => Ok(walk(app, browser, open, (*request, client), browser.sign_on().await?)),
+        Waiting::Account => Err(Refused::stale()),
+    }
+}
+
+async fn show(app: &App, headers: &HeaderMap, params: &Params) -> Result<Response, Refused> {
+    let browser = Browser::of(app, headers);
+    let open = interaction::open(app, &browser, params.one("interaction")?.unwrap_or_default()).await?;
+    let walk = waiting(app, &browser, &open).await?;
+    let remembered = walk.remembered().await?;
+    match (walk.decide(remembered.as_ref()), walk.session.clone()) {
+        (Next::Ask, Some(session)) => consent_page(app, &open, &walk, &session).await,
+        _ => walk.go().await,
+    }
+}
+
+async fn consent_page(app: &App, open: &Open, walk: &Walk<'_>, session: &Session) -> Result<Response, Refused> {
+    let server = app.catalog.resource_server(&walk.request.resource).await?;
+    let scopes: Vec<Line> = walk
+        .request
+        .scope
+        .iter()
+        .map(|name| Line { name: name.clone(), text: describe(name, server.as_deref()), fixed: name == "openid" })
+        .collect();
+    let (client, person) = (Shown::of(&walk.client), name_of(app, &session.subject).await?);
+    let claims: Vec<String> = claims::names(walk.request.claims.as_ref()).iter().map(|c| c.replace('_', " ")).collect();
+    let destination = walk.request.back.address.as_str().split('?').next().unwrap_or_default();
+    let template = ConsentPage {
+        base: pages::base(&app.settings.issuer),
+        client: &client,
+        person: &person,
+        interaction: &open.text,
+        csrf: &open.csrf(app, "consent", &session.id),
+        scopes: &scopes,
+        claims: &claims,
+        destination,
+    };
+    let allow = Allow::form(Some(walk.request.back.address.source())).picture_of(Some(&client));
+    Ok(pages::page(StatusCode::OK, &template, &allow))
+}
+
+/// What a scope means, in words.
+fn describe(name: &str, server: Option<&ResourceServer>) -> String {
+    let standard = match name {
+        "openid" => "Know who you are",
+        "profile" => "See your profile: name, picture and the like",
+        "email" => "See your e-mail address",
+        "address" => "See your postal address",
+        "phone" => "See your telephone number",
+        "offline_access" => "Keep its access when you are away",
+        _ => "",
+    };
+    if !standard.is_empty() {
+        return standard.to_owned();
+    }
+    let own = server.and_then(|s| s.scopes.iter().find(|e| e.name == name)?.description.clone());
+    match (own, server) {
+        (Some(text), _) => text,
+        (None, Some(server)) if !server.name.is_empty() => format!("{name} ({})", server.name),
+        (None, _) => name.to_owned(),
+    }
+}
+
+async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response, Refused> {
+    if csrf::is_cross_site(headers, &app.settings.issuer) {
+        return Err(Refused::foreign());
+    }
+    let params = posted.params?;
+    let browser = Browser::of(app, headers);
+    let open = interaction::open(app, &browser, params.one("interaction")?.unwrap_or_default()).await?;
+    let mut walk = waiting(app, &browser, &open).await?;
+    let Some(session) = walk.session.clone() else { return walk.go().await };
+    open.check(app, "consent", &session.id, params.one("csrf")?)?;
+    let refusal = Refusal::new(Code::AccessDenied, "the person did not allow it");
+    let given = match params.one("decision")? {
+        Some("approve") => consent::given(&walk.request, |scope| params.one(&format!("scope-{scope}")).is_ok_and(|v| v.is_some())),
+        Some("deny") => None,
+        _ => return Err(Refused::request("The form was not filled in.")),
+    };
+    let Some(given) = given else {
+        walk.change = denied(app, &walk);
+        return walk.refuse(refusal).await;
+    };
+    let before = app.store.consent(&session.subject, &walk.client.client_id).await?;
+    match walk.decide(before.as_ref()) {
+        Next::Ask | Next::Issue => {
+            let remembered = consent::remember(&walk.request, &session.subject, &given, before.as_ref(), app.clock.now());
+            walk.issue(&given, Some(remembered)).await
+        }
+        _ => walk.go().await,
+    }
+}

@@ -1,0 +1,166 @@
+//! How an authorization request goes on: wait for the person, issue, or refuse; each in one transaction.
+use std::sync::Arc;
+
+use axum::response::Response;
+use http::HeaderValue;
+use ledger::{Change, Consent, Outcome, Session, Step};
+use protocol::{
+    Client, Code,
+    authorize::{Next, Pending, Refusal, Request, Seen, issue::Issue, next},
+};
+
+use super::interaction::{self, Open, Purpose};
+use crate::{
+    App,
+    pages::{self, Refused},
+    sessions::Browser,
+};
+
+/// A request on its way.
+pub struct Walk<'a> {
+    /// The server.
+    pub app: &'a App,
+    /// The browser.
+    pub browser: &'a Browser,
+    /// Who asks.
+    pub client: Arc<Client>,
+    /// What for.
+    pub request: Request,
+    /// The person's live session.
+    pub session: Option<Session>,
+    /// Whether they logged in for this request.
+    pub fresh: bool,
+    /// Whether they chose to go on as who they are.
+    pub chosen: bool,
+    /// The interaction it waited in.
+    pub open: Option<&'a Open>,
+    /// What has to be committed with whatever comes next.
+    pub change: Change,
+}
+
+/// What a refused guard means.
+enum Stopped {
+    /// The form was used already.
+    Used,
+    /// The session ended meanwhile.
+    Ended,
+}
+
+impl Walk<'_> {
+    /// Decides and does it.
+    ///
+    /// # Errors
+    /// The form was used already, or storage is away.
+    pub async fn go(self) -> Result<Response, Refused> {
+        let consent = self.remembered().await?;
+        match self.decide(consent.as_ref()) {
+            Next::LogIn | Next::Choose => self.wait("/login").await,
+            Next::Ask => self.wait("/consent").await,
+            Next::Issue => {
+                let scope = self.request.scope.clone();
+                self.issue(&scope, None).await
+            }
+            Next::Refuse(refusal) => self.refuse(refusal).await,
+        }
+    }
+
+    /// What comes next, as things stand.
+    #[must_use]
+    pub fn decide(&self, consent: Option<&Consent>) -> Next {
+        let seen = Seen { session: self.session.as_ref(), fresh: self.fresh, chosen: self.chosen, consent };
+        next(&self.request, &self.client, seen, self.app.clock.now())
+    }
+
+    /// What the person allowed this client before.
+    ///
+    /// # Errors
+    /// Storage is away.
+    pub async fn remembered(&self) -> Result<Option<Consent>, Refused> {
+        match &self.session {
+            Some(session) if !self.client.first_party => Ok(self.app.store.consent(&session.subject, &self.client.client_id).await?),
+            _ => Ok(None),
+        }
+    }
+
+    /// Waits for the person on a page of ours. Nothing is written if the interaction can stay as it is.
+    async fn wait(mut self, path: &str) -> Result<Response, Refused> {
+        if let Some(open) = self.open
+            && self.change == Change::new()
+            && self.chosen == open.interaction.chosen
+        {
+            return Ok(self.show(path, &open.text));
+        }
+        let binding = self.browser.bind(self.app.clock.now() + self.app.settings.interaction_ttl).await?;
+        let fresh = self.session.as_ref().filter(|_| self.fresh).map(|s| s.id.clone());
+        let purpose = Purpose::Authorize(Box::new(Pending::of(&self.request)));
+        let (step, text) = interaction::begin(self.app, &binding, purpose, fresh, self.chosen);
+        self.change = std::mem::take(&mut self.change).step(step);
+        match self.commit().await? {
+            Ok(cookie) => Ok(pages::with_cookie(self.show(path, text.expose()), cookie)),
+            Err(Stopped::Used | Stopped::Ended) => Err(Refused::stale()),
+        }
+    }
+
+    fn show(&self, path: &str, interaction: &str) -> Response {
+        pages::see_other(&format!("{}{path}?interaction={interaction}", pages::base(&self.app.settings.issuer)))
+    }
+
+    /// Issues a code for a scope, remembering what was allowed.
+    ///
+    /// # Errors
+    /// The form was used already, or storage is away.
+    pub async fn issue(mut self, scope: &[String], consent: Option<Consent>) -> Result<Response, Refused> {
+        let Some(session) = self.session.clone() else { return Err(Refused::stale()) };
+        let (change, code) = Issue {
+            request: &self.request,
+            client: &self.client,
+            session: &session,
+            scope,
+            consent,
+            settings: &self.app.settings,
+            now_ms: self.app.clock.now_ms(),
+        }
+        .change(self.app.entropy.as_ref(), &self.app.mac);
+        self.change = std::mem::take(&mut self.change).and(change);
+        let issuer = &self.app.settings.issuer;
+        match self.commit().await? {
+            Ok(cookie) => {
+                let answer = self.request.back.code(issuer, code.expose());
+                Ok(pages::with_cookie(pages::answer(self.app, &answer), cookie))
+            }
+            Err(Stopped::Used) => Err(Refused::stale()),
+            Err(Stopped::Ended) => {
+                let refusal = Refusal::new(Code::LoginRequired, "the session ended meanwhile");
+                Ok(pages::answer(self.app, &self.request.back.refuse(issuer, refusal)))
+            }
+        }
+    }
+
+    /// Tells the client no.
+    ///
+    /// # Errors
+    /// The form was used already, or storage is away.
+    pub async fn refuse(mut self, refusal: Refusal) -> Result<Response, Refused> {
+        let answer = self.request.back.refuse(&self.app.settings.issuer, refusal);
+        match self.commit().await? {
+            Ok(cookie) => Ok(pages::with_cookie(pages::answer(self.app, &answer), cookie)),
+            Err(Stopped::Used | Stopped::Ended) => Err(Refused::stale()),
+        }
+    }
+
+    /// Commits what has gathered, the interaction's end and the browser's session with it.
+    async fn commit(&mut self) -> Result<Result<Option<HeaderValue>, Stopped>, Refused> {
+        let gathered = std::mem::take(&mut self.change);
+        let first = self.open.map_or_else(Change::new, |open| Change::new().step(open.consume(self.app)));
+        let (change, cookie) = self.browser.seal(first.and(gathered)).await?;
+        if change == Change::new() {
+            return Ok(Ok(cookie));
+        }
+        let used = change.steps.iter().position(|s| matches!(s, Step::Consume { .. }));
+        match self.app.store.apply(change).await? {
+            Outcome::Applied { .. } => Ok(Ok(cookie)),
+            Outcome::Refused(guard) if Some(guard.step) == used => Ok(Err(Stopped::Used)),
+            Outcome::Refused(_) => Ok(Err(Stopped::Ended)),
+        }
+    }
+}

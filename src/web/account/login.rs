@@ -1,0 +1,255 @@
+//! The login page: who are you? Also the page that asks whether to go on as who you are (`prompt=select_account`).
+use std::sync::Arc;
+
+use accounts::session::{self, Ending, Proof};
+use askama::Template;
+use axum::{
+    extract::{RawQuery, State},
+    response::Response,
+};
+use http::{HeaderMap, StatusCode, header::USER_AGENT};
+use ledger::{Change, EventKind, NewEvent, Outcome, Session};
+use protocol::{
+    Code, Settings,
+    authorize::{Next, Params, Refusal, Request},
+};
+use tokens::secret::Plain;
+
+use super::{
+    flow::Walk,
+    interaction::{self, Open, Purpose},
+    Posted, name_of,
+    password::{self, Attempt},
+};
+use crate::{
+    App, csrf, limits,
+    pages::{self, Allow, Refused, Shown},
+    sessions::Browser,
+};
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct LoginPage<'a> {
+    base: &'a str,
+    client: Option<&'a Shown>,
+    failed: bool,
+    interaction: &'a str,
+    csrf: &'a str,
+    username: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "choose.html")]
+struct ChoosePage<'a> {
+    base: &'a str,
+    client: Option<&'a Shown>,
+    interaction: &'a str,
+    csrf: &'a str,
+    person: &'a str,
+}
+
+/// `GET /login`.
+pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    pages::finish(&app, show(&app, &headers, &Params::parse(&query.unwrap_or_default())).await)
+}
+
+/// `POST /login`.
+pub async fn post(State(app): State<Arc<App>>, headers: HeaderMap, posted: Posted) -> Response {
+    pages::finish(&app, act(&app, &headers, posted).await)
+}
+
+/// What an interaction is about, loaded.
+pub(super) enum Waiting {
+    /// A client's request.
+    Client(Box<Request>, Arc<protocol::Client>),
+    /// The account page.
+    Account,
+}
+
+impl Waiting {
+    pub(super) async fn load(app: &App, open: &Open) -> Result<Self, Refused> {
+        match &open.interaction.purpose {
+            Purpose::Account => Ok(Self::Account),
+            Purpose::Authorize(pending) => {
+                let known = app.catalog.client(&pending.client_id).await?.ok_or(Refused::stale())?;
+                let request = pending.as_ref().clone().resume(Some(&known.client)).ok_or(Refused::stale())?;
+                Ok(Self::Client(Box::new(request), Arc::clone(&known.client)))
+            }
+        }
+    }
+}
+
+/// The request goes on from an open interaction.
+pub(super) fn walk<'a>(
+    app: &'a App,
+    browser: &'a Browser,
+    open: &'a Open,
+    (request, client): (Request, Arc<protocol::Client>),
+    session: Option<Session>,
+) -> Walk<'a> {
+    let fresh = session.as_ref().is_some_and(|s| open.interaction.fresh.as_ref() == Some(&s.id));
+    Walk { app, browser, client, request, session, fresh, chosen: open.interaction.chosen, open: Some(open), change: Change::new() }
+}
+
+async fn show(app: &App, headers: &HeaderMap, params: &Params) -> Result<Response, Refused> {
+    let browser = Browser::of(app, headers);
+    let session = browser.sign_on().await?;
+    let Some(text) = params.one("interaction")? else {
+        return if session.is_some() { Ok(account(app)) } else { begin(app, &browser).await };
+    };
+    let open = interaction::open(app, &browser, text).await?;
+    let (request, client) = match Waiting::load(app, &open).await? {
+        Waiting::Account if session.is_some() => return Ok(account(app)),
+        Waiting::Account => return Ok(login_page(app, &open, None, false)),
+        Waiting::Client(request, client) => (*request, client),
+    };
+    let walk = walk(app, &browser, &open, (request, client), session);
+    let consent = walk.remembered().await?;
+    match walk.decide(consent.as_ref()) {
+        Next::LogIn => Ok(login_page(app, &open, Some(&walk), false)),
+        Next::Choose if params.one("switch")?.is_some() => Ok(login_page(app, &open, Some(&walk), false)),
+        Next::Choose => choose_page(app, &open, &walk).await,
+        _ => walk.go().await,
+    }
+}
+
+/// Somebody came without a request: they want to see their account.
+pub(super) async fn begin(app: &App, browser: &Browser) -> Result<Response, Refused> {
+    let binding = browser.bind(app.clock.now() + app.settings.interaction_ttl).await?;
+    let (step, text) = interaction::begin(app, &binding, Purpose::Account, None, false);
+    let (change, cookie) = browser.seal(Change::new().step(step)).await?;
+    if !app.store.apply(change).await?.applied() {
+        return Err(Refused::stale());
+    }
+    let location = format!("{}/login?interaction={}", pages::base(&app.settings.issuer), text.expose());
+    Ok(pages::with_cookie(pages::see_other(&location), cookie))
+}
+
+fn account(app: &App) -> Response {
+    pages::see_other(&format!("{}/account", pages::base(&app.settings.issuer)))
+}
+
+fn login_page(app: &App, open: &Open, walk: Option<&Walk<'_>>, failed: bool) -> Response {
+    let client = walk.map(|w| Shown::of(&w.client));
+    let template = LoginPage {
+        base: pages::base(&app.settings.issuer),
+        client: client.as_ref(),
+        failed,
+        interaction: &open.text,
+        csrf: &open.csrf(app, "login", ""),
+        // Not what was typed: a failed page is the same for every name.
+        username: walk.and_then(|w| w.request.login_hint.as_deref()).unwrap_or_default(),
+    };
+    let allow = Allow::form(walk.map(|w| w.request.back.address.source())).picture_of(client.as_ref());
+    pages::page(StatusCode::OK, &template, &allow)
+}
+
+async fn choose_page(app: &App, open: &Open, walk: &Walk<'_>) -> Result<Response, Refused> {
+    let client = Shown::of(&walk.client);
+    let person = match &walk.session {
+        Some(session) => name_of(app, &session.subject).await?,
+        None => return Err(Refused::stale()),
+    };
+    let template = ChoosePage {
+        base: pages::base(&app.settings.issuer),
+        client: Some(&client),
+        interaction: &open.text,
+        csrf: &open.csrf(app, "login", ""),
+        person: &person,
+    };
+    let allow = Allow::form(Some(walk.request.back.address.source())).picture_of(Some(&client));
+    Ok(pages::page(StatusCode::OK, &template, &allow))
+}
+
+async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response, Refused> {
+    if csrf::is_cross_site(headers, &app.settings.issuer) {
+        return Err(Refused::foreign());
+    }
+    let params = posted.params?;
+    let browser = Browser::of(app, headers);
+    let open = interaction::open(app, &browser, params.one("interaction")?.unwrap_or_default()).await?;
+    open.check(app, "login", "", params.one("csrf")?)?;
+    let waiting = Waiting::load(app, &open).await?;
+    let session = browser.sign_on().await?;
+    match (params.one("action")?, waiting) {
+        (Some("cancel"), Waiting::Account) => super::super::oauth::logout::goodbye(app),
+        (Some("cancel"), Waiting::Client(request, client)) => {
+            let mut walk = walk(app, &browser, &open, (*request, client), session);
+            walk.change = denied(app, &walk);
+            walk.refuse(Refusal::new(Code::AccessDenied, "the person cancelled the login")).await
+        }
+        (Some("switch"), Waiting::Client(..)) => {
+            let location = format!("{}/login?interaction={}&switch=1", pages::base(&app.settings.issuer), open.text);
+            Ok(pages::see_other(&location))
+        }
+        (Some("continue"), Waiting::Client(request, client)) => {
+            let mut walk = walk(app, &browser, &open, (*request, client), session);
+            walk.chosen = true;
+            walk.go().await
+        }
+        (_, waiting) => {
+            let address = limits::source_of(app, posted.peer, headers);
+            let given = Plain::new(params.one("password")?.unwrap_or_default());
+            let username = params.one("username")?.unwrap_or_default();
+            match password::attempt(app, username, given, address).await? {
+                Attempt::Wrong => Ok(again(app, &browser, &open, waiting, session)),
+                Attempt::Right(user) => {
+                    let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+                    let amr = ["pwd".to_owned()];
+                    let address = address.to_string();
+                    let proof = Proof { subject: &user.id, amr: &amr, address: &address, agent };
+                    enter(app, &browser, &open, waiting, session, &proof).await
+                }
+            }
+        }
+    }
+}
+
+/// The same page again, saying that it was wrong.
+fn again(app: &App, browser: &Browser, open: &Open, waiting: Waiting, session: Option<Session>) -> Response {
+    match waiting {
+        Waiting::Account => login_page(app, open, None, true),
+        Waiting::Client(request, client) => login_page(app, open, Some(&walk(app, browser, open, (*request, client), session)), true),
+    }
+}
+
+/// The person is who they say: the session begins or is renewed, the browser's cookie changes, and what waited goes on,
+/// all in one transaction.
+async fn enter(
+    app: &App,
+    browser: &Browser,
+    open: &Open,
+    waiting: Waiting,
+    before: Option<Session>,
+    proof: &Proof<'_>,
+) -> Result<Response, Refused> {
+    let (now_ms, ttl) = (app.clock.now_ms(), app.settings.session_ttl);
+    let renewed = before.as_ref().and_then(|s| session::renew(s, proof, ttl, now_ms));
+    let (session, change) = renewed.unwrap_or_else(|| {
+        let (session, change) = session::start(proof, ttl, now_ms, app.entropy.as_ref());
+        let replaced = before.as_ref().map(|b| session::end(b, Ending::Replaced, Settings::MAX_ACCESS_TOKEN_TTL, now_ms));
+        (session, change.and(replaced.unwrap_or_default()))
+    });
+    browser.sign_in(&session).await?;
+    match waiting {
+        Waiting::Client(request, client) => {
+            let (fresh, chosen) = (true, open.interaction.chosen);
+            let walk =
+                Walk { app, browser, client, request: *request, session: Some(session), fresh, chosen, open: Some(open), change };
+            walk.go().await
+        }
+        Waiting::Account => {
+            let (change, cookie) = browser.seal(Change::new().step(open.consume(app)).and(change)).await?;
+            match app.store.apply(change).await? {
+                Outcome::Applied { .. } => Ok(pages::with_cookie(account(app), cookie)),
+                Outcome::Refused(_) => Err(Refused::stale()),
+            }
+        }
+    }
+}
+
+/// The event of a person who said no.
+pub(super) fn denied(app: &App, walk: &Walk<'_>) -> Change {
+    let event = NewEvent::new(EventKind::ConsentDenied, app.clock.now_ms()).client(&walk.client.client_id);
+    Change::new().event(walk.session.iter().fold(event, |event, s| event.subject(&s.subject).session(&s.id)))
+}

@@ -1,0 +1,227 @@
+//! The account page: where a person is signed in, what they have allowed, and their password.
+use std::sync::Arc;
+
+use accounts::{
+    password::{self as rules, PasswordError},
+    session::{self, Ending, Proof},
+};
+use askama::Template;
+use axum::{
+    extract::{RawQuery, State},
+    response::Response,
+};
+use http::{HeaderMap, StatusCode, header::USER_AGENT};
+use ledger::{Change, EventKind, NewEvent, ObjectKind, RevocationKind, Session, Step};
+use protocol::{Settings, authorize::Params, logout};
+use time::{OffsetDateTime, macros::format_description};
+use tokens::secret::Plain;
+
+use super::{
+    Posted, login, name_of,
+    password::{self, Attempt},
+};
+use crate::{
+    App, Peer, csrf, limits,
+    pages::{self, Allow, Refused},
+    sessions::Browser,
+};
+
+/// Rows shown of each kind.
+const MOST: u32 = 100;
+const FORM: &str = "account";
+
+struct SessionRow {
+    id: String,
+    agent: String,
+    address: Option<String>,
+    since: String,
+    current: bool,
+}
+
+struct GrantRow {
+    id: String,
+    client: String,
+    scope: String,
+    since: String,
+}
+
+struct Notice {
+    kind: &'static str,
+    text: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "account.html")]
+struct AccountPage<'a> {
+    base: &'a str,
+    person: &'a str,
+    csrf: &'a str,
+    notice: Option<Notice>,
+    sessions: &'a [SessionRow],
+    grants: &'a [GrantRow],
+}
+
+/// `GET /account`.
+pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    pages::finish(&app, show(&app, &headers, &Params::parse(&query.unwrap_or_default())).await)
+}
+
+/// `POST /account`.
+pub async fn post(State(app): State<Arc<App>>, headers: HeaderMap, posted: Posted) -> Response {
+    pages::finish(&app, act(&app, &headers, posted).await)
+}
+
+async fn show(app: &App, headers: &HeaderMap, params: &Params) -> Result<Response, Refused> {
+    let browser = Browser::of(app, headers);
+    let Some(session) = browser.sign_on().await? else { return login::begin(app, &browser).await };
+    let notice = params.one("done")?.map(|_| Notice { kind: "note", text: "Done." });
+    account_page(app, &browser, &session, StatusCode::OK, notice).await
+}
+
+async fn account_page(
+    app: &App,
+    browser: &Browser,
+    session: &Session,
+    status: StatusCode,
+    notice: Option<Notice>,
+) -> Result<Response, Refused> {
+    let binding = browser.binding().await?.ok_or(Refused::foreign())?;
+    let sessions = app.store.sessions(Some(&session.subject), None, MOST).await?;
+    let sessions: Vec<SessionRow> = sessions.items.into_iter().map(|s| session_row(s, &session.id)).collect();
+    let mut grants = Vec::new();
+    for grant in app.store.grants(Some(&session.subject), None, None, MOST).await?.items {
+        let client = app.catalog.client(&grant.client_id).await?;
+        let named = client.and_then(|c| c.client.client_name.clone());
+        grants.push(GrantRow { id: grant.id, client: named.unwrap_or(grant.client_id), scope: grant.scope, since: day(grant.created_at) });
+    }
+    let template = AccountPage {
+        base: pages::base(&app.settings.issuer),
+        person: &name_of(app, &session.subject).await?,
+        csrf: &csrf::token(&app.mac, &binding, FORM, &session.id),
+        notice,
+        sessions: &sessions,
+        grants: &grants,
+    };
+    Ok(pages::page(status, &template, &Allow::form(None)))
+}
+
+fn session_row(session: Session, current: &str) -> SessionRow {
+    let text = |name: &str| session.document.get(name).and_then(|v| v.as_str()).filter(|t| !t.is_empty()).map(str::to_owned);
+    SessionRow {
+        agent: text("agent").unwrap_or_else(|| "A browser".to_owned()),
+        address: text("address"),
+        since: day(session.created_at),
+        current: session.id == current,
+        id: session.id,
+    }
+}
+
+fn day(seconds: i64) -> String {
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
+    OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|at| at.format(format).ok()).unwrap_or_default()
+}
+
+async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response, Refused> {
+    if csrf::is_cross_site(headers, &app.settings.issuer) {
+        return Err(Refused::foreign());
+    }
+    let params = posted.params?;
+    let browser = Browser::of(app, headers);
+    let (Some(session), Some(binding)) = (browser.sign_on().await?, browser.binding().await?) else { return Err(Refused::foreign()) };
+    let form = params.one("csrf")?.unwrap_or_default();
+    if !csrf::matches(&app.mac, &binding, FORM, &session.id, form) {
+        return Err(Refused::foreign());
+    }
+    match params.one("action")? {
+        Some("end-session") => end_session(app, &browser, &session, params.one("session")?.unwrap_or_default()).await,
+        Some("end-grant") => end_grant(app, &session, params.one("grant")?.unwrap_or_default()).await,
+        Some("password") => change_password(app, (&browser, &session), posted.peer, headers, &params).await,
+        _ => Err(Refused::request("The form was not filled in.")),
+    }
+}
+
+fn done(app: &App) -> Response {
+    pages::see_other(&format!("{}/account?done=1", pages::base(&app.settings.issuer)))
+}
+
+/// Ends one of the person's own sessions; the present one is a logout.
+async fn end_session(app: &App, browser: &Browser, session: &Session, id: &str) -> Result<Response, Refused> {
+    let now_ms = app.clock.now_ms();
+    let target = app.store.session(id).await?.filter(|s| s.subject == session.subject).ok_or(Refused::request("No such session."))?;
+    if target.ended_at.is_some() {
+        return Ok(done(app));
+    }
+    if target.id == session.id {
+        browser.sign_out().await?;
+    }
+    let change = session::end(&target, Ending::Logout, Settings::MAX_ACCESS_TOKEN_TTL, now_ms);
+    let (change, cookie) = browser.seal(change).await?;
+    app.store.apply(change).await?;
+    Ok(pages::with_cookie(done(app), cookie))
+}
+
+/// Takes back what the person gave a client: the grant ends, and the client has to ask again.
+async fn end_grant(app: &App, session: &Session, id: &str) -> Result<Response, Refused> {
+    let grant = app.store.grant(id).await?.filter(|g| g.subject == session.subject).ok_or(Refused::request("No such grant."))?;
+    if grant.ended_at.is_none() {
+        let forget = Step::ForgetConsents { subject: grant.subject.clone(), client_id: Some(grant.client_id.clone()) };
+        app.store.apply(logout::end_grant(&grant, app.clock.now_ms()).step(forget)).await?;
+    }
+    Ok(done(app))
+}
+
+/// Sets a new password after the old one was proved. Every session and grant of the person ends; this browser gets a new session.
+async fn change_password(
+    app: &App,
+    (browser, session): (&Browser, &Session),
+    peer: Option<Peer>,
+    headers: &HeaderMap,
+    params: &Params,
+) -> Result<Response, Refused> {
+    let address = limits::source_of(app, peer, headers);
+    let old = Plain::new(params.one("old_password")?.unwrap_or_default());
+    let new = Plain::new(params.one("new_password")?.unwrap_or_default());
+    let alert = |text| Some(Notice { kind: "alert", text });
+    let text = match rules::acceptable(new.expose()) {
+        Err(PasswordError::TooShort) => "A new password needs at least 8 characters.",
+        Err(_) => "A new password may have at most 128 characters.",
+        Ok(()) => "",
+    };
+    if !text.is_empty() {
+        return account_page(app, browser, session, StatusCode::UNPROCESSABLE_ENTITY, alert(text)).await;
+    }
+    let username = name_of(app, &session.subject).await?;
+    let user = match password::attempt(app, &username, old, address).await? {
+        Attempt::Right(user) if user.id == session.subject => user,
+        _ => return account_page(app, browser, session, StatusCode::FORBIDDEN, alert("The present password is not right.")).await,
+    };
+    let entropy = Arc::clone(&app.entropy);
+    let hashed = app.hashing.run(move || rules::hash(new.expose(), entropy.as_ref())).await?;
+    let Ok(hashed) = hashed else { return Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "Try again.")) };
+    let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let address = address.to_string();
+    let proof = Proof { subject: &user.id, amr: &session.amr, address: &address, agent };
+    let (next, change) = replaced(app, &proof, hashed);
+    browser.sign_in(&next).await?;
+    let (change, cookie) = browser.seal(change).await?;
+    if !app.store.apply(change).await?.applied() {
+        return Err(Refused::stale());
+    }
+    Ok(pages::with_cookie(done(app), cookie))
+}
+
+/// The change that sets a password: everything of the person so far ends, then a session begins.
+fn replaced(app: &App, proof: &Proof<'_>, hashed: String) -> (Session, Change) {
+    let now_ms = app.clock.now_ms();
+    let now = now_ms.div_euclid(1000);
+    let subject = proof.subject.to_owned();
+    let (next, begun) = session::start(proof, app.settings.session_ttl, now_ms, app.entropy.as_ref());
+    let change = Change::new()
+        .step(Step::PutSecret { kind: ObjectKind::User, id: subject.clone(), slot: "password".to_owned(), value: hashed.into_bytes() })
+        .step(Step::EndSessionsOf { subject: subject.clone(), now })
+        .step(Step::EndGrantsOf { subject: Some(subject.clone()), client_id: None, now })
+        .revoke(RevocationKind::Subject, &subject, now_ms, now + Settings::MAX_ACCESS_TOKEN_TTL)
+        .event(NewEvent::new(EventKind::PasswordChanged, now_ms).subject(&subject).with("by", "person"))
+        .event(NewEvent::new(EventKind::SubjectRevoked, now_ms).subject(&subject).with("reason", "password changed"));
+    (next, change.and(begun))
+}

@@ -1,0 +1,92 @@
+//! Checking a password: limits first, then the same work for everybody (RFC 9106; CONTRACT §6 login limits).
+use std::net::IpAddr;
+
+use accounts::{User, password, throttle};
+use edge::limit::Quota;
+use ledger::{Change, EventKind, NewEvent, ObjectKind};
+use tokens::secret::Plain;
+
+use crate::{App, pages::Refused};
+
+/// Longest username looked up, octets.
+const LONGEST_NAME: usize = 320;
+/// An id that nobody has: unknown people cost the same look-ups.
+const NOBODY: &str = "-";
+/// How often a throttled source is told of in the ledger.
+const TOLD: Quota = Quota { rate: 1, period_s: 60, burst: 1 };
+
+/// What an attempt came to.
+pub enum Attempt {
+    /// It is them.
+    Right(Box<User>),
+    /// It is not; never says why.
+    Wrong,
+}
+
+fn quota(limit: throttle::Limit) -> Quota {
+    Quota { rate: limit.rate, period_s: limit.period_s, burst: limit.burst }
+}
+
+/// Looks whether the source, or the account at that source, has used up its failures.
+async fn admitted(app: &App, counters: &throttle::Counters, address: IpAddr) -> Result<(), Refused> {
+    let now_ms = app.clock.now_ms();
+    let mut wait = 0;
+    for (key, limit) in counters.each() {
+        let verdict = app.counters.peek(key, &quota(limit), now_ms).await;
+        if !verdict.allowed {
+            wait = wait.max(verdict.retry_after_s());
+        }
+    }
+    if wait == 0 {
+        return Ok(());
+    }
+    if app.counters.hit(&format!("{}:told", counters.source), &TOLD, 1, now_ms).await.allowed {
+        let event = NewEvent::new(EventKind::LoginThrottled, now_ms).with("address", address.to_string());
+        app.store.apply(Change::new().event(event)).await?;
+    }
+    metrics::counter!("logins_total", "outcome" => "throttled").increment(1);
+    Err(Refused::limited(wait))
+}
+
+/// Checks a username and a password from an address. A failure is counted and told; a success forgets the account's failures there.
+///
+/// # Errors
+/// 429 beyond the limits, 503 if the pool is full or storage is away.
+pub async fn attempt(app: &App, username: &str, given: Plain, address: IpAddr) -> Result<Attempt, Refused> {
+    let counters = throttle::Counters::of(username, address);
+    admitted(app, &counters, address).await?;
+    let object = match username {
+        "" => None,
+        name if name.len() > LONGEST_NAME => None,
+        name => app.store.object_by_key(ObjectKind::User, name).await?,
+    };
+    let id = object.as_ref().map_or(NOBODY, |o| o.id.as_str());
+    let stored = app.store.secret(ObjectKind::User, id, "password").await?.and_then(|v| String::from_utf8(v).ok());
+    let known = object.is_some();
+    let right = app.hashing.run(move || password::verify(stored.as_deref().filter(|_| known), given.expose())).await?;
+    let user: Option<User> = object.and_then(|o| serde_json::from_value(o.document).ok());
+    let reason = match &user {
+        None => "unknown",
+        Some(_) if !right => "password",
+        Some(user) if user.disabled => "disabled",
+        Some(_) => "",
+    };
+    match user {
+        Some(user) if reason.is_empty() => {
+            app.counters.clear(&counters.pair).await;
+            metrics::counter!("logins_total", "outcome" => "succeeded").increment(1);
+            Ok(Attempt::Right(Box::new(user)))
+        }
+        user => {
+            let now_ms = app.clock.now_ms();
+            for (key, limit) in counters.each() {
+                app.counters.hit(key, &quota(limit), 1, now_ms).await;
+            }
+            let event = NewEvent::new(EventKind::LoginFailed, now_ms).with("reason", reason).with("address", address.to_string());
+            let event = user.into_iter().fold(event, |event, user| event.subject(user.id));
+            app.store.apply(Change::new().event(event)).await?;
+            metrics::counter!("logins_total", "outcome" => "failed").increment(1);
+            Ok(Attempt::Wrong)
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The authorization endpoint (RFC 6749 §3.1, OpenID Connect Core §3.1.2).
+use std::sync::Arc;
+
+use axum::{
+    extract::{RawQuery, State},
+    response::Response,
+};
+use http::HeaderMap;
+use ledger::Change;
+use protocol::authorize::{self, Desk, Endpoint, Params, resource};
+
+use crate::{
+    App,
+    account::{Posted, flow::Walk},
+    pages::{self, Refused},
+    sessions::Browser,
+};
+
+/// `GET /authorize`.
+pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    pages::finish(&app, authorize(&app, &headers, &Params::parse(&query.unwrap_or_default())).await)
+}
+
+/// `POST /authorize`: clients may post from their own site; nothing is decided by the browser's cookie that a GET would not decide.
+pub async fn post(State(app): State<Arc<App>>, headers: HeaderMap, posted: Posted) -> Response {
+    let result = match posted.params {
+        Ok(params) => authorize(&app, &headers, &params).await,
+        Err(why) => Err(why),
+    };
+    pages::finish(&app, result)
+}
+
+async fn authorize(app: &App, headers: &HeaderMap, params: &Params) -> Result<Response, Refused> {
+    let known = app.catalog.client(authorize::client_id(params)?).await?;
+    let client = known.as_ref().map(|k| &k.client);
+    let caller = authorize::recognise(params, client.map(AsRef::as_ref))?;
+    let Some(client) = client else { return Err(Refused::stale()) };
+    let issuer = app.settings.issuer.as_str();
+    let server = match resource::target(params, client, issuer) {
+        Ok(target) if target != issuer => app.catalog.resource_server(target).await?,
+        _ => None,
+    };
+    let checked = {
+        let ring = app.keys.load();
+        let desk = Desk { client, issuer, server: server.as_deref(), keys: ring.keys() };
+        authorize::accept(Endpoint::Authorize, caller, params, &desk)
+    };
+    let request = match checked {
+        Ok(request) => request,
+        Err(refused) => {
+            let (caller, refusal) = *refused;
+            tracing::debug!(client = %caller.client_id, error = refusal.code.as_str(), why = refusal.hears, "authorization request refused");
+            return Ok(pages::answer(app, &caller.back.refuse(issuer, refusal)));
+        }
+    };
+    let browser = Browser::of(app, headers);
+    let session = browser.sign_on().await?;
+    let (client, change) = (Arc::clone(client), Change::new());
+    Walk { app, browser: &browser, client, request, session, fresh: false, chosen: false, open: None, change }.go().await
+}

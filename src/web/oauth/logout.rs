@@ -1,0 +1,150 @@
+//! The end-session endpoint (OpenID Connect RP-Initiated Logout 1.0).
+use std::sync::Arc;
+
+use accounts::session::{self, Ending};
+use askama::Template;
+use axum::{
+    extract::{RawQuery, State},
+    response::Response,
+};
+use http::{HeaderMap, StatusCode};
+use ledger::Session;
+use protocol::{
+    Settings,
+    authorize::{Params, hint},
+    logout::{self, Asked, Farewell, Next},
+};
+
+use crate::{
+    App,
+    account::{Posted, name_of},
+    csrf,
+    pages::{self, Allow, Refused},
+    sessions::Browser,
+};
+
+const FORM: &str = "logout";
+
+#[derive(Template)]
+#[template(path = "logout.html")]
+struct LogoutPage<'a> {
+    base: &'a str,
+    person: &'a str,
+    csrf: &'a str,
+    fields: &'a [(&'static str, &'a str)],
+}
+
+#[derive(Template)]
+#[template(path = "logged_out.html")]
+struct LoggedOutPage<'a> {
+    base: &'a str,
+}
+
+/// `GET /logout`: asks, unless an ID token of the present session says who wants it.
+pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    let params = Params::parse(&query.unwrap_or_default());
+    let browser = Browser::of(&app, &headers);
+    pages::finish(&app, leave(&app, &browser, &params, false).await)
+}
+
+/// `POST /logout`: our own page's answer, or a client that posts its request.
+pub async fn post(State(app): State<Arc<App>>, headers: HeaderMap, posted: Posted) -> Response {
+    pages::finish(&app, act(&app, &headers, posted).await)
+}
+
+async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response, Refused> {
+    let params = posted.params?;
+    let ours = params.one("csrf")?.is_some();
+    if csrf::is_cross_site(headers, &app.settings.issuer) {
+        // A client's own form: the request is carried over to a GET, which asks the person.
+        return if ours || params.one("id_token_hint")?.is_none() { Err(Refused::foreign()) } else { Ok(carry_over(app, &params)) };
+    }
+    let browser = Browser::of(app, headers);
+    if !ours {
+        return if params.one("action")?.is_some() { Err(Refused::foreign()) } else { leave(app, &browser, &params, false).await };
+    }
+    let (session, binding) = (browser.sign_on().await?, browser.binding().await?);
+    let Some(session) = session else { return leave(app, &browser, &params, false).await };
+    let form = params.one("csrf")?.unwrap_or_default();
+    if !binding.is_some_and(|b| csrf::matches(&app.mac, &b, FORM, &session.id, form)) {
+        return Err(Refused::foreign());
+    }
+    match params.one("action")? {
+        Some("confirm") => leave(app, &browser, &params, true).await,
+        _ => Ok(pages::see_other(&format!("{}/account", pages::base(&app.settings.issuer)))),
+    }
+}
+
+fn carry_over(app: &App, params: &Params) -> Response {
+    let query = params.iter().fold(url::form_urlencoded::Serializer::new(String::new()), |mut q, (name, value)| {
+        q.append_pair(name, value);
+        q
+    });
+    let mut query = query;
+    pages::see_other(&format!("{}/logout?{}", pages::base(&app.settings.issuer), query.finish()))
+}
+
+async fn leave(app: &App, browser: &Browser, params: &Params, confirmed: bool) -> Result<Response, Refused> {
+    let asked = Asked::read(params)?;
+    let hint = {
+        let ring = app.keys.load();
+        asked.hint.as_deref().and_then(|text| hint::believe(text, &app.settings.issuer, ring.keys()))
+    };
+    let known = match asked.client(hint.as_ref()) {
+        Some(id) => app.catalog.client(id).await?,
+        None => None,
+    };
+    let session = browser.sign_on().await?;
+    let client = known.as_ref().map(|k| k.client.as_ref());
+    match (logout::next(&asked, hint.as_ref(), client, session.as_ref(), confirmed)?, session) {
+        (Next::Confirm(farewell), Some(session)) => confirm_page(app, browser, &session, &asked, farewell.as_ref()).await,
+        (Next::End(farewell), Some(session)) => {
+            let change = session::end(&session, Ending::Logout, Settings::MAX_ACCESS_TOKEN_TTL, app.clock.now_ms());
+            browser.sign_out().await?;
+            let (change, cookie) = browser.seal(change).await?;
+            app.store.apply(change).await?;
+            Ok(pages::with_cookie(part(app, farewell.as_ref())?, cookie))
+        }
+        (Next::Confirm(farewell) | Next::End(farewell) | Next::Done(farewell), _) => part(app, farewell.as_ref()),
+    }
+}
+
+async fn confirm_page(
+    app: &App,
+    browser: &Browser,
+    session: &Session,
+    asked: &Asked,
+    farewell: Option<&Farewell>,
+) -> Result<Response, Refused> {
+    let binding = browser.binding().await?.ok_or(Refused::foreign())?;
+    let given = [
+        ("id_token_hint", &asked.hint),
+        ("client_id", &asked.client_id),
+        ("post_logout_redirect_uri", &asked.uri),
+        ("state", &asked.state),
+    ];
+    let fields: Vec<(&'static str, &str)> = given.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
+    let template = LogoutPage {
+        base: pages::base(&app.settings.issuer),
+        person: &name_of(app, &session.subject).await?,
+        csrf: &csrf::token(&app.mac, &binding, FORM, &session.id),
+        fields: &fields,
+    };
+    Ok(pages::page(StatusCode::OK, &template, &Allow::form(farewell.map(Farewell::source))))
+}
+
+/// Back to the client, or the page that says that it is over.
+fn part(app: &App, farewell: Option<&Farewell>) -> Result<Response, Refused> {
+    match farewell {
+        Some(farewell) => Ok(pages::see_other(&farewell.location())),
+        None => goodbye(app),
+    }
+}
+
+/// The page that says that nobody is signed in on this browser.
+///
+/// # Errors
+/// Never.
+pub fn goodbye(app: &App) -> Result<Response, Refused> {
+    Ok(pages::page(StatusCode::OK, &LoggedOutPage { base: pages::base(&app.settings.issuer) }, &Allow::nothing()))
+}
