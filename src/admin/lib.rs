@@ -8,6 +8,7 @@ mod call;
 mod collections;
 pub mod draft;
 pub mod json;
+mod lifecycle;
 pub mod links;
 pub mod objects;
 pub mod openapi;
@@ -19,6 +20,7 @@ pub mod revocations;
 pub mod schema;
 pub mod secrets;
 pub mod seed;
+mod shapes;
 mod state;
 
 pub use objects::{Failure, Objects};

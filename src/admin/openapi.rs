@@ -13,7 +13,7 @@ use crate::{
 pub fn document(issuer: &str) -> Value {
     let mut paths = Map::new();
     for operation in operations::all() {
-        let item = paths.entry(format!("{PREFIX}{}", operation.path)).or_insert_with(|| json!({}));
+        let item = paths.entry(operation.path.clone()).or_insert_with(|| json!({}));
         if let Some(item) = item.as_object_mut() {
             item.insert(operation.method.as_str().to_ascii_lowercase(), described(operation));
         }
@@ -28,7 +28,7 @@ pub fn document(issuer: &str) -> Value {
             "description": format!("Bearer access tokens of {issuer} whose audience is the issuer, with scope `doorward.admin` (or `doorward.admin.read` for GET). \
                 Lists take `limit` (at most 200) and `cursor`; objects carry an ETag, honoured in If-Match. Refusals are problem documents (RFC 9457)."),
         },
-        "servers": [{ "url": "/" }],
+        "servers": [{ "url": PREFIX }],
         "security": [{ "bearer": [] }],
         "paths": paths,
         "components": {
@@ -131,9 +131,11 @@ fn described(operation: &Operation) -> Value {
 
 fn parameters(operation: &Operation) -> Vec<Value> {
     let mut out = Vec::new();
-    if operation.path.contains("{id}") {
-        out.push(json!({ "name": "id", "in": "path", "required": true, "schema": { "type": "string" },
-            "description": "The id, or the natural key (username, client_id, identifier, issuer), percent-encoded; of a key its `kid`." }));
+    for name in ["id", "kid"] {
+        if operation.path.contains(&format!("{{{name}}}")) {
+            out.push(json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" },
+                "description": "Percent-encoded. A natural key (username, client_id, identifier, issuer) serves as well as an id." }));
+        }
     }
     for name in operation.does.parameters() {
         let shape = match name {
@@ -219,7 +221,7 @@ fn responses(operation: &Operation) -> Value {
     if operation.access.is_some() {
         problems.extend(["401", "403"]);
     }
-    if operation.path.contains("{id}") {
+    if operation.path.contains('{') {
         problems.push("404");
     }
     if operation.method != Method::GET {

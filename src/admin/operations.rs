@@ -5,10 +5,7 @@ use http::Method;
 use ledger::ObjectKind;
 use serde_json::{Value, json};
 
-use crate::{
-    schema::{self, closed},
-    state::Access,
-};
+use crate::{schema, shapes::closed, state::Access};
 
 /// Where the API is mounted.
 pub const PREFIX: &str = "/admin/v1";
@@ -70,7 +67,7 @@ pub enum Does {
 pub struct Operation {
     /// HTTP method.
     pub method: Method,
-    /// Below [`PREFIX`]; `{id}` stands for one path segment.
+    /// Below [`PREFIX`]; `{id}` or `{kid}` stands for one path segment.
     pub path: String,
     /// What it does.
     pub does: Does,
@@ -97,7 +94,7 @@ const ACTIONS: [(Method, &str, Does, &str, &str); 18] = [
     (Method::GET, "/events", Does::ListEvents, "listEvents", "Read the event ledger"),
     (Method::GET, "/keys", Does::ListKeys, "listKeys", "List signing keys (public parts)"),
     (Method::POST, "/keys/rotate", Does::RotateKeys, "rotateKeys", "Make the next keys current"),
-    (Method::POST, "/keys/{id}/revoke", Does::RevokeKey, "revokeKey", "Revoke a key: everything it signed is dead"),
+    (Method::POST, "/keys/{kid}/revoke", Does::RevokeKey, "revokeKey", "Revoke a key: everything it signed is dead"),
     (Method::POST, "/revocations", Does::Revoke, "revoke", "Revoke a token, grant, session, client, subject, device or key"),
     (Method::GET, "/stats", Does::Stats, "getStats", "Rows, caches and counters of this process"),
     (Method::GET, "/policy", Does::Policy, "getPolicy", "The policy numbers in force"),

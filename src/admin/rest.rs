@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 use axum::{
     Router,
     body::Body,
-    extract::{RawPathParams, State},
+    extract::{RawPathParams, State, rejection::RawPathParamsRejection},
     response::{IntoResponse, Response},
     routing::{MethodFilter, MethodRouter, on},
 };
@@ -23,6 +23,9 @@ use crate::{
     reads,
     state::{Access, Actor, AdminState, Principal, Refused},
 };
+
+/// The path's one parameter, if it can be read.
+type Path = Result<RawPathParams, RawPathParamsRejection>;
 
 /// Octets of a bearer token accepted.
 const MAX_TOKEN: usize = 16 * 1024;
@@ -49,9 +52,14 @@ fn methods(operations: &[&'static Operation]) -> MethodRouter<Arc<AdminState>> {
     let mut methods = MethodRouter::new();
     for operation in operations.iter().copied() {
         let Ok(filter) = MethodFilter::try_from(operation.method.clone()) else { continue };
-        let handler = move |State(state): State<Arc<AdminState>>, path: RawPathParams, request: Request<Body>| async move {
-            let id = path.iter().find(|(name, _)| *name == "id").map(|(_, value)| value.to_owned()).unwrap_or_default();
-            serve(&state, operation, id, request).await
+        let handler = move |State(state): State<Arc<AdminState>>, path: Path, request: Request<Body>| async move {
+            match path {
+                Ok(path) => {
+                    let id = path.iter().next().map(|(_, value)| value.to_owned()).unwrap_or_default();
+                    serve(&state, operation, id, request).await
+                }
+                Err(_) => sealed(Problem::malformed("the path is not percent-encoded UTF-8").into_response()),
+            }
         };
         methods = methods.merge(on(filter, handler));
     }
@@ -67,8 +75,8 @@ async fn serve(state: &AdminState, operation: &'static Operation, id: String, re
         Ok(answer) => answer.into_response(),
         Err(problem) => problem.into_response(),
     };
-    let labels = [("listener", "admin".to_owned()), ("operation", operation.id.clone()), ("status", answer.status().as_u16().to_string())];
-    metrics::histogram!("http_request_duration_seconds", &labels).record(began.elapsed().as_secs_f64());
+    let labels = [("endpoint", format!("admin.{}", operation.id)), ("status", answer.status().as_u16().to_string())];
+    metrics::histogram!("http_request_seconds", &labels).record(began.elapsed().as_secs_f64());
     sealed(answer)
 }
 

@@ -3,9 +3,12 @@
 use std::sync::LazyLock;
 
 use ledger::{Mistake, ObjectKind};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use crate::json::{nearest, short};
+use crate::{
+    json::{nearest, short},
+    shapes,
+};
 
 /// The kinds this version administers, in the order a seed is read.
 pub const KINDS: [ObjectKind; 6] =
@@ -14,12 +17,12 @@ pub const KINDS: [ObjectKind; 6] =
 /// The schema of a kind's document as it is given (write-only members included); `None` for kinds not administered here.
 #[must_use]
 pub fn of(kind: ObjectKind) -> Option<&'static Value> {
-    static USER: LazyLock<Value> = LazyLock::new(user);
-    static CLIENT: LazyLock<Value> = LazyLock::new(client);
-    static RESOURCE_SERVER: LazyLock<Value> = LazyLock::new(resource_server);
-    static ROUTE: LazyLock<Value> = LazyLock::new(route);
-    static UPSTREAM: LazyLock<Value> = LazyLock::new(upstream);
-    static TRUSTED_ISSUER: LazyLock<Value> = LazyLock::new(trusted_issuer);
+    static USER: LazyLock<Value> = LazyLock::new(shapes::user);
+    static CLIENT: LazyLock<Value> = LazyLock::new(shapes::client);
+    static RESOURCE_SERVER: LazyLock<Value> = LazyLock::new(shapes::resource_server);
+    static ROUTE: LazyLock<Value> = LazyLock::new(shapes::route);
+    static UPSTREAM: LazyLock<Value> = LazyLock::new(shapes::upstream);
+    static TRUSTED_ISSUER: LazyLock<Value> = LazyLock::new(shapes::trusted_issuer);
     match kind {
         ObjectKind::User => Some(&USER),
         ObjectKind::Client => Some(&CLIENT),
@@ -197,247 +200,12 @@ fn types(schema: &Value) -> String {
     }
 }
 
-/// An object schema that knows these members and no others.
-pub fn closed(required: &[&str], properties: Value) -> Value {
-    let mut schema = Map::new();
-    schema.insert("type".into(), "object".into());
-    schema.insert("required".into(), required.to_vec().into());
-    schema.insert("additionalProperties".into(), false.into());
-    schema.insert("properties".into(), properties);
-    Value::Object(schema)
-}
-
-fn text(description: &str) -> Value {
-    json!({ "type": "string", "maxLength": 2048, "description": description })
-}
-
-fn name(description: &str) -> Value {
-    json!({ "type": "string", "minLength": 1, "maxLength": 255, "description": description })
-}
-
-fn secret(description: &str, most: u32) -> Value {
-    json!({ "type": "string", "minLength": 1, "maxLength": most, "writeOnly": true, "description": description })
-}
-
-fn flag(description: &str, default: bool) -> Value {
-    json!({ "type": "boolean", "default": default, "description": description })
-}
-
-fn choice(description: &str, of: &[&str]) -> Value {
-    json!({ "type": "string", "enum": of, "description": description })
-}
-
-fn count(description: &str) -> Value {
-    json!({ "type": "integer", "minimum": 0, "description": description })
-}
-
-fn texts(description: &str) -> Value {
-    json!({ "type": "array", "maxItems": 1000, "items": { "type": "string", "maxLength": 2048 }, "description": description })
-}
-
-fn duration(description: &str) -> Value {
-    json!({ "type": "string", "maxLength": 32, "description": format!("{description} A duration such as `60s`, `5m`, `12h`, `30d`.") })
-}
-
-fn user() -> Value {
-    closed(
-        &["username"],
-        json!({
-            "id": name("The `sub`; generated when absent, never changed."),
-            "username": name("What the person types. Unique."),
-            "password": secret("Kept as an argon2id hash, never shown. Generated and returned once when a new user has none given.", 128),
-            "roles": texts("Roles, for the claim `roles`."),
-            "groups": texts("Groups, for the claim `groups`."),
-            "disabled": flag("Cannot log in; becoming true ends sessions and grants.", false),
-            "name": text("OpenID Connect Core §5.1."),
-            "given_name": text("OpenID Connect Core §5.1."),
-            "family_name": text("OpenID Connect Core §5.1."),
-            "middle_name": text("OpenID Connect Core §5.1."),
-            "nickname": text("OpenID Connect Core §5.1."),
-            "preferred_username": text("OpenID Connect Core §5.1."),
-            "profile": text("OpenID Connect Core §5.1."),
-            "picture": text("OpenID Connect Core §5.1."),
-            "website": text("OpenID Connect Core §5.1."),
-            "email": text("OpenID Connect Core §5.1."),
-            "email_verified": flag("OpenID Connect Core §5.1.", false),
-            "gender": text("OpenID Connect Core §5.1."),
-            "birthdate": text("OpenID Connect Core §5.1, `YYYY-MM-DD`, `0000-MM-DD` or `YYYY`."),
-            "zoneinfo": text("OpenID Connect Core §5.1, e.g. `Europe/Paris`."),
-            "locale": text("OpenID Connect Core §5.1, a BCP 47 tag."),
-            "phone_number": text("OpenID Connect Core §5.1, E.164."),
-            "phone_number_verified": flag("OpenID Connect Core §5.1.", false),
-            "updated_at": { "type": "integer", "description": "OpenID Connect Core §5.1, seconds since the epoch." },
-            "address": closed(&[], json!({
-                "formatted": text("OpenID Connect Core §5.1.1."),
-                "street_address": text("OpenID Connect Core §5.1.1."),
-                "locality": text("OpenID Connect Core §5.1.1."),
-                "region": text("OpenID Connect Core §5.1.1."),
-                "postal_code": text("OpenID Connect Core §5.1.1."),
-                "country": text("OpenID Connect Core §5.1.1."),
-            })),
-        }),
-    )
-}
-
-fn client() -> Value {
-    closed(
-        &[],
-        json!({
-            "client_id": name("Generated when absent, never changed."),
-            "client_secret": secret("Kept as a keyed MAC, never shown. Generated and returned once when a confidential client has none.", 512),
-            "client_name": text("Shown to people."),
-            "client_uri": text("Home page."),
-            "logo_uri": text("Shown to people."),
-            "policy_uri": text("Shown to people."),
-            "tos_uri": text("Shown to people."),
-            "contacts": texts("Whom to write to."),
-            "redirect_uris": texts("Compared as strings; loopback IP literals with any port."),
-            "post_logout_redirect_uris": texts("OpenID Connect RP-Initiated Logout §3.1."),
-            "grant_types": texts("`authorization_code`, `refresh_token`, `client_credentials`."),
-            "response_types": texts("`code`."),
-            "token_endpoint_auth_method": choice("RFC 7591 §2.", &["client_secret_basic", "client_secret_post", "none"]),
-            "scope": text("Space-separated: what it may ask for."),
-            "allowed_resources": texts("Resource indicators it may ask for (RFC 8707)."),
-            "first_party": flag("No consent page.", false),
-            "require_pkce": flag("False is possible for a confidential client only (RFC 7636).", true),
-            "access_token_format": choice("Overrides the resource server's.", &["jwt", "opaque"]),
-            "access_token_ttl": duration("Overrides the resource server's."),
-            "refresh_token_ttl": duration("Absolute lifetime of a refresh family."),
-            "id_token_signed_response_alg": text("JOSE name; RS256 when absent."),
-            "default_max_age": count("Seconds (OpenID Connect Registration §2)."),
-            "initiate_login_uri": text("OpenID Connect Core §4."),
-            "jwks": { "type": "object", "description": "Its public keys (RFC 7517 §5)." },
-            "disabled": flag("Nothing of it works; becoming true revokes everything of it.", false),
-        }),
-    )
-}
-
-fn resource_server() -> Value {
-    closed(
-        &["identifier"],
-        json!({
-            "id": name("Derived from the identifier when absent, never changed."),
-            "identifier": text("The `aud`: an absolute URI without fragment (RFC 8707 §2). Unique."),
-            "name": text("Shown to people."),
-            "scopes": { "type": "array", "maxItems": 1000, "description": "What it offers.",
-                "items": closed(&["name"], json!({ "name": name("A scope token (RFC 6749 §3.3)."), "description": text("Shown on the consent page.") })) },
-            "access_token_format": choice("RFC 9068 JWT, or opaque.", &["jwt", "opaque"]),
-            "access_token_ttl": duration("Lifetime of its access tokens."),
-            "introspection_clients": texts("Client ids that may introspect its tokens (RFC 7662)."),
-        }),
-    )
-}
-
-/// A member of the public contract that this version refuses.
-fn later() -> Value {
-    json!({ "not": {}, "description": "Not supported by this version." })
-}
-
-fn map(description: &str) -> Value {
-    json!({ "type": "object", "additionalProperties": { "type": "string", "maxLength": 8192 }, "description": description })
-}
-
-fn target() -> Value {
-    closed(
-        &["url"],
-        json!({ "url": text("`http://host:port` or `https://host:port`."), "weight": count("Its share; 1 when absent, 0 takes it out.") }),
-    )
-}
-
-fn upstream_members(id: &Value) -> Value {
-    json!({
-        "id": id,
-        "name": text("For people."),
-        "targets": { "type": "array", "maxItems": 256, "items": target(), "description": "Where requests go." },
-        "protocol": choice("How to speak to the targets.", &["auto", "http1", "http2"]),
-        "preserve_host": flag("Pass on the request's Host.", true),
-        "connect_timeout": duration("To open a connection."),
-        "timeout": duration("To the head of the answer."),
-        "health": later(),
-    })
-}
-
-fn upstream() -> Value {
-    closed(&["targets"], upstream_members(&name("URL-safe; generated when absent, never changed.")))
-}
-
-fn trusted_issuer() -> Value {
-    closed(
-        &["issuer", "jwks_uri", "algorithms"],
-        json!({
-            "id": name("Derived from the issuer when absent, never changed."),
-            "issuer": text("The `iss` of its tokens, compared exactly. Unique."),
-            "jwks_uri": text("Where its JWK set is served."),
-            "algorithms": { "type": "array", "maxItems": 16, "items": choice("JOSE name.", &["ES256", "ES384", "RS256", "PS256", "EdDSA"]), "description": "Nothing else is accepted." },
-            "token_typ": texts("The `typ` of its tokens; `at+jwt` when absent, `[\"JWT\"]` for older servers."),
-        }),
-    )
-}
-
-fn route_match() -> Value {
-    closed(
-        &[],
-        json!({
-            "hosts": texts("Host names without port; absent: any."),
-            "path_prefix": text("Start of the normalised path; the longest wins."),
-            "methods": texts("Case-sensitive; absent: any."),
-            "headers": map("Header names and the exact values they must have."),
-        }),
-    )
-}
-
-fn route_auth() -> Value {
-    closed(
-        &["accept"],
-        json!({
-            "accept": { "type": "array", "maxItems": 16, "items": { "type": "string" }, "description": "`jwt`, `opaque`; with `none` the credential is optional." },
-            "issuers": texts("`self` or issuers; absent: `self`."),
-            "audience": text("Must be among the token's `aud`."),
-            "scopes": texts("Must all be in the token's scope."),
-            "freshness": choice("`push`: local check and pushed revocations; `introspect`: ask; `offline`: signature and times only.", &["push", "introspect", "offline"]),
-            "cache_ttl": duration("How long an introspection answer may be kept."),
-            "max_staleness": duration("How old the revocation feed may be."),
-            "sender_constraint": { "type": "array", "maxItems": 0, "description": "Not supported by this version." },
-        }),
-    )
-}
-
-fn route() -> Value {
-    closed(
-        &["match", "upstream"],
-        json!({
-            "id": name("URL-safe; generated when absent, never changed."),
-            "match": route_match(),
-            "upstream": { "description": "An upstream's id, or one written out.", "oneOf": [
-                { "type": "string", "minLength": 1, "maxLength": 128 },
-                closed(&["targets"], upstream_members(&json!({ "type": "string", "maxLength": 128 }))),
-            ] },
-            "strip_prefix": flag("Removes `match.path_prefix`, keeping the leading slash.", false),
-            "auth": route_auth(),
-            "rate_limit": closed(&["key", "rate", "period"], json!({
-                "key": text("`ip`, `client`, `subject`, `route` or `header:NAME`."),
-                "rate": { "type": "integer", "minimum": 1, "maximum": u32::MAX },
-                "period": duration("In which `rate` requests are let through."),
-                "burst": { "type": "integer", "minimum": 1, "maximum": u32::MAX, "description": "At once; `rate` when absent." },
-            })),
-            "identity": closed(&[], json!({ "headers": map("Header to claim."), "signed_assertion": later() })),
-            "limits": closed(&[], json!({ "body": count("Octets of a request body.") })),
-            "public": flag("Lets everybody through; must be said.", false),
-            "forward_credentials": flag("Passes the caller's credentials on.", false),
-            "forwarded": flag("Tells the upstream address, scheme and host in `X-Forwarded-*`.", false),
-            "policy": later(),
-            "cors": later(),
-            "validation": later(),
-            "version": later(),
-        }),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use ledger::Record;
+    use serde_json::json;
 
     use super::*;
 
@@ -485,5 +253,24 @@ mod tests {
         covered::<edge::route::Route>();
         covered::<edge::upstream::Upstream>();
         covered::<edge::issuer::TrustedIssuer>();
+    }
+
+    /// A keyword that is shown and not checked would promise what nobody keeps.
+    #[test]
+    fn every_keyword_that_is_shown_is_checked() {
+        fn walk(schema: &Value) {
+            for (keyword, inner) in schema.as_object().unwrap() {
+                match keyword.as_str() {
+                    "properties" => inner.as_object().unwrap().values().for_each(walk),
+                    "items" => walk(inner),
+                    "additionalProperties" if inner.is_object() => walk(inner),
+                    "oneOf" => inner.as_array().unwrap().iter().for_each(walk),
+                    "type" | "required" | "enum" | "minimum" | "maximum" | "minLength" | "maxLength" | "maxItems" | "not" => {}
+                    "additionalProperties" | "description" | "default" | "writeOnly" => {}
+                    other => panic!("{other}"),
+                }
+            }
+        }
+        KINDS.into_iter().for_each(|kind| walk(of(kind).unwrap()));
     }
 }
