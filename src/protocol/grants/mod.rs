@@ -103,3 +103,6 @@ fn answer(access: Access, scope: String) -> (Change, Answer) {
     let Access { text, format, expires_in, change } = access;
     (change, Answer { access_token: text, format, expires_in, scope, refresh_token: None, id_token: None })
 }
+
+#[cfg(test)]
+mod tests;
