@@ -51,7 +51,11 @@ fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
         return lines("x-forwarded-for").map(address).collect();
     }
     let of = |element: &str| {
-        element.split(';').filter_map(|pair| pair.split_once('=')).find(|(n, _)| n.trim().eq_ignore_ascii_case("for")).map(|(_, v)| address(v))
+        element
+            .split(';')
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(n, _)| n.trim().eq_ignore_ascii_case("for"))
+            .map(|(_, v)| address(v))
     };
     lines("forwarded").filter_map(of).collect()
 }

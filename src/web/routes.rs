@@ -67,8 +67,7 @@ struct Meter {
 
 impl Meter {
     fn record(&self, status: StatusCode, took: Duration) {
-        let histogram =
-            |status: String| metrics::histogram!("http_request_seconds", "endpoint" => self.endpoint, "status" => status);
+        let histogram = |status: String| metrics::histogram!("http_request_seconds", "endpoint" => self.endpoint, "status" => status);
         if status == StatusCode::OK {
             self.ok.get_or_init(|| histogram("200".to_owned())).record(took);
         } else {

@@ -7,7 +7,7 @@ use oxide_auth::{
         extensions::Pkce,
     },
     primitives::{
-        grant::{Extensions, GrantExtension, Value},
+        grant::{Extensions, Value},
         issuer::{IssuedToken, TokenType},
     },
 };
@@ -111,7 +111,6 @@ fn recovered(stored: &Stored<'_>) -> Result<Box<oxide_auth::primitives::grant::G
 fn extend(extensions: &mut Extensions, verifier: Option<&str>) -> Result<Extensions, OAuthError> {
     let pkce = Pkce::required();
     let challenge = extensions.remove(&pkce);
-    debug_assert_eq!(pkce.identifier(), "pkce");
     if challenge.is_some() {
         pkce.verify(challenge, verifier.map(Cow::Borrowed)).map_err(|()| OAuthError::grant("code_verifier does not match"))?;
     }

@@ -35,7 +35,9 @@ impl Prepared {
     /// Sends it, or 304 to whoever has it (RFC 9110 §13.1.2).
     pub(crate) fn send(&self, headers: &HeaderMap) -> Response {
         let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|v| {
-            v.to_str().is_ok_and(|v| v.split(',').map(|t| t.trim().trim_start_matches("W/")).any(|t| t == "*" || t.as_bytes() == self.etag.as_bytes()))
+            v.to_str().is_ok_and(|v| {
+                v.split(',').map(|t| t.trim().trim_start_matches("W/")).any(|t| t == "*" || t.as_bytes() == self.etag.as_bytes())
+            })
         });
         let mut response = Response::new(if known { Body::empty() } else { Body::from(self.octets.clone()) });
         if known {

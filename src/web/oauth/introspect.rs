@@ -62,8 +62,7 @@ async fn refresh(app: &App, caller: &AuthenticatedClient, token: &str) -> Result
     if !presented.matches(&artefact.mac) {
         return Ok(INACTIVE);
     }
-    let document: RefreshDocument =
-        serde_json::from_str(&artefact.document).map_err(|e| ledger::StoreError::Corrupt(e.to_string()))?;
+    let document: RefreshDocument = serde_json::from_str(&artefact.document).map_err(|e| ledger::StoreError::Corrupt(e.to_string()))?;
     let grant = match &artefact.grant {
         Some(id) => app.store.grant(id).await?,
         None => None,

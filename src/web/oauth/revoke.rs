@@ -50,8 +50,7 @@ async fn refresh(app: &App, caller: &AuthenticatedClient, token: &str) -> Result
     let Some(presented) = secret::parse(SecretKind::Refresh, token, &app.mac) else { return Ok(None) };
     let artefact = app.store.artefact(ArtefactKind::Refresh, &presented.id).await?;
     let Some(artefact) = artefact.filter(|a| presented.matches(&a.mac)) else { return Ok(None) };
-    let document: RefreshDocument =
-        serde_json::from_str(&artefact.document).map_err(|e| ledger::StoreError::Corrupt(e.to_string()))?;
+    let document: RefreshDocument = serde_json::from_str(&artefact.document).map_err(|e| ledger::StoreError::Corrupt(e.to_string()))?;
     let grant = match &artefact.grant {
         Some(id) => app.store.grant(id).await?,
         None => None,

@@ -23,11 +23,8 @@ pub(crate) async fn any(State(app): State<Arc<App>>, request: Request) -> Respon
 async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     let (parts, body) = request.into_parts();
     let octets = if parts.method == Method::POST { read(&parts, body).await? } else { Bytes::new() };
-    let posted = if octets.is_empty() || !parts.headers.contains_key(header::CONTENT_TYPE) {
-        Form::default()
-    } else {
-        form(&parts, &octets)?
-    };
+    let posted =
+        if octets.is_empty() || !parts.headers.contains_key(header::CONTENT_TYPE) { Form::default() } else { form(&parts, &octets)? };
     let token = match (credential::bearer(&parts.headers)?, posted.get("access_token")) {
         (Some(_), Some(_)) => return Err(OAuthError::request("more than one access token").into()),
         (header, body) => header.or(body),
