@@ -15,6 +15,9 @@ use crate::{
     writer::{Job, Shared},
 };
 
+/// Rows per table.
+pub(crate) type Counts = Vec<(&'static str, u64)>;
+
 /// What a folder of connection handling gives.
 pub(crate) trait Backend: Send + Sync + 'static {
     /// The engine's name.
@@ -26,7 +29,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// One whose reads all see one moment.
     fn snapshot(&self) -> impl Future<Output = Result<Self::Reader, StoreError>> + Send;
     /// Rows per table.
-    fn counts(&self) -> impl Future<Output = Result<Vec<(&'static str, u64)>, StoreError>> + Send;
+    fn counts(&self) -> impl Future<Output = Result<Counts, StoreError>> + Send;
     /// When this node last knew it had seen every commit.
     fn fresh_at_ms(&self) -> i64;
 }

@@ -117,10 +117,11 @@ async fn flush<W: Write>(w: &mut W, asks: &mut Vec<Ask>, callers: &mut Vec<onesh
         Ok(done) => {
             metrics::histogram!("store_commit_seconds", "engine" => W::ENGINE).record(began.elapsed().as_secs_f64());
             metrics::histogram!("store_batch_changes", "engine" => W::ENGINE).record(asks.len() as f64);
-            shared.committed(done.before, done.committed.head);
             if !done.committed.events.is_empty() {
                 shared.tell(&done.committed);
             }
+            // Only now: nobody may call this node up to date before its listeners have heard.
+            shared.committed(done.before, done.committed.head);
             for (caller, answer) in callers.drain(..).zip(done.answers) {
                 let _ = caller.send(answer);
             }

@@ -1,1 +1,50 @@
+//! What every engine must do: one list of tests, run on SQLite always and on PostgreSQL where
+//! `DOORWARD_TEST_POSTGRES` names a server on which databases may be created.
+mod changes;
+pub(crate) mod kit;
+mod ledger_rows;
+mod records;
+mod shared;
 
+use kit::World;
+
+macro_rules! contract {
+    ($($module:ident :: $test:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { super::run(super::World::sqlite().await, super::$module::$test).await })*
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                if let Some(world) = super::World::postgres().await {
+                    super::run(world, super::$module::$test).await;
+                }
+            })*
+        }
+    };
+}
+
+async fn run(mut world: World, test: impl AsyncFnOnce(&mut World)) {
+    test(&mut world).await;
+    world.end().await;
+}
+
+contract! {
+    changes::a_consume_raced_200_times_wins_once,
+    changes::a_put_of_a_taken_id_is_refused,
+    changes::a_refused_change_leaves_nothing_and_disturbs_no_neighbour,
+    changes::what_expired_or_whose_grant_ended_cannot_be_consumed,
+    changes::listeners_hear_before_the_acknowledgement,
+    changes::a_revocation_needs_the_event_that_places_it,
+    changes::an_object_is_replaced_only_at_its_version_and_keeps_its_key_to_itself,
+    changes::a_key_moves_only_from_the_named_states,
+    changes::ending_reaches_exactly_what_is_named,
+    records::everything_survives_a_restart,
+    records::pages_go_on_where_they_stopped,
+    records::purge_takes_what_expired_in_batches_and_nothing_else,
+    ledger_rows::the_chain_verifies_after_concurrent_changes,
+    ledger_rows::the_later_revocation_wins_and_one_position_is_never_parted,
+    ledger_rows::a_truncated_ledger_verifies_from_its_checkpoint,
+    ledger_rows::a_backup_restores_into_an_empty_database_only_and_whole_only,
+}

@@ -12,7 +12,7 @@ use tokens::Clock;
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::{
-    engine::{Backend, Engine},
+    engine::{Backend, Counts, Engine},
     exec::Exec,
     migrate,
     migrate::{Migration, migrations},
@@ -102,7 +102,7 @@ impl Backend for Postgres {
         Ok(reader)
     }
 
-    async fn counts(&self) -> Result<Vec<(&'static str, u64)>, StoreError> {
+    async fn counts(&self) -> Result<Counts, StoreError> {
         let mut reader = self.pool.reader().await?;
         let mut counts = Vec::with_capacity(COUNTS.len());
         let estimates = reader.rows(ESTIMATES, &[]).await?;

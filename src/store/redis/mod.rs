@@ -53,7 +53,7 @@ enum Link {
 /// How the server is found.
 enum Target {
     Single(Client),
-    Cluster(redis::cluster::ClusterClient),
+    Cluster(Box<redis::cluster::ClusterClient>),
 }
 
 /// The connection, made in the background: a request waits for it no longer than for an answer.

@@ -125,7 +125,7 @@ impl Writer {
 
     /// Leaves a tidy file behind: the log folded into the database.
     pub(crate) fn finish(self) {
-        if let Err(e) = self.connection.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);") {
+        if let Err(e) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);") {
             tracing::warn!(error = %e, "the database was closed without a last checkpoint");
         }
     }

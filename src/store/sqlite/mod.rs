@@ -18,7 +18,7 @@ use tokens::Clock;
 use tokio::sync::mpsc;
 
 use crate::{
-    engine::{Backend, Engine},
+    engine::{Backend, Counts, Engine},
     exec::Exec,
     follow, migrate,
     migrate::{Migration, migrations},
@@ -40,7 +40,7 @@ const COUNTS_FOR: Duration = Duration::from_secs(5);
 pub(crate) struct Sqlite {
     pool: Arc<Pool>,
     clock: Arc<dyn Clock>,
-    counted: Mutex<Option<(Instant, Vec<(&'static str, u64)>)>>,
+    counted: Mutex<Option<(Instant, Counts)>>,
     thread: Option<JoinHandle<()>>,
     _lock: Lock,
 }
@@ -97,7 +97,7 @@ impl Backend for Sqlite {
         Ok(reader)
     }
 
-    async fn counts(&self) -> Result<Vec<(&'static str, u64)>, StoreError> {
+    async fn counts(&self) -> Result<Counts, StoreError> {
         if let Some((at, counts)) = self.counted.lock().as_ref()
             && at.elapsed() < COUNTS_FOR
         {

@@ -1,1 +1,153 @@
+//! What is particular to SQLite: the lock, full disks, plans, speed.
+use std::sync::Arc;
 
+use ledger::{ArtefactKind, Change, Step, StoreError};
+use tokens::Clock;
+
+use crate::{
+    OpenError, Options, apply,
+    contract::kit::{NOW, Stopped, World, artefact, consume, event, grant, told},
+    exec::{Exec as _, Write as _},
+    migrate, open, read,
+    sqlite::{MIGRATIONS, connection::Writer},
+    statements::{ALL, APPEND_EVENTS, PUT_ARTEFACTS},
+};
+
+async fn fresh() -> (tempfile::TempDir, Writer) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut writer = Writer::open(&folder.path().join("d.db")).expect("opens");
+    migrate::migrate(&mut writer, MIGRATIONS).await.expect("migrates");
+    (folder, writer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_opening_is_refused_and_names_the_lock() {
+    let world = World::sqlite().await;
+    let clock: Arc<dyn Clock> = Arc::clone(&world.clock) as _;
+    let refused = open(&world.url, &Options::default(), Arc::clone(&clock)).await.err().expect("refused");
+    assert!(matches!(refused, OpenError::Locked { .. }));
+    assert!(refused.to_string().contains("doorward.db.lock"), "{refused}");
+    let path = world.url.strip_prefix("sqlite://").expect("a path").to_owned();
+    assert!(std::path::Path::new(&path).exists());
+    let url = world.url.clone();
+    world.end().await;
+    assert!(matches!(open(&url, &Options::default(), clock).await, Err(OpenError::File { .. })), "the folder is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_known_urls_open() {
+    let clock: Arc<dyn Clock> = Arc::new(Stopped(0.into()));
+    for url in ["", "sqlite://", "mysql://u:hush@h/d", "sqlite:///tmp/x?mode=memory"] {
+        let refused = open(url, &Options::default(), Arc::clone(&clock)).await.err().expect("refused");
+        assert!(matches!(refused, OpenError::Url(_)) && !refused.to_string().contains("hush"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_unavailable_and_leaves_the_last_commit() {
+    let (_folder, mut writer) = fresh().await;
+    apply::commit(&mut writer, &[told(Step::PutMeta { name: "before".into(), value: vec![1] }).into()]).await.expect("applies");
+    writer.script("PRAGMA max_page_count = 60").await.expect("a small disk");
+    let big = |n: usize| Step::PutMeta { name: format!("{n}"), value: vec![7; 100_000] };
+    let mut failed = None;
+    for n in 0..9 {
+        if let Err(fault) = apply::commit(&mut writer, &[told(big(n)).into(), Change::new().event(event()).into()]).await {
+            failed = Some(fault);
+            break;
+        }
+    }
+    assert!(matches!(failed, Some(StoreError::Unavailable(_))), "{failed:?}");
+    assert_eq!(read::meta(&mut writer, "before").await.expect("reads"), Some(vec![1]));
+    writer.script("PRAGMA max_page_count = 100000").await.expect("room again");
+    assert!(apply::commit(&mut writer, &[told(big(100)).into()]).await.expect("applies").answers[0].as_ref().expect("answer").applied());
+}
+
+#[tokio::test]
+async fn every_statement_prepares_and_none_scans_a_growing_table() {
+    let (_folder, writer) = fresh().await;
+    // Whole small tables, and the one statement that ends everything.
+    let may_scan = ["KEYS", "APPLIED", "END_GRANTS", "FIRST_EVENT"];
+    let many = APPEND_EVENTS.iter().chain(PUT_ARTEFACTS.iter()).map(|sql| ("many", *sql));
+    for (name, sql) in ALL.iter().copied().chain(many).filter(|(_, sql)| !sql.contains("SAVEPOINT")) {
+        let mut statement = writer.connection().prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let (mut rows, mut plan) = (statement.raw_query(), Vec::<String>::new());
+        while let Some(row) = rows.next().expect("a plan") {
+            plan.push(row.get(3).expect("a step"));
+        }
+        for step in plan {
+            let scans = step.starts_with("SCAN") && !step.contains("VALUES CLAUSE") && !step.contains("CONSTANT ROW");
+            assert!(!scans || may_scan.contains(&name), "{name}: {step}");
+            assert!(!step.contains("TEMP B-TREE") || name == "KEYS", "{name}: {step}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_read_only_database_is_unavailable() {
+    let (_folder, mut writer) = fresh().await;
+    writer.script("PRAGMA query_only = ON").await.expect("set");
+    assert!(matches!(apply::commit(&mut writer, &[Change::new().event(event()).into()]).await, Err(StoreError::Unavailable(_))));
+    writer.rollback().await;
+}
+
+/// `cargo test -p doorward-store --release -- --ignored --nocapture changes_per_second`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn changes_per_second() {
+    let world = World::sqlite().await;
+    let store = world.store();
+    assert!(store.apply(told(Step::StartGrant(grant("g", "u", "c")))).await.expect("start").applied());
+    for (what, kind) in [("client credentials (one event)", 0), ("refresh (live grant, consume, put, event)", 1)] {
+        let (began, cpu) = (std::time::Instant::now(), cpu_seconds());
+        let tasks: Vec<_> = (0..32u64)
+            .map(|task| {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move {
+                    let id = |n: u64| [n.to_be_bytes(), task.to_be_bytes()].concat();
+                    let refresh = |n| {
+                        let mut a = artefact(ArtefactKind::Refresh, &id(n));
+                        (a.grant, a.expires_at, a.document) = (Some("g".into()), NOW + 3600, "x".repeat(400));
+                        Step::Put(a)
+                    };
+                    if kind == 1 {
+                        store.apply(told(refresh(0))).await.expect("put");
+                    }
+                    for n in 1..1500 {
+                        let change = match kind {
+                            0 => Change::new().event(event()),
+                            _ => Change::new()
+                                .step(Step::GrantLive { id: "g".into(), now: NOW })
+                                .step(consume(ArtefactKind::Refresh, &id(n - 1), NOW))
+                                .step(refresh(n))
+                                .event(event()),
+                        };
+                        assert!(store.apply(change).await.expect("answer").applied());
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.expect("no panic");
+        }
+        let (wall, cpu, changes) = (began.elapsed().as_secs_f64(), cpu_seconds() - cpu, 32.0 * 1499.0);
+        println!("{what}: {:.0} changes/s, {:.0} per CPU-second", changes / wall, changes / cpu);
+    }
+    let (began, cpu, reads) = (std::time::Instant::now(), cpu_seconds(), 100_000);
+    for _ in 0..reads {
+        store.artefact(ArtefactKind::Refresh, &[0; 16]).await.expect("read");
+    }
+    println!(
+        "point reads: {:.0}/s, {:.0} per CPU-second",
+        f64::from(reads) / began.elapsed().as_secs_f64(),
+        f64::from(reads) / (cpu_seconds() - cpu)
+    );
+    drop(store);
+    world.end().await;
+}
+
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    let after = stat.rsplit(')').next().expect("fields");
+    let ticks: f64 = after.split_whitespace().skip(11).take(2).map(|t| t.parse::<f64>().expect("ticks")).sum();
+    ticks / 100.0
+}

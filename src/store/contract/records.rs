@@ -1,0 +1,148 @@
+//! Rows: kept over restarts, listed in pages, forgotten in time.
+use ledger::{ArtefactKind, Change, Consent, KeyRow, KeyState, ObjectKind, RevocationKind, Step};
+
+use super::kit::{NOW, World, all_events, artefact, consume, event, grant, object, session, told, verify};
+
+pub(super) async fn everything_survives_a_restart(world: &mut World) {
+    let mut full = artefact(ArtefactKind::Refresh, &[0, 255, 1]);
+    full.grant = Some("g".into());
+    full.document = "{\"text\":\"ü 'quoted' \\u0000\"}".into();
+    let key = KeyRow {
+        kid: "kid".into(),
+        alg: "RS256".into(),
+        state: KeyState::Current,
+        public_jwk: "{}".into(),
+        sealed: vec![9; 100],
+        created_at: NOW,
+        changed_at: NOW,
+    };
+    let consent = Consent { subject: "u".into(), client_id: "c".into(), scopes: vec!["a".into(), "b".into()], granted_at: NOW };
+    let change = Change::new()
+        .step(Step::Put(full.clone()))
+        .step(Step::StartGrant(grant("g", "u", "c")))
+        .step(Step::StartSession(session("s", "u")))
+        .step(Step::CreateObject(object(ObjectKind::Route, "r", "key")))
+        .step(Step::PutSecret { kind: ObjectKind::Route, id: "r".into(), slot: "x".into(), value: vec![0, 1] })
+        .step(Step::PutKey(key.clone()))
+        .step(Step::PutConsent(Consent { scopes: vec![], ..consent.clone() }))
+        .step(Step::PutConsent(consent.clone()))
+        .step(Step::PutMeta { name: "m".into(), value: vec![1] })
+        .revoke(RevocationKind::Subject, "u", 77, NOW + 5)
+        .event(event().subject("ü"));
+    assert!(world.store().apply(change).await.expect("applies").applied());
+    let rotate = told(Step::Consume { kind: ArtefactKind::Refresh, id: full.id.clone(), now: NOW, successor: Some(vec![5; 16]) });
+    assert!(world.store().apply(rotate).await.expect("applies").applied());
+    let update = told(Step::UpdateGrant { id: "g".into(), scope: "z".into(), document: serde_json::json!([]), expires_at: NOW + 9 });
+    assert!(world.store().apply(update).await.expect("applies").applied());
+    let (head, events) = (world.store().head().await.expect("head"), all_events(&world.store()).await);
+
+    world.reopen().await;
+    let store = world.store();
+    full.consumed_at = Some(NOW);
+    full.successor = Some(vec![5; 16]);
+    assert_eq!(store.artefact(ArtefactKind::Refresh, &full.id).await.expect("read"), Some(full.clone()));
+    let mut updated = grant("g", "u", "c");
+    (updated.scope, updated.document, updated.expires_at) = ("z".into(), serde_json::json!([]), NOW + 9);
+    assert_eq!(store.grant("g").await.expect("read"), Some(updated));
+    assert_eq!(store.session("s").await.expect("read"), Some(session("s", "u")));
+    assert_eq!(store.object(ObjectKind::Route, "r").await.expect("read"), Some(object(ObjectKind::Route, "r", "key")));
+    assert_eq!(store.secret(ObjectKind::Route, "r", "x").await.expect("read"), Some(vec![0, 1]));
+    assert_eq!(store.keys().await.expect("read"), vec![key]);
+    assert_eq!(store.consent("u", "c").await.expect("read"), Some(consent));
+    assert_eq!(store.meta("m").await.expect("read"), Some(vec![1]));
+    assert_eq!((store.head().await.expect("head"), all_events(&store).await), (head, events));
+    assert_eq!(store.revocations(0, NOW, 9).await.expect("read").len(), 1);
+    assert!(!store.apply(told(consume(ArtefactKind::Refresh, &full.id, NOW))).await.expect("answer").applied(), "consumed stays consumed");
+    assert!(store.apply(told(Step::Remove { kind: ArtefactKind::Refresh, id: full.id.clone() })).await.expect("remove").applied());
+    assert_eq!(store.artefact(ArtefactKind::Refresh, &full.id).await.expect("read"), None);
+    assert!(store.apply(told(Step::ForgetConsents { subject: "u".into(), client_id: None })).await.expect("forget").applied());
+    assert_eq!(store.consent("u", "c").await.expect("read"), None);
+    assert_eq!(verify(&store).await, Ok(5));
+    let counts = store.counts().await.expect("counts");
+    assert_eq!(counts.iter().find(|(table, _)| *table == "events"), Some(&("events", 5)));
+}
+
+pub(super) async fn pages_go_on_where_they_stopped(world: &mut World) {
+    let mut change = Change::new().event(event());
+    for n in 0..25 {
+        let id = world.unique();
+        let mut one = grant(&id, "u", if n % 2 == 0 { "even" } else { "odd" });
+        one.created_at = NOW - n / 5;
+        let mut other = session(&id, if n % 2 == 0 { "even" } else { "odd" });
+        other.created_at = NOW - n / 5;
+        change = change.step(Step::StartGrant(one)).step(Step::StartSession(other));
+        change = change.step(Step::CreateObject(object(ObjectKind::Client, &id, &id)));
+    }
+    let mut gone = grant("gone", "u", "even");
+    gone.expires_at = NOW;
+    assert!(world.store().apply(change.step(Step::StartGrant(gone))).await.expect("start").applied());
+    let store = world.store();
+    macro_rules! walk {
+        ($at:ident => $call:expr) => {{
+            let (mut all, mut next) = (Vec::new(), None::<String>);
+            loop {
+                let $at = next.as_deref();
+                let page = $call.await.expect("a page");
+                assert!(page.items.len() <= 4);
+                all.extend(page.items);
+                next = page.next;
+                if next.is_none() {
+                    break all;
+                }
+            }
+        }};
+    }
+    let objects = walk!(at => store.objects(ObjectKind::Client, at, 4));
+    assert_eq!(objects.len(), 25);
+    assert!(objects.is_sorted_by(|a, b| a.id < b.id));
+    for (subject, client, count) in
+        [(None, None, 25), (Some("u"), None, 25), (None, Some("odd"), 12), (Some("u"), Some("even"), 13), (Some("x"), None, 0)]
+    {
+        let grants = walk!(at => store.grants(subject, client, at, 4));
+        assert_eq!(grants.len(), count);
+        assert!(grants.is_sorted_by_key(|g| (g.created_at, g.id.clone())), "newest last");
+    }
+    let sessions = walk!(at => store.sessions(Some("even"), at, 4));
+    assert_eq!(sessions.len(), 13);
+    assert_eq!(walk!(at => store.sessions(None, at, 4)).len(), 25);
+    assert!(store.grants(None, None, Some("nonsense"), 4).await.expect("a page").items.is_empty());
+}
+
+pub(super) async fn purge_takes_what_expired_in_batches_and_nothing_else(world: &mut World) {
+    let store = world.store();
+    let mut change = Change::new().event(event());
+    for n in 0..30u8 {
+        let mut short = artefact(ArtefactKind::Form, &[n]);
+        short.expires_at = NOW + i64::from(n);
+        change = change.step(Step::Put(short)).revoke(RevocationKind::Token, format!("{n}"), 1, NOW + i64::from(n));
+    }
+    let (mut expired, mut ended) = (grant("expired", "u", "c"), grant("ended", "u", "c"));
+    expired.expires_at = NOW;
+    ended.expires_at = NOW + 1_000_000;
+    let mut old = session("old", "u");
+    old.expires_at = NOW;
+    change = change.step(Step::StartGrant(expired)).step(Step::StartGrant(ended)).step(Step::StartGrant(grant("live", "u", "c")));
+    change = change.step(Step::StartSession(old)).step(Step::StartSession(session("s", "u")));
+    change = change.step(Step::EndGrant { id: "ended".into(), now: NOW });
+    assert!(store.apply(change).await.expect("start").applied());
+    let mut gone = Vec::new();
+    loop {
+        match store.purge(NOW + 10, 4).await.expect("purge") {
+            0 => break,
+            some => gone.push(some),
+        }
+    }
+    assert_eq!(gone.iter().sum::<u64>(), 11 + 11 + 1 + 1);
+    assert!(gone.iter().all(|n| *n <= 6 * 4) && gone.len() >= 3);
+    assert_eq!(store.artefact(ArtefactKind::Form, &[10]).await.expect("read"), None);
+    assert!(store.artefact(ArtefactKind::Form, &[11]).await.expect("read").is_some());
+    assert_eq!(store.revocations(0, 0, 100).await.expect("read").len(), 19);
+    assert_eq!(store.grant("expired").await.expect("read"), None);
+    assert!(store.grant("ended").await.expect("read").is_some());
+    assert!(store.grant("live").await.expect("read").is_some());
+    assert_eq!(store.session("old").await.expect("read"), None);
+    while store.purge(NOW + 90_000, 100).await.expect("purge") > 0 {}
+    assert_eq!(store.grant("ended").await.expect("read"), None);
+    assert_eq!(store.session("s").await.expect("read"), None);
+    assert_eq!(verify(&store).await, Ok(1), "purging forgets no event");
+}
