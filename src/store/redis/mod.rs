@@ -110,7 +110,8 @@ impl Redis {
         let target = match urls.as_slice() {
             [one] if !marked => Target::Single(Client::open(one.as_str())?),
             _ => {
-                Target::Cluster(ClusterClientBuilder::new(urls).connection_timeout(CONNECT).response_timeout(PATIENCE).retries(0).build()?)
+                let cluster = ClusterClientBuilder::new(urls).connection_timeout(CONNECT).response_timeout(PATIENCE).retries(0);
+                Target::Cluster(Box::new(cluster.build()?))
             }
         };
         Ok(Self {
