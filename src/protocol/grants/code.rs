@@ -94,15 +94,13 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
     Ok(Granted { change: ledger::Change { steps, events: issued.events }, answer })
 }
 
-/// One statement each: the code is consumed once, under a live grant and session.
+/// One statement each: the code is consumed once, under a live grant and session. What only looks comes first.
 fn guards(found: &Found<'_>, grant: &str, now: i64) -> Vec<Step> {
-    let mut steps = vec![
-        Step::Consume { kind: ArtefactKind::Code, id: found.artefact.id.clone(), now, successor: None },
-        Step::GrantLive { id: grant.to_owned(), now },
-    ];
+    let mut steps = vec![Step::GrantLive { id: grant.to_owned(), now }];
     if let Some(session) = &found.document.session {
         steps.push(Step::SessionLive { id: session.clone(), now });
     }
+    steps.push(Step::Consume { kind: ArtefactKind::Code, id: found.artefact.id.clone(), now, successor: None });
     steps
 }
 

@@ -83,8 +83,8 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
     } else {
         let (plain, successor, put) = family::successor(ctx, artefact, &grant.id, document)?;
         change = change
-            .step(Step::Consume { kind: ArtefactKind::Refresh, id: artefact.id.clone(), now, successor: Some(successor) })
             .step(Step::GrantLive { id: grant.id.clone(), now })
+            .step(Step::Consume { kind: ArtefactKind::Refresh, id: artefact.id.clone(), now, successor: Some(successor) })
             .step(put);
         plain
     };

@@ -163,7 +163,7 @@ fn a_code_gives_tokens_in_one_change_that_consumes_it_under_a_live_grant() {
     let world = World::new();
     let (artefact, document) = world.code("offline_access openid read");
     let Granted { change, answer } = world.redeem(&artefact, &document, REDEMPTION).unwrap();
-    assert!(matches!(&change.steps[0], Step::Consume { kind: ArtefactKind::Code, id, .. } if *id == artefact.id));
+    assert!(matches!(&change.steps[2], Step::Consume { kind: ArtefactKind::Code, id, .. } if *id == artefact.id));
     assert!(change.steps.contains(&Step::GrantLive { id: "g1".into(), now: NOW }));
     assert!(change.steps.contains(&Step::SessionLive { id: "s1".into(), now: NOW }));
     assert_eq!(change.events.iter().map(|e| e.kind).collect::<Vec<_>>(), [EventKind::TokenIssued]);
@@ -241,7 +241,7 @@ fn a_refresh_consumes_its_token_and_puts_a_successor_with_the_whole_scope() {
     assert_eq!(next.document.family_expires_at, family.document.family_expires_at);
     assert_eq!(claims(answer.access_token.expose())["scope"], "read");
     assert!(answer.id_token.is_none());
-    assert!(matches!(&change.steps[0], Step::Consume { successor: Some(id), .. } if *id == next.artefact.id));
+    assert!(matches!(&change.steps[1], Step::Consume { successor: Some(id), .. } if *id == next.artefact.id));
     assert_eq!(change.events.iter().map(|e| e.kind).collect::<Vec<_>>(), [EventKind::TokenIssued, EventKind::TokenRefreshed]);
     assert_eq!(world.refresh(&family, None, "scope=read+write").unwrap_err().error.code, Code::InvalidScope);
 }
