@@ -1,10 +1,10 @@
 //! Changes: guards, isolation, and who hears of them when.
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use ledger::{ArtefactKind, Change, Committed, Guarded, KeyRow, KeyState, Listener, ObjectKind, Outcome, RevocationKind, Step, StoreError};
+use ledger::{ArtefactKind, Change, Guarded, KeyRow, KeyState, ObjectKind, Outcome, RevocationKind, Step, StoreError};
 use serde_json::json;
 
-use super::kit::{NOW, World, artefact, consume, event, grant, object, session, told, verify};
+use super::kit::{Ear, NOW, World, artefact, consume, event, grant, object, session, told, verify};
 
 pub(super) async fn a_consume_raced_200_times_wins_once(world: &mut World) {
     let store = world.store();
@@ -128,20 +128,9 @@ pub(super) async fn what_expired_or_whose_grant_ended_cannot_be_consumed(world: 
     assert!(!store.apply(told(Step::GrantLive { id: "g".into(), now: NOW })).await.expect("answer").applied());
 }
 
-struct Ear(Mutex<Committed>);
-
-impl Listener for Ear {
-    fn committed(&self, batch: &Committed) {
-        let mut heard = self.0.lock().expect("no panic");
-        heard.events.extend(batch.events.iter().cloned());
-        heard.revocations.extend(batch.revocations.iter().cloned());
-        heard.head = heard.head.max(batch.head);
-    }
-}
-
 pub(super) async fn listeners_hear_before_the_acknowledgement(world: &mut World) {
     let store = world.store();
-    let ear = Arc::new(Ear(Mutex::default()));
+    let ear = Arc::new(Ear::default());
     store.listen(Arc::clone(&ear) as _);
     for n in 0..20u64 {
         let change = Change::new().event(event()).event(event()).revoke(RevocationKind::Grant, format!("g{n}"), 5, NOW + 9);

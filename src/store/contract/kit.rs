@@ -1,10 +1,12 @@
 //! A database for a test, its clock, and the records tests are made of.
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicI64, AtomicU32, Ordering},
 };
 
-use ledger::{Artefact, ArtefactKind, Change, Event, EventKind, Grant, NewEvent, Object, ObjectKind, Session, Step, chain};
+use ledger::{
+    Artefact, ArtefactKind, Change, Committed, Event, EventKind, Grant, Listener, NewEvent, Object, ObjectKind, Session, Step, chain,
+};
 use serde_json::json;
 use tokens::Clock;
 
@@ -107,6 +109,19 @@ async fn execute(server: &str, sql: String) {
     use sqlx::{Connection as _, Executor as _};
     let mut connection = sqlx::PgConnection::connect(server).await.expect("the server of DOORWARD_TEST_POSTGRES");
     connection.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(sql))).await.expect("a database");
+}
+
+/// A listener that remembers.
+#[derive(Default)]
+pub(crate) struct Ear(pub(crate) Mutex<Committed>);
+
+impl Listener for Ear {
+    fn committed(&self, batch: &Committed) {
+        let mut heard = self.0.lock().expect("no panic");
+        heard.events.extend(batch.events.iter().cloned());
+        heard.revocations.extend(batch.revocations.iter().cloned());
+        heard.head = heard.head.max(batch.head);
+    }
 }
 
 pub(crate) fn event() -> NewEvent {

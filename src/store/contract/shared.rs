@@ -1,34 +1,23 @@
 //! What only shared servers can show: several nodes on one PostgreSQL, several on one Redis, and either going away.
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use edge::limit::{Counters, Quota};
-use ledger::{ArtefactKind, Change, Committed, Listener, RevocationKind, Step};
+use ledger::{ArtefactKind, Change, RevocationKind, Step};
 use sqlx::{Connection as _, Executor as _, SqlSafeStr as _};
 use tokens::Clock;
 
-use super::kit::{NOW, World, all_events, artefact, consume, event, server, told, verify};
+use super::kit::{Ear, NOW, World, all_events, artefact, consume, event, server, told, verify};
 use crate::{Options, open, redis::Redis, statements};
-
-struct Ear(Mutex<Committed>);
-
-impl Listener for Ear {
-    fn committed(&self, batch: &Committed) {
-        let mut heard = self.0.lock().expect("no panic");
-        heard.events.extend(batch.events.iter().cloned());
-        heard.revocations.extend(batch.revocations.iter().cloned());
-        heard.head = heard.head.max(batch.head);
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_share_one_order_one_winner_and_every_revocation() {
     let Some(world) = World::postgres().await else { return };
     let clock: Arc<dyn Clock> = Arc::clone(&world.clock) as _;
     let (one, two) = (world.store(), open(&world.url, &Options::default(), clock).await.expect("a second node"));
-    let ear = Arc::new(Ear(Mutex::default()));
+    let ear = Arc::new(Ear::default());
     two.listen(Arc::clone(&ear) as _);
     one.apply(told(Step::Put(artefact(ArtefactKind::Refresh, b"r")))).await.expect("put");
     let tasks: Vec<_> = (0..200u32)
@@ -112,8 +101,9 @@ async fn nodes_share_counters_that_expire() {
     let (one, two, quota) =
         (Redis::open(&url).expect("a URL"), Redis::open(&url).expect("a URL"), Quota { rate: 1, period_s: 1, burst: 5 });
     let key = format!("test {}", std::process::id());
+    one.connect().await.expect("the server of DOORWARD_TEST_REDIS");
+    two.connect().await.expect("the server of DOORWARD_TEST_REDIS");
     one.clear(&key).await;
-    two.clear(&key).await;
     let now = NOW * 1000;
     for left in (0..5).rev() {
         let verdict = if left % 2 == 0 { one.hit(&key, &quota, 1, now).await } else { two.hit(&key, &quota, 1, now).await };

@@ -20,7 +20,7 @@ const BEGIN: &str = "BEGIN; SELECT seq, hash FROM chain WHERE one = 1 FOR UPDATE
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// A batch that takes longer is given up: its connection is dropped, its callers hear that storage is away.
-const BATCH_TIME: Duration = Duration::from_secs(20);
+const BATCH_TIME: Duration = Duration::from_secs(10);
 
 pub(crate) struct Writer {
     options: PgConnectOptions,

@@ -52,7 +52,7 @@ enum Link {
 
 /// How the server is found.
 enum Target {
-    Single(Client),
+    Single(Box<Client>),
     Cluster(Box<redis::cluster::ClusterClient>),
 }
 
@@ -84,7 +84,7 @@ impl Line {
                     .set_number_of_retries(0)
                     .set_connection_timeout(Some(CONNECT))
                     .set_response_timeout(Some(PATIENCE));
-                Link::Single(ConnectionManager::new_with_config(client.clone(), config).await?)
+                Link::Single(ConnectionManager::new_with_config(Client::clone(client), config).await?)
             }
             Target::Cluster(client) => Link::Cluster(client.get_async_connection().await?),
         };
@@ -108,7 +108,7 @@ impl Redis {
         let urls: Vec<String> =
             url.split(',').map(|u| u.trim().replacen("valkeys://", "rediss://", 1).replacen("valkey://", "redis://", 1)).collect();
         let target = match urls.as_slice() {
-            [one] if !marked => Target::Single(Client::open(one.as_str())?),
+            [one] if !marked => Target::Single(Box::new(Client::open(one.as_str())?)),
             _ => {
                 let cluster = ClusterClientBuilder::new(urls).connection_timeout(CONNECT).response_timeout(PATIENCE).retries(0);
                 Target::Cluster(Box::new(cluster.build()?))
@@ -121,6 +121,15 @@ impl Redis {
             away_until: Mutex::default(),
             was_away: AtomicBool::new(false),
         })
+    }
+
+    /// Connects now, so that the first request need not (it would count locally rather than wait).
+    ///
+    /// # Errors
+    /// The server is away. Counting is local until it is there.
+    pub async fn connect(&self) -> RedisResult<()> {
+        let late = || RedisError::from((ErrorKind::Io, "no answer in time"));
+        timeout(CONNECT, self.link()).await.map_err(|_| late())?.map(|_| ())
     }
 
     async fn link(&self) -> RedisResult<Link> {
