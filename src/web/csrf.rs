@@ -59,7 +59,9 @@ mod tests {
     fn another_origin_is_cross_site_whatever_its_look() {
         assert!(!is_cross_site(&headers(&[]), ISSUER));
         assert!(!is_cross_site(&headers(&[("origin", "https://id.example.com")]), ISSUER));
-        for evil in ["https://evil.example", "http://id.example.com", "https://id.example.com.evil.example", "https://id.example.com:444", "null"] {
+        for evil in
+            ["https://evil.example", "http://id.example.com", "https://id.example.com.evil.example", "https://id.example.com:444", "null"]
+        {
             assert!(is_cross_site(&headers(&[("origin", evil)]), ISSUER), "{evil}");
         }
         assert!(is_cross_site(&headers(&[("sec-fetch-site", "cross-site")]), ISSUER));

@@ -21,7 +21,7 @@ use crate::{
     App,
     account::{consent, login, page},
     oauth::{authorize, discovery, feed, health, introspect, jwks, logout, revoke, token, userinfo},
-    reply,
+    pages, reply,
 };
 
 const METADATA: [&str; 2] = ["openid-configuration", "oauth-authorization-server"];
@@ -43,6 +43,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route(&at("/login"), timed("login", get(login::get).post(login::post)))
         .route(&at("/consent"), timed("consent", get(consent::get).post(consent::post)))
         .route(&at("/account"), timed("account", get(page::get).post(page::post)))
+        .route(&at("/static/doorward.css"), get(pages::stylesheet))
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready));
     for name in METADATA {

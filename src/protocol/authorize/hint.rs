@@ -38,7 +38,7 @@ pub fn believe(text: &str, issuer: &str, keys: &KeySet) -> Option<Hint> {
 /// Step: a hint must be ours; its subject is who must be the one.
 pub(super) fn subject(params: &Params, desk: &Desk<'_>, request: &mut Request) -> Result<(), Refusal> {
     let Some(text) = params.one("id_token_hint")? else { return Ok(()) };
-    let hint = believe(text, desk.issuer, desk.keys)
+    let hint = believe(text, &desk.settings.issuer, desk.keys)
         .filter(|h| h.audience.contains(&desk.client.client_id))
         .ok_or(Refusal::new(Code::InvalidRequest, "id_token_hint is not an ID token of this issuer for this client"))?;
     if request.subject.as_ref().is_some_and(|s| *s != hint.subject) {

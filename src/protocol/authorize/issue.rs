@@ -88,19 +88,9 @@ impl Issue<'_> {
             scope: scope.to_owned(),
             document: json!(document),
             created_at: now,
-            expires_at: now + self.lifetime(),
+            // A little longer than the code: redeeming it prolongs the grant, a code nobody wanted leaves nothing behind.
+            expires_at: now + 2 * LONGEST,
             ended_at: None,
-        }
-    }
-
-    /// Long enough for everything that can be issued from it.
-    fn lifetime(&self) -> i64 {
-        let access = LONGEST + Settings::MAX_ACCESS_TOKEN_TTL;
-        if self.scope.iter().any(|s| s == "offline_access") {
-            let own = self.client.refresh_token_ttl.as_deref().and_then(tokens::duration::parse);
-            own.unwrap_or(self.settings.refresh_token_ttl).saturating_add(access)
-        } else {
-            access
         }
     }
 

@@ -40,14 +40,14 @@ pub use return_address::ReturnAddress;
 pub use steps::{Endpoint, accept};
 
 pub use crate::Code;
-use crate::{Client, ResourceServer};
+use crate::{Client, ResourceServer, Settings};
 
 /// What the checks may look at besides the request.
 pub struct Desk<'a> {
     /// Who asks.
     pub client: &'a Client,
-    /// The issuer, exactly.
-    pub issuer: &'a str,
+    /// Names and lifetimes.
+    pub settings: &'a Settings,
     /// The resource server of [`resource::target`]; `None` if the target is the issuer itself or nobody's.
     pub server: Option<&'a ResourceServer>,
     /// Our keys, for `id_token_hint`.

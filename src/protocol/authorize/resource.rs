@@ -1,33 +1,26 @@
 //! `resource` and `scope`: for whom the access token will be, and what of it (RFC 8707 §2, RFC 6749 §3.3).
 use super::{Code, Desk, Params, Refusal, Request};
 use crate::{
-    Client,
+    Client, Settings, resource,
     scope::{self, Audience, Party},
 };
 
-/// The audience a request means: the one it names, the client's only one, or the issuer for a client that has none.
-pub fn target<'a>(params: &'a Params, client: &'a Client, issuer: &'a str) -> Result<&'a str, Refusal> {
-    let asked = if params.all("resource").count() > 1 {
-        return Err(Refusal::new(Code::InvalidTarget, "only one resource may be asked for at a time"));
-    } else {
-        params.one("resource")?
-    };
-    match (asked, client.allowed_resources.as_slice()) {
-        (Some(one), allowed) if one == issuer || allowed.iter().any(|a| a == one) => Ok(one),
-        (Some(_), _) => Err(Refusal::new(Code::InvalidTarget, "the resource is not one of this client's")),
-        (None, []) => Ok(issuer),
-        (None, [only]) => Ok(only),
-        (None, _) => Err(Refusal::new(Code::InvalidTarget, "this client has several resources and must name one")),
-    }
+/// The audience a request means.
+///
+/// # Errors
+/// `invalid_target`.
+pub fn target(params: &Params, client: &Client, settings: &Settings) -> Result<String, Refusal> {
+    let named = params.all("resource").filter(|r| !r.is_empty());
+    Ok(resource::choose(named, params.one("scope")?, client, settings)?)
 }
 
 /// Step: the resource is known.
 pub(super) fn known(params: &Params, desk: &Desk<'_>, request: &mut Request) -> Result<(), Refusal> {
-    let asked = target(params, desk.client, desk.issuer)?;
-    if asked != desk.issuer && desk.server.is_none_or(|s| s.identifier != asked) {
+    let asked = target(params, desk.client, desk.settings)?;
+    if asked != desk.settings.issuer && desk.server.is_none_or(|s| s.identifier != asked) {
         return Err(Refusal::new(Code::InvalidTarget, "the resource is not known here"));
     }
-    request.resource = asked.to_owned();
+    request.resource = asked;
     Ok(())
 }
 

@@ -40,8 +40,8 @@ const GOOD: &str = "client_id=web&redirect_uri=https%3A%2F%2Frp.example.com%2Fcb
 fn run(client: &Client, text: &str) -> Result<Request, (Caller, Refusal)> {
     let params = Params::parse(text);
     let caller = recognise(&params, Some(client)).expect("recognised");
-    let (server, keys) = (server(), KeySet::new(Vec::new()));
-    let desk = Desk { client, issuer: ISSUER, server: Some(&server), keys: &keys };
+    let (server, keys, settings) = (server(), KeySet::new(Vec::new()), Settings::for_issuer(ISSUER));
+    let desk = Desk { client, settings: &settings, server: Some(&server), keys: &keys };
     accept(Endpoint::Authorize, caller, &params, &desk).map_err(|b| *b)
 }
 

@@ -15,10 +15,11 @@ use protocol::{
 };
 
 use super::{
+    Posted,
     flow::Walk,
     interaction::{self, Open},
     login::{Waiting, denied, walk},
-    Posted, name_of,
+    name_of,
 };
 use crate::{
     App, csrf,

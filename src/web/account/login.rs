@@ -16,9 +16,10 @@ use protocol::{
 use tokens::secret::Plain;
 
 use super::{
+    Posted,
     flow::Walk,
     interaction::{self, Open, Purpose},
-    Posted, name_of,
+    name_of,
     password::{self, Attempt},
 };
 use crate::{
@@ -234,8 +235,7 @@ async fn enter(
     match waiting {
         Waiting::Client(request, client) => {
             let (fresh, chosen) = (true, open.interaction.chosen);
-            let walk =
-                Walk { app, browser, client, request: *request, session: Some(session), fresh, chosen, open: Some(open), change };
+            let walk = Walk { app, browser, client, request: *request, session: Some(session), fresh, chosen, open: Some(open), change };
             walk.go().await
         }
         Waiting::Account => {

@@ -36,13 +36,13 @@ async fn authorize(app: &App, headers: &HeaderMap, params: &Params) -> Result<Re
     let caller = authorize::recognise(params, client.map(AsRef::as_ref))?;
     let Some(client) = client else { return Err(Refused::stale()) };
     let issuer = app.settings.issuer.as_str();
-    let server = match resource::target(params, client, issuer) {
-        Ok(target) if target != issuer => app.catalog.resource_server(target).await?,
+    let server = match resource::target(params, client, &app.settings) {
+        Ok(target) if target != issuer => app.catalog.resource_server(&target).await?,
         _ => None,
     };
     let checked = {
         let ring = app.keys.load();
-        let desk = Desk { client, issuer, server: server.as_deref(), keys: ring.keys() };
+        let desk = Desk { client, settings: &app.settings, server: server.as_deref(), keys: ring.keys() };
         authorize::accept(Endpoint::Authorize, caller, params, &desk)
     };
     let request = match checked {

@@ -1,0 +1,5 @@
+//! The pages as a browser meets them.
+mod browser;
+mod login;
+mod logout;
+mod store;
