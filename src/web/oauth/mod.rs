@@ -93,3 +93,6 @@ pub(crate) fn context<'a>(app: &'a App, keys: &'a KeyRing) -> Context<'a> {
         head: app.revoked.head(),
     }
 }
+
+#[cfg(test)]
+mod tests;
