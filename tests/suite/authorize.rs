@@ -284,7 +284,7 @@ fn an_independent_library_verifies_the_id_token() {
         openidconnect::IssuerUrl::new(stage.issuer.clone()).unwrap(),
         keys,
     );
-    let verified = id_token.claims(&verifier, &openidconnect::Nonce::new(ask.nonce.clone())).expect("a verified ID token");
+    let verified = id_token.claims(&verifier, &openidconnect::Nonce::new(ask.nonce)).expect("a verified ID token");
     let access = openidconnect::AccessToken::new(text(&tokens, "access_token"));
     if let Some(expected) = verified.access_token_hash() {
         let hash =

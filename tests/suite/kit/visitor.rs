@@ -100,9 +100,7 @@ impl Landing {
         match self {
             Self::Away(url) => {
                 let parameters = url.query_pairs().map(|(k, v)| (k.into_owned(), v.into_owned())).collect();
-                let mut base = url.clone();
-                base.set_query(None);
-                (base.to_string(), parameters)
+                (url.as_str().split('?').next().unwrap_or_default().to_owned(), parameters)
             }
             Self::Page(page) => {
                 panic!("expected a redirect, got {} ({}, {}): {}", page.kind(), page.url, page.status(), page.answer.text())
