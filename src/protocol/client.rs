@@ -153,9 +153,6 @@ impl Client {
         if self.is_public() && !self.require_pkce {
             found.at("require_pkce", "may be false for a confidential client only");
         }
-        if self.may_use(grants::REFRESH_TOKEN) && !self.may_use(grants::AUTHORIZATION_CODE) {
-            found.at("grant_types", "refresh_token comes with authorization_code only");
-        }
         if self.may_use(grants::AUTHORIZATION_CODE) && !self.response_types.iter().any(|r| r == "code") {
             found.at("response_types", "authorization_code needs code (RFC 7591 §2.1)");
         }

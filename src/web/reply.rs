@@ -1,8 +1,6 @@
 //! How refusals and faults reach the wire: OAuth JSON (RFC 6749 §5.2), bearer challenges (RFC 6750 §3), problem documents (RFC 9457).
 use axum::{
     body::Body,
-    extract::Request,
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -132,14 +130,14 @@ fn retry(response: Response, seconds: i64) -> Response {
 }
 
 /// Adds what every answer carries unless the handler said something else.
-pub async fn secure(https: bool, request: Request, next: Next) -> Response {
+#[must_use]
+pub fn secure(https: bool, mut response: Response) -> Response {
     const ALWAYS: [(HeaderName, &str); 4] = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
     ];
-    let mut response = next.run(request).await;
     let headers = response.headers_mut();
     for (name, value) in ALWAYS {
         headers.entry(name).or_insert(HeaderValue::from_static(value));

@@ -8,6 +8,7 @@ use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
     middleware::{self, Next},
+    response::Response,
     routing::{MethodRouter, get, post},
 };
 use http::StatusCode;
@@ -56,7 +57,7 @@ pub fn router(app: Arc<App>) -> Router {
         .fallback(discovery::nowhere)
         .method_not_allowed_fallback(discovery::wrong_method)
         .layer(DefaultBodyLimit::max(Form::LIMIT))
-        .layer(middleware::from_fn(move |request: Request, next: Next| reply::secure(https, request, next)))
+        .layer(middleware::map_response(move |response: Response| std::future::ready(reply::secure(https, response))))
         .with_state(app)
 }
 
