@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use ledger::StoreError;
 use protocol::{
     Client,
-    authorize::{Answer, Refusal},
+    authorize::{Answer, Params, Refusal},
 };
 
 use crate::{App, account::hashing::Busy};
@@ -218,6 +218,13 @@ pub fn see_other(location: &str) -> Response {
     guard(response.headers_mut());
     response.headers_mut().insert(header::LOCATION, value);
     response
+}
+
+/// 303 to the same endpoint by GET. A client's own form brings no `SameSite` cookie along; the GET that follows does.
+#[must_use]
+pub fn carry_over(app: &App, path: &str, params: &Params) -> Response {
+    let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(params.iter()).finish();
+    see_other(&format!("{}{path}?{query}", base(&app.settings.issuer)))
 }
 
 /// An authorization response as HTTP.

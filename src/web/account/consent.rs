@@ -136,7 +136,8 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
     open.check(app, "consent", &session.id, params.one("csrf")?)?;
     let refusal = Refusal::new(Code::AccessDenied, "the person did not allow it");
     let given = match params.one("decision")? {
-        Some("approve") => consent::given(&walk.request, |scope| params.one(&format!("scope-{scope}")).is_ok_and(|v| v.is_some())),
+        // The first button is what a browser presses when somebody just hits return.
+        Some("approve") | None => consent::given(&walk.request, |scope| params.one(&format!("scope-{scope}")).is_ok_and(|v| v.is_some())),
         Some("deny") => None,
         _ => return Err(Refused::request("The form was not filled in.")),
     };

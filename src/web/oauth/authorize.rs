@@ -12,6 +12,7 @@ use protocol::authorize::{self, Desk, Endpoint, Params, resource};
 use crate::{
     App,
     account::{Posted, flow::Walk},
+    csrf,
     pages::{self, Refused},
     sessions::Browser,
 };
@@ -21,9 +22,10 @@ pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, RawQuery(query
     pages::finish(&app, authorize(&app, &headers, &Params::parse(&query.unwrap_or_default())).await)
 }
 
-/// `POST /authorize`: clients may post from their own site; nothing is decided by the browser's cookie that a GET would not decide.
+/// `POST /authorize`: clients may post from their own site; the cookie that such a post leaves at home comes with the GET it becomes.
 pub async fn post(State(app): State<Arc<App>>, headers: HeaderMap, posted: Posted) -> Response {
     let result = match posted.params {
+        Ok(params) if csrf::is_cross_site(&headers, &app.settings.issuer) => Ok(pages::carry_over(&app, "/authorize", &params)),
         Ok(params) => authorize(&app, &headers, &params).await,
         Err(why) => Err(why),
     };

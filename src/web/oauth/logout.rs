@@ -57,7 +57,8 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
     let ours = params.one("csrf")?.is_some();
     if csrf::is_cross_site(headers, &app.settings.issuer) {
         // A client's own form: the request is carried over to a GET, which asks the person.
-        return if ours || params.one("id_token_hint")?.is_none() { Err(Refused::foreign()) } else { Ok(carry_over(app, &params)) };
+        let theirs = !ours && params.one("id_token_hint")?.is_some();
+        return if theirs { Ok(pages::carry_over(app, "/logout", &params)) } else { Err(Refused::foreign()) };
     }
     let browser = Browser::of(app, headers);
     if !ours {
@@ -70,18 +71,9 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
         return Err(Refused::foreign());
     }
     match params.one("action")? {
-        Some("confirm") => leave(app, &browser, &params, true).await,
-        _ => Ok(pages::see_other(&format!("{}/account", pages::base(&app.settings.issuer)))),
+        Some("cancel") => Ok(pages::see_other(&format!("{}/account", pages::base(&app.settings.issuer)))),
+        _ => leave(app, &browser, &params, true).await,
     }
-}
-
-fn carry_over(app: &App, params: &Params) -> Response {
-    let query = params.iter().fold(url::form_urlencoded::Serializer::new(String::new()), |mut q, (name, value)| {
-        q.append_pair(name, value);
-        q
-    });
-    let mut query = query;
-    pages::see_other(&format!("{}/logout?{}", pages::base(&app.settings.issuer), query.finish()))
 }
 
 async fn leave(app: &App, browser: &Browser, params: &Params, confirmed: bool) -> Result<Response, Refused> {

@@ -194,7 +194,9 @@ async fn a_bad_redirect_uri_is_a_page_and_a_post_works_like_a_get() {
     assert!(page.has("error-page") && page.has("error-code") && page.has("error-description"));
     let query = super::browser::authorize("");
     let fields = url::form_urlencoded::parse(query.split_once('?').unwrap().1.as_bytes()).into_owned().collect();
-    assert!(visitor.post_from("/authorize", &fields, Some("https://rp.example.com")).await.location().starts_with("/login"));
+    assert!(visitor.post("/authorize", &fields).await.location().starts_with("/login"));
+    let carried = visitor.post_from("/authorize", &fields, Some("https://rp.example.com")).await.location().to_owned();
+    assert!(visitor.get(&carried).await.location().starts_with("/login"));
 }
 
 #[tokio::test]
