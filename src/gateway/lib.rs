@@ -1,1 +1,148 @@
 //! The API gateway: one file a phase.
+//!
+//! Read in this order: [`hop`] (the life of one request, naming every phase), `listen` and `framed` (octets in), `route`,
+//! `authenticate`, `authorize`, `limit`, `rewrite`, `forward` (the phases), `answer` and `record` (what comes out), `live`
+//! (what is closed when its credential ends), [`source`], [`jwks`] and [`remote`] (where knowledge comes from).
+mod answer;
+mod authenticate;
+mod authorize;
+mod body;
+mod connect;
+mod explain;
+mod forward;
+mod framed;
+mod hop;
+pub mod jwks;
+mod limit;
+mod listen;
+mod live;
+pub mod outbound;
+mod pool;
+mod record;
+pub mod remote;
+mod rewrite;
+mod route;
+mod seen;
+pub mod source;
+mod tunnel;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::{net::IpAddr, sync::Arc};
+
+use ahash::AHashMap;
+use arc_swap::ArcSwap;
+use edge::{Counters, RouteTable};
+use ipnet::IpNet;
+use ledger::{Committed, Listener, RevocationSet};
+use parking_lot::Mutex;
+use tokens::{Clock, Entropy};
+use tokio::sync::Notify;
+
+pub use explain::{Explanation, Question};
+use jwks::Jwks;
+use outbound::Outbound;
+pub use source::{Introspect, IntrospectError, Introspection, KeySource, Own, OwnRing};
+
+/// The numbers and names a deployment chooses.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How old the revocation feed may be before tokens are introspected, milliseconds.
+    pub max_staleness_ms: i64,
+    /// Peers whose `Forwarded` and `X-Forwarded-*` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How the names of our own cookies begin, after `__Host-`: not forwarded.
+    pub session_cookies: Vec<String>,
+    /// Most tokens remembered by each thread.
+    pub remembered_tokens: usize,
+    /// Idle upstream connections kept by each thread for each target.
+    pub idle_connections: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_staleness_ms: 5_000,
+            trusted_proxies: Vec::new(),
+            session_cookies: vec!["doorward".into()],
+            remembered_tokens: 8192,
+            idle_connections: 128,
+        }
+    }
+}
+
+/// What a gateway is made of.
+pub struct Parts {
+    /// The routes; swap in another table at any time.
+    pub table: Arc<ArcSwap<RouteTable>>,
+    /// The live revocations.
+    pub revoked: Arc<RevocationSet>,
+    /// The authorization server.
+    pub own: Own,
+    /// The rules for calls to the outside; also the roots of trust for upstreams.
+    pub outbound: Arc<Outbound>,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub counters: Arc<dyn Counters>,
+    pub settings: Settings,
+}
+
+/// The gateway: shared by its threads, each of which keeps its own connections and memory of tokens.
+pub struct Gateway {
+    parts: Parts,
+    foreign: Mutex<AHashMap<Arc<str>, Arc<Jwks>>>,
+    wakes: Mutex<Vec<Arc<Notify>>>,
+}
+
+impl Gateway {
+    /// A gateway that is not listening yet.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self { parts, foreign: Mutex::default(), wakes: Mutex::default() })
+    }
+
+    /// Its parts.
+    #[must_use]
+    pub const fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    fn trusted_peer(&self, peer: IpAddr) -> bool {
+        self.parts.settings.trusted_proxies.iter().any(|net| net.contains(&peer))
+    }
+
+    /// The keys of a trusted issuer.
+    fn foreign_keys(&self, trusted: &edge::table::Trusted) -> Arc<Jwks> {
+        let mut foreign = self.foreign.lock();
+        match foreign.get(&trusted.issuer) {
+            Some(jwks) if jwks.uri() == trusted.jwks_uri => Arc::clone(jwks),
+            _ => {
+                let source = Arc::clone(&self.parts.outbound);
+                let jwks = Arc::new(Jwks::new(&trusted.issuer, &trusted.jwks_uri, source, Arc::clone(&self.parts.clock)));
+                foreign.insert(Arc::clone(&trusted.issuer), Arc::clone(&jwks));
+                jwks
+            }
+        }
+    }
+}
+
+impl Listener for Gateway {
+    fn committed(&self, batch: &Committed) {
+        for revocation in &batch.revocations {
+            self.parts.revoked.apply(revocation);
+        }
+        self.parts.revoked.advance(batch.head);
+        if batch.revocations.is_empty() {
+            return;
+        }
+        let now = self.parts.clock.now_ms();
+        for revocation in &batch.revocations {
+            record::propagated(now - revocation.at_ms);
+        }
+        for wake in self.wakes.lock().iter() {
+            wake.notify_one();
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Last phase: the answer, the upstream's or our own (RFC 9457).
+use bytes::Bytes;
+use edge::{
+    Refusal, Verdict,
+    admission::Access,
+    table::{Entry, Limit},
+};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+use crate::body::AnswerBody;
+
+/// The refusal as the client hears it: status, challenge, and one body for all of that status.
+pub(crate) fn refuse(refusal: Refusal, entry: Option<&Entry>, allow: Option<HeaderValue>) -> Response<AnswerBody> {
+    let mut answer = Response::new(AnswerBody::text(Bytes::from_static(refusal.body().as_bytes())));
+    *answer.status_mut() = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let access: Option<&Access> = entry.map(|e| &e.access);
+    if let Some(challenge) = refusal.challenge(access) {
+        headers.insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    match refusal {
+        Refusal::Limited(verdict) => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(verdict.retry_after_s()));
+            if let Some(limit) = entry.and_then(|e| e.limit.as_ref()) {
+                quota(headers, limit, &verdict);
+            }
+        }
+        Refusal::Undecided(_) => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        Refusal::Method => {
+            headers.insert(header::ALLOW, allow.unwrap_or_else(|| HeaderValue::from_static("")));
+        }
+        _ => {}
+    }
+    if refusal.closes() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+/// `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10).
+pub(crate) fn quota(headers: &mut HeaderMap, limit: &Limit, verdict: &Verdict) {
+    let name = limit.policy.to_str().ok().and_then(|p| p.split(';').next()).unwrap_or("\"route\"");
+    let text = format!("{name};r={};t={}", verdict.remaining, (verdict.reset_ms + 999) / 1000);
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        headers.insert("ratelimit", value);
+    }
+    headers.insert("ratelimit-policy", limit.policy.clone());
+}

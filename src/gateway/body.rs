@@ -1,0 +1,214 @@
+//! Bodies on their way through: octet for octet, at the reader's pace, ended with their credential.
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::{live::Lease, pool::Kept};
+
+/// Why a body broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error("the sender broke off")]
+    Sender,
+    #[error("the body is larger than the route takes")]
+    TooLarge,
+    #[error("the credential has ended")]
+    Credential,
+}
+
+/// What became of a request's body, for whoever waits for the answer.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Grows while octets move.
+    pub moved: Cell<u64>,
+    pub broken: Cell<Option<Broken>>,
+}
+
+/// A request's body on its way to the upstream. Trailers stay here: they could carry what the head may not.
+pub(crate) struct RequestBody {
+    inner: Option<Incoming>,
+    limit: Option<u64>,
+    progress: Option<Rc<Progress>>,
+    lease: Option<Lease>,
+}
+
+impl RequestBody {
+    /// No body.
+    pub(crate) const fn empty() -> Self {
+        Self { inner: None, limit: None, progress: None, lease: None }
+    }
+
+    pub(crate) fn new(inner: Incoming, limit: Option<u64>, progress: Rc<Progress>, lease: Option<Lease>) -> Self {
+        Self { inner: Some(inner), limit, progress: Some(progress), lease }
+    }
+
+    /// Whether there is nothing to send.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.inner.is_none()
+    }
+
+    fn broke(&self, why: Broken) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Some(progress) = &self.progress {
+            progress.broken.set(Some(why));
+        }
+        Poll::Ready(Some(Err(why)))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = &mut *self;
+        if this.lease.as_ref().is_some_and(Lease::over) {
+            return this.broke(Broken::Credential);
+        }
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        loop {
+            let frame = match Pin::new(&mut *inner).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    if let Some(lease) = &mut this.lease {
+                        lease.watch(cx);
+                    }
+                    return Poll::Pending;
+                }
+            };
+            match frame {
+                None => return Poll::Ready(None),
+                Some(Err(_)) => return this.broke(Broken::Sender),
+                Some(Ok(frame)) => {
+                    let Some(data) = frame.data_ref() else { continue };
+                    if let Some(progress) = &this.progress {
+                        progress.moved.set(progress.moved.get() + data.len() as u64);
+                        if this.limit.is_some_and(|most| progress.moved.get() > most) {
+                            return this.broke(Broken::TooLarge);
+                        }
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// An answer's body on its way to the client.
+pub(crate) enum AnswerBody {
+    Text(Option<Bytes>),
+    Stream(Box<Streamed>),
+}
+
+/// An upstream's body, the connection to give back after it, and the credential it is sent under.
+pub(crate) struct Streamed {
+    inner: Incoming,
+    first: Option<Frame<Bytes>>,
+    kept: Option<Kept>,
+    lease: Option<Lease>,
+}
+
+impl AnswerBody {
+    pub(crate) const fn text(text: Bytes) -> Self {
+        Self::Text(Some(text))
+    }
+
+    pub(crate) const fn none() -> Self {
+        Self::Text(None)
+    }
+
+    pub(crate) fn stream(inner: Incoming, first: Option<Frame<Bytes>>, kept: Option<Kept>, lease: Option<Lease>) -> Self {
+        Self::Stream(Box::new(Streamed { inner, first, kept, lease }))
+    }
+}
+
+impl Streamed {
+    fn settle(&mut self) {
+        if self.inner.is_end_stream()
+            && let Some(kept) = self.kept.take()
+        {
+            kept.give_back();
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if self.lease.as_ref().is_some_and(Lease::over) {
+            self.kept = None;
+            return Poll::Ready(Some(Err(Broken::Credential)));
+        }
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Pending => {
+                if let Some(lease) = &mut self.lease {
+                    lease.watch(cx);
+                }
+                return Poll::Pending;
+            }
+            Poll::Ready(frame) => frame,
+        };
+        match frame {
+            None => {
+                if let Some(kept) = self.kept.take() {
+                    kept.give_back();
+                }
+                Poll::Ready(None)
+            }
+            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            Some(Err(_)) => {
+                self.kept = None;
+                Poll::Ready(Some(Err(Broken::Sender)))
+            }
+        }
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.get_mut() {
+            Self::Text(text) => Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
+            Self::Stream(stream) => Poll::Ready(ready!(stream.poll(cx))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_none(),
+            Self::Stream(stream) => stream.first.is_none() && stream.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
+            Self::Stream(stream) => match &stream.first {
+                None => stream.inner.size_hint(),
+                Some(_) => SizeHint::default(),
+            },
+        }
+    }
+}

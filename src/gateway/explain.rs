@@ -1,0 +1,134 @@
+//! Why a request would be allowed or refused: the same phases, without forwarding.
+use std::{net::IpAddr, sync::Arc};
+
+use edge::{
+    Refusal,
+    admission::Access,
+    credentials,
+    table::{Entry, Matched},
+};
+use http::{HeaderMap, Method};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Gateway,
+    authenticate::{self, Proved},
+    authorize,
+    worker::Worker,
+};
+
+/// A request to be explained.
+#[derive(Debug, Clone)]
+pub struct Question {
+    pub method: Method,
+    pub host: String,
+    /// Path and perhaps query, as it would be sent.
+    pub target: String,
+    pub headers: HeaderMap,
+    pub peer: IpAddr,
+}
+
+/// What would become of it. Holds no credential.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// Whether it would be forwarded (if within the route's quota).
+    pub allowed: bool,
+    /// The status it would be answered with otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Why, in the words of the metrics.
+    pub reason: String,
+    /// The path after normalisation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// Step by step.
+    pub steps: Vec<String>,
+}
+
+impl Gateway {
+    /// Explains a request, asking the authorization server where the route demands it.
+    pub async fn explain(self: &Arc<Self>, question: Question) -> Explanation {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let gateway = Arc::clone(self);
+        // The phases belong to a thread of their own, as everywhere.
+        std::thread::spawn(move || {
+            if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                let _ = tell.send(runtime.block_on(gateway.reason(&question)));
+            }
+        });
+        told.await.unwrap_or_else(|_| Explanation { reason: "no_thread".into(), status: Some(503), ..Explanation::default() })
+    }
+
+    async fn reason(self: Arc<Self>, question: &Question) -> Explanation {
+        let mut out = Explanation::default();
+        match self.decide(question, &mut out).await {
+            Ok(()) => {
+                (out.allowed, out.reason) = (true, "ok".into());
+                out.steps.push("forwarded".into());
+            }
+            Err(refusal) => {
+                (out.status, out.reason) = (Some(refusal.status()), refusal.reason().into());
+                out.steps.push(format!("refused with {}: {}", refusal.status(), refusal.reason()));
+            }
+        }
+        out
+    }
+
+    async fn decide(self: &Arc<Self>, question: &Question, out: &mut Explanation) -> Result<(), Refusal> {
+        let (path, query) = match question.target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (question.target.as_str(), None),
+        };
+        if matches!(question.method.as_str(), "TRACE" | "TRACK" | "CONNECT") {
+            return Err(Refusal::Method);
+        }
+        edge::headers::check(&question.headers).map_err(|_| Refusal::Malformed("field_name"))?;
+        let host = edge::host::Host::parse(question.host.as_bytes()).map_err(|_| Refusal::Malformed("host"))?;
+        let path = edge::path::normalise(path).map_err(|why| Refusal::Malformed(why.reason()))?;
+        out.path = Some(path.clone().into_owned());
+        out.steps.push(format!("path is {path}"));
+        let worker = Worker::new(self, CancellationToken::new());
+        let current = worker.current();
+        let entry = match current.table.find(host.name, &path, &question.method, &question.headers) {
+            Matched::Route(_, entry) => entry,
+            Matched::OtherMethods => return Err(Refusal::Method),
+            Matched::Nothing => return Err(Refusal::NoRoute),
+        };
+        out.route = Some(entry.id.to_string());
+        out.upstream = Some(entry.upstream.id.to_string());
+        out.steps.push(format!("route is {} (prefix {}), {}", entry.id, entry.prefix, demands(entry)));
+        let presented = credentials::presented(&question.headers, query).map_err(|_| Refusal::Ambiguous)?;
+        let now_ms = worker.now_ms();
+        let proved = match &entry.access {
+            Access::Guarded(guard) => authenticate::prove(&worker, &current.table, guard, presented, now_ms).await,
+            Access::Public | Access::Closed => Proved::Nothing,
+        };
+        if let Proved::Believed(believed) = &proved {
+            let claims = &believed.identity.claims;
+            out.steps.push(format!(
+                "credential of issuer {}, scope {:?}, audience {:?}, good until {}",
+                claims.iss, claims.scope, claims.aud, claims.exp
+            ));
+        }
+        authorize::authorize(&entry.access, &proved, now_ms).map(|_| ())
+    }
+}
+
+fn demands(entry: &Entry) -> String {
+    match &entry.access {
+        Access::Public => "public".into(),
+        Access::Closed => "closed: it says neither auth nor public".into(),
+        Access::Guarded(guard) => format!(
+            "demands audience {:?} and scopes {:?}, freshness {:?}{}",
+            guard.audience,
+            guard.scopes,
+            guard.freshness,
+            if guard.optional { ", credential optional" } else { "" }
+        ),
+    }
+}

@@ -1,0 +1,321 @@
+//! The octets of a connection, checked before the HTTP parser sees them ([`edge::framing`]); time-outs of heads and bodies.
+//!
+//! A head is passed on whole or not at all. In place of a refused head the parser is given a request of our own, which the
+//! service answers with the refusal; nothing after it is read. A refused body ends in an error on both sides.
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use edge::{
+    Refusal,
+    framing::{Place, Scanner},
+};
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+/// How long a head may take.
+pub(crate) const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long a body may pause.
+const BODY_TIME: Duration = Duration::from_secs(30);
+/// How long a connection may wait for its next request.
+const IDLE_TIME: Duration = Duration::from_secs(75);
+/// How long a peer that was refused may go on sending into nothing, so that it can read the answer.
+const LINGER: Duration = Duration::from_millis(500);
+const SCRATCH: usize = 8 * 1024;
+const REFUSED: &[u8] = b"GET /refused HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
+
+/// What the octets and the service of one connection tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    refused: AtomicBool,
+    refusal: Mutex<Option<(u64, Refusal)>>,
+    served: AtomicU64,
+    busy: AtomicUsize,
+    /// 0 undecided, 1 switched, 2 not switched.
+    upgrade: AtomicU8,
+    closing: AtomicBool,
+    broken: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// A request being served.
+pub(crate) struct Busy(Arc<Shared>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Release);
+        if self.0.closing.load(Ordering::Relaxed) {
+            self.0.waker.wake();
+        }
+    }
+}
+
+impl Shared {
+    /// Counts a request in; the refusal, if this one stands for a refused head.
+    pub(crate) fn begin(self: &Arc<Self>) -> (Busy, Option<Refusal>) {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        let number = self.served.fetch_add(1, Ordering::Relaxed) + 1;
+        let refusal = if self.refused.load(Ordering::Acquire) {
+            self.refusal.lock().filter(|(at, _)| *at == number).map(|(_, refusal)| refusal)
+        } else {
+            None
+        };
+        (Busy(Arc::clone(self)), refusal)
+    }
+
+    /// Decides what comes after a WebSocket handshake.
+    pub(crate) fn decide(&self, switched: bool) {
+        self.upgrade.store(if switched { 1 } else { 2 }, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Asks the connection to end when nothing is being served.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Whether the connection is asked to end.
+    pub(crate) fn closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Whether the request's body broke the framing or came too slowly.
+    pub(crate) fn broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+}
+
+/// A connection whose octets are checked.
+pub(crate) struct Framed<T> {
+    io: T,
+    shared: Arc<Shared>,
+    scanner: Scanner,
+    held: Vec<u8>,
+    good: usize,
+    injected: bool,
+    stopped: bool,
+    ended: bool,
+    sleep: Pin<Box<Sleep>>,
+    armed: Option<Place>,
+    linger: Option<Pin<Box<Sleep>>>,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
+    /// Checks a connection of which `first` has been read already.
+    pub(crate) fn new(io: T, first: Vec<u8>, shared: Arc<Shared>) -> Self {
+        let mut framed = Self {
+            io,
+            shared,
+            scanner: Scanner::new(),
+            held: first,
+            good: 0,
+            injected: false,
+            stopped: false,
+            ended: false,
+            sleep: Box::pin(tokio::time::sleep(HEAD_TIME)),
+            armed: Some(Place::Idle),
+            linger: None,
+        };
+        framed.rescan();
+        framed
+    }
+
+    /// Looks at what is held; what is good of it may be delivered.
+    fn rescan(&mut self) {
+        match self.scanner.scan(&self.held) {
+            Ok(good) => self.good = good,
+            Err((good, violation)) => {
+                self.good = good;
+                self.refuse(Refusal::Framing(violation));
+            }
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        self.stopped = true;
+        if self.scanner.place() == Place::Body {
+            self.shared.broken.store(true, Ordering::Release);
+            self.injected = true;
+            return;
+        }
+        *self.shared.refusal.lock() = Some((self.scanner.heads() + 1, refusal));
+        self.shared.refused.store(true, Ordering::Release);
+    }
+
+    fn deliver(&mut self, buf: &mut ReadBuf<'_>) {
+        let n = self.good.min(buf.remaining());
+        buf.put_slice(self.held.get(..n).unwrap_or_default());
+        self.held.drain(..n);
+        self.good -= n;
+    }
+
+    /// The peer is silent: whether for too long.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let place = self.scanner.place();
+        let limit = match place {
+            Place::Idle => IDLE_TIME,
+            Place::Head => HEAD_TIME,
+            Place::Body => BODY_TIME,
+            Place::Held | Place::Tunnel => return Poll::Pending,
+        };
+        if self.armed != Some(place) {
+            self.sleep.as_mut().reset(Instant::now() + limit);
+            self.armed = Some(place);
+        }
+        ready!(self.sleep.as_mut().poll(cx));
+        self.armed = None;
+        match place {
+            Place::Idle if self.shared.busy.load(Ordering::Acquire) > 0 => {
+                self.sleep.as_mut().reset(Instant::now() + limit);
+                self.armed = Some(place);
+                let _ = self.sleep.as_mut().poll(cx);
+                Poll::Pending
+            }
+            Place::Idle => {
+                self.ended = true;
+                Poll::Ready(Ok(()))
+            }
+            _ => {
+                self.refuse(Refusal::TooSlow);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        if self.held.is_empty() {
+            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+            let fresh = buf.filled().get(before..).unwrap_or_default();
+            if fresh.is_empty() {
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            let good = match self.scanner.scan(fresh) {
+                Ok(good) => {
+                    self.held.extend_from_slice(fresh.get(good..).unwrap_or_default());
+                    good
+                }
+                Err((good, violation)) => {
+                    self.refuse(Refusal::Framing(violation));
+                    good
+                }
+            };
+            buf.set_filled(before + good);
+            return Poll::Ready(Ok(()));
+        }
+        let mut scratch = [0; SCRATCH];
+        let mut more = ReadBuf::new(&mut scratch);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut more))?;
+        if more.filled().is_empty() {
+            self.ended = true;
+            return Poll::Ready(Ok(()));
+        }
+        self.held.extend_from_slice(more.filled());
+        self.rescan();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        loop {
+            if this.good > 0 {
+                this.deliver(buf);
+            }
+            if buf.filled().len() > before || this.ended {
+                return Poll::Ready(Ok(()));
+            }
+            if this.stopped {
+                if this.shared.broken() {
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
+                if this.injected {
+                    return Poll::Pending;
+                }
+                this.injected = true;
+                buf.put_slice(REFUSED.get(..buf.remaining()).unwrap_or(REFUSED));
+                return Poll::Ready(Ok(()));
+            }
+            if this.scanner.place() == Place::Held {
+                this.shared.waker.register(cx.waker());
+                match this.shared.upgrade.swap(0, Ordering::AcqRel) {
+                    0 => return Poll::Pending,
+                    decision => this.scanner.decide(decision == 1),
+                }
+                this.rescan();
+                continue;
+            }
+            match this.poll_more(cx, buf) {
+                Poll::Ready(outcome) => {
+                    outcome?;
+                    if this.scanner.place() != Place::Head {
+                        this.armed = None;
+                    }
+                }
+                Poll::Pending => {
+                    this.shared.waker.register(cx.waker());
+                    let idle = this.scanner.place() == Place::Idle && this.shared.busy.load(Ordering::Acquire) == 0;
+                    if idle && this.shared.closing.load(Ordering::Acquire) {
+                        this.ended = true;
+                        return Poll::Ready(Ok(()));
+                    }
+                    ready!(this.poll_silence(cx))?;
+                }
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+    /// Sends the FIN at once; a peer still sending is read into nothing for a moment, or its answer would be reset away.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            let unread = this.stopped || !matches!(this.scanner.place(), Place::Idle | Place::Tunnel);
+            if this.ended || !unread {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let linger = this.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut scratch = [0; SCRATCH];
+        loop {
+            let mut into = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut this.io).poll_read(cx, &mut into) {
+                Poll::Ready(Ok(())) if !into.filled().is_empty() && !linger.is_elapsed() => {}
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    ready!(linger.as_mut().poll(cx));
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}

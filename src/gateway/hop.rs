@@ -1,0 +1,215 @@
+//! The life of one request: route → authenticate → authorize → limit → rewrite → forward → answer, and its record.
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use edge::{
+    Refusal,
+    admission::{self, Access},
+    credentials::{self, Presented},
+    table::Entry,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use crate::{
+    answer,
+    authenticate::{self, Proved},
+    authorize,
+    body::{AnswerBody, Progress, RequestBody},
+    forward,
+    framed::Shared,
+    limit,
+    live::Lease,
+    rewrite,
+    route::{self, Routed},
+    tunnel,
+    worker::{Current, Worker},
+};
+
+/// What is known of a connection.
+pub(crate) struct Conn {
+    pub peer: SocketAddr,
+    pub tls: bool,
+    pub trusted: bool,
+    /// HTTP/1 only.
+    pub shared: Option<Arc<Shared>>,
+}
+
+/// Serves one request.
+pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Incoming>) -> Response<AnswerBody> {
+    let started = Instant::now();
+    let begun = conn.shared.as_ref().map(Shared::begin);
+    let current = worker.current();
+    let refused = begun.as_ref().and_then(|(_, refusal)| *refusal);
+    let (mut parts, body) = request.into_parts();
+    let mut trace = Trace { method: parts.method.clone(), websocket: is_websocket(&parts), route: None, path: String::new() };
+    let served = match refused {
+        Some(refusal) => Err(refusal),
+        None => serve(&worker, &current, &conn, &mut parts, body, &mut trace).await,
+    };
+    let Trace { route, .. } = trace;
+    let entry = route.and_then(|at| current.table.entries().get(at));
+    let mut answer = served.unwrap_or_else(|refusal| {
+        current.meter(route).refuse(refusal.reason());
+        let closing = conn.shared.as_ref().is_some_and(|s| s.broken());
+        let allow = if refusal == Refusal::Method { route::allowed(&parts.uri, &parts.headers, &current.table) } else { None };
+        let mut answer = answer::refuse(refusal, entry, allow);
+        if closing {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        trace.refused(refusal, &conn, entry);
+        answer
+    });
+    if let Some(shared) = &conn.shared {
+        let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if trace.websocket {
+            shared.decide(switched);
+        }
+        if shared.closing() && !switched {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    } else {
+        answer.headers_mut().remove(header::CONNECTION);
+    }
+    let elapsed = started.elapsed();
+    current.meter(route).answer(answer.status().as_u16(), elapsed);
+    tracing::debug!(
+        target: "access",
+        peer = %conn.peer.ip(), method = %trace.method, path = trace.path, route = entry.map_or("", |e| &*e.id),
+        status = answer.status().as_u16(), us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), "served"
+    );
+    answer
+}
+
+async fn serve(
+    worker: &Rc<Worker>,
+    current: &Current,
+    conn: &Conn,
+    parts: &mut Parts,
+    body: Incoming,
+    trace: &mut Trace,
+) -> Result<Response<AnswerBody>, Refusal> {
+    let gateway = &worker.gateway;
+    let now_ms = worker.now_ms();
+    let Routed { at, entry, path } = route::route(parts, &current.table)?;
+    (trace.route, trace.path) = (Some(at), path);
+
+    let presented = credentials::presented(&parts.headers, parts.uri.query()).map_err(|_| Refusal::Ambiguous)?;
+    let proved = prove(worker, current, entry, presented, now_ms).await;
+    let authorized = authorize::authorize(&entry.access, &proved, now_ms)?;
+    let from = route::client_address(conn.peer.ip(), &parts.headers, |ip| gateway.trusted_peer(ip));
+    let verdict = limit::count(gateway, entry, &authorized, from, &parts.headers, now_ms).await;
+    let permit = admission::limit(authorized, verdict)?;
+    let believed = match &proved {
+        Proved::Believed(believed) if permit.identity().is_some() => Some(believed),
+        _ => None,
+    };
+
+    let identity = match believed {
+        Some(believed) => Some(believed.headers(entry.identity_id, &entry.identity).map_err(|_| Refusal::Invalid("claim_unfit"))?),
+        None => None,
+    };
+    if let Some(most) = entry.body_limit
+        && body.size_hint().lower() > most
+    {
+        return Err(Refusal::TooLarge);
+    }
+    let websocket = trace.websocket && body.is_end_stream();
+    let context = rewrite::Context {
+        table: &current.table,
+        entry,
+        settings: &gateway.parts().settings,
+        peer: conn.peer.ip(),
+        trusted_peer: conn.trusted,
+        tls: conn.tls,
+        path: &trace.path,
+        identity,
+        websocket,
+        trailers: parts.headers.get(header::TE).is_some_and(|v| v == "trailers"),
+    };
+    let client_side = if websocket { parts.extensions.remove::<hyper::upgrade::OnUpgrade>() } else { None };
+    let mut onward = std::mem::replace(parts, Request::new(()).into_parts().0);
+    onward.extensions.clear();
+    rewrite::rewrite(&mut onward, &context)?;
+    current.meter(Some(at)).allow();
+
+    let lease = || believed.map(|b| Lease::new(&worker.live, b));
+    let progress = Rc::new(Progress::default());
+    let body =
+        if body.is_end_stream() { RequestBody::empty() } else { RequestBody::new(body, entry.body_limit, Rc::clone(&progress), lease()) };
+    let request = Request::from_parts(onward, body);
+    let answered = forward::forward(&worker.pool, entry, request, &progress, websocket, &permit).await?;
+    let (mut head, body) = {
+        let mut answer = answered.answer;
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let upstream_side = hyper::upgrade::on(&mut answer);
+            let client_side = client_side.ok_or(Refusal::BadUpstream("unasked_switch"))?;
+            tunnel::join(worker, client_side, upstream_side, lease());
+        }
+        answer.into_parts()
+    };
+    let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    edge::headers::clean_answer(&mut head.headers);
+    if switched {
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    if let (Some(limit), Some(verdict)) = (&entry.limit, &verdict) {
+        answer::quota(&mut head.headers, limit, verdict);
+    }
+    head.version = Version::HTTP_11;
+    head.extensions.clear();
+    let body = if switched || (answered.first.is_none() && body.is_end_stream()) {
+        AnswerBody::none()
+    } else {
+        AnswerBody::stream(body, answered.first, answered.kept, lease())
+    };
+    Ok(Response::from_parts(head, body))
+}
+
+async fn prove(worker: &Worker, current: &Current, entry: &Entry, presented: Presented<'_>, now_ms: i64) -> Proved {
+    match &entry.access {
+        Access::Guarded(guard) => authenticate::prove(worker, &current.table, guard, presented, now_ms).await,
+        Access::Public | Access::Closed => Proved::Nothing,
+    }
+}
+
+/// A WebSocket handshake over HTTP/1.1 (RFC 6455 §4.1).
+fn is_websocket(parts: &Parts) -> bool {
+    parts.version == Version::HTTP_11 && parts.method == Method::GET && asks_for_websocket(&parts.headers)
+}
+
+fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    let named = headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    named
+        && headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .any(|v| v.as_bytes().split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"upgrade")))
+}
+
+/// What the record of a request needs once its head has gone on.
+struct Trace {
+    method: Method,
+    websocket: bool,
+    route: Option<usize>,
+    /// The normal path; empty if it has none.
+    path: String,
+}
+
+impl Trace {
+    /// Why a request was refused: for the log, never for the client.
+    fn refused(&self, refusal: Refusal, conn: &Conn, entry: Option<&Entry>) {
+        let peer: IpAddr = conn.peer.ip();
+        tracing::info!(
+            target: "access",
+            %peer, method = %self.method, path = self.path, route = entry.map_or("", |e| &*e.id),
+            status = refusal.status(), reason = refusal.reason(), "refused"
+        );
+    }
+}

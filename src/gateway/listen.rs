@@ -1,0 +1,257 @@
+//! Accepting connections: threads that share a listener and nothing else; HTTP/1.1, prior-knowledge HTTP/2, TLS with ALPN.
+use std::{
+    convert::Infallible,
+    io,
+    net::{SocketAddr, TcpListener},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Request;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    sync::Notify,
+    task::LocalSet,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Gateway,
+    framed::{Framed, HEAD_TIME, Shared},
+    hop::{Conn, hop},
+    pool::Here,
+    worker::Worker,
+};
+
+/// How long open requests may take to end when the server does.
+const DRAIN: Duration = Duration::from_secs(8);
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+impl Gateway {
+    /// Serves a listener on `threads` threads until `shutdown`, then drains for at most 8 s. Call it from within a
+    /// runtime; it also keeps the keys of trusted issuers fresh.
+    ///
+    /// # Errors
+    /// If the listener cannot be shared or a thread cannot be started.
+    pub async fn serve(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        threads: usize,
+        shutdown: CancellationToken,
+    ) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let tls = tls.map(|config| {
+            let mut config = rustls::ServerConfig::clone(&config);
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            TlsAcceptor::from(Arc::new(config))
+        });
+        let renewing = tokio::spawn(Arc::clone(self).renew_keys(shutdown.clone()));
+        let mut running = Vec::new();
+        for n in 0..threads.max(1) {
+            let (gateway, listener, tls, shutdown) = (Arc::clone(self), listener.try_clone()?, tls.clone(), shutdown.clone());
+            let (done, ended) = tokio::sync::oneshot::channel();
+            std::thread::Builder::new().name(format!("gateway-{n}")).spawn(move || {
+                let _ = done.send(run(&gateway, listener, tls, shutdown));
+            })?;
+            running.push(ended);
+        }
+        drop(listener);
+        for ended in running {
+            ended.await.map_err(|_| io::Error::other("a gateway thread ended unexpectedly"))??;
+        }
+        renewing.abort();
+        Ok(())
+    }
+
+    /// Fetches the keys of trusted issuers before anybody asks, and again before they grow old.
+    async fn renew_keys(self: Arc<Self>, shutdown: CancellationToken) {
+        use crate::source::KeySource;
+        loop {
+            let table = self.parts().table.load_full();
+            for trusted in table.issuers() {
+                let keys = self.foreign_keys(trusted);
+                if keys.due() {
+                    keys.refresh().await;
+                }
+            }
+            let pause = tokio::time::sleep(Duration::from_secs(1));
+            tokio::select! {
+                () = pause => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+}
+
+fn run(gateway: &Arc<Gateway>, listener: TcpListener, tls: Option<TlsAcceptor>, shutdown: CancellationToken) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, async {
+        let worker = Worker::new(gateway, shutdown);
+        let wake = Arc::new(Notify::new());
+        gateway.wakes.lock().push(Arc::clone(&wake));
+        let tending = tokio::task::spawn_local(Rc::clone(&worker).tend(Arc::clone(&wake)));
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        accept(&worker, listener, tls).await;
+        drain(&worker).await;
+        tending.abort();
+        gateway.wakes.lock().retain(|other| !Arc::ptr_eq(other, &wake));
+        worker.finish();
+        Ok(())
+    })
+}
+
+async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Option<TlsAcceptor>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = worker.shutdown.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let _ = stream.set_nodelay(true);
+                let (worker, tls) = (Rc::clone(worker), tls.clone());
+                tokio::task::spawn_local(async move {
+                    let Some(tls) = tls else { return connection(&worker, stream, peer, false, None).await };
+                    if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIME, tls.accept(stream)).await {
+                        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                        connection(&worker, stream, peer, true, Some(http2)).await;
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(target: "gateway", %error, "connection not accepted");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+async fn drain(worker: &Rc<Worker>) {
+    worker.close_idle();
+    let until = tokio::time::Instant::now() + DRAIN;
+    while worker.open() > 0 && tokio::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Serves one connection. `http2` is what ALPN chose; `None` lets the first octets say.
+async fn connection<T>(worker: &Rc<Worker>, mut io: T, peer: SocketAddr, tls: bool, http2: Option<bool>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shared = Arc::new(Shared::default());
+    let _entered = worker.enter(&shared);
+    let mut first = Vec::new();
+    let http2 = match http2 {
+        Some(chosen) => chosen,
+        None => match tokio::time::timeout(HEAD_TIME, sniff(&mut io, &mut first, &worker.shutdown)).await {
+            Ok(Ok(http2)) => http2,
+            _ => return,
+        },
+    };
+    let trusted = worker.gateway.trusted_peer(peer.ip());
+    let conn = Rc::new(Conn { peer, tls, trusted, shared: (!http2).then(|| Arc::clone(&shared)) });
+    let service = {
+        let worker = Rc::clone(worker);
+        service_fn(move |request: Request<Incoming>| {
+            let hop = hop(Rc::clone(&worker), Rc::clone(&conn), request);
+            async move { Ok::<_, Infallible>(hop.await) }
+        })
+    };
+    if http2 {
+        let served = http2::Builder::new(Here)
+            .timer(TokioTimer::new())
+            .max_header_list_size(40 * 1024)
+            .max_concurrent_streams(256)
+            .initial_stream_window_size(1 << 18)
+            .initial_connection_window_size(1 << 20)
+            .keep_alive_interval(Duration::from_secs(20))
+            .serve_connection(TokioIo::new(Rewound { io, first, at: 0 }), service);
+        let mut served = std::pin::pin!(served);
+        tokio::select! {
+            _ = served.as_mut() => return,
+            () = worker.shutdown.cancelled() => served.as_mut().graceful_shutdown(),
+        }
+        let _ = served.await;
+    } else {
+        let framed = Framed::new(io, first, shared);
+        let served = http1::Builder::new().max_buf_size(64 * 1024).serve_connection(TokioIo::new(framed), service).with_upgrades();
+        if let Err(error) = served.await {
+            tracing::debug!(target: "gateway", %error, "connection ended");
+        }
+    }
+}
+
+/// Reads until it is clear whether this is HTTP/2 by prior knowledge (RFC 9113 §3.3).
+async fn sniff(io: &mut (impl AsyncRead + Unpin), first: &mut Vec<u8>, shutdown: &CancellationToken) -> io::Result<bool> {
+    let mut octets = [0; 4096];
+    loop {
+        let n = tokio::select! {
+            n = io.read(&mut octets) => n?,
+            () = shutdown.cancelled() => 0,
+        };
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        first.extend_from_slice(octets.get(..n).unwrap_or_default());
+        if first.starts_with(PREFACE) {
+            return Ok(true);
+        }
+        if !PREFACE.starts_with(first) {
+            return Ok(false);
+        }
+    }
+}
+
+/// A connection whose first octets have been read already.
+struct Rewound<T> {
+    io: T,
+    first: Vec<u8>,
+    at: usize,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Rewound<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let left = self.first.get(self.at..).unwrap_or_default();
+        if left.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let n = left.len().min(buf.remaining());
+        buf.put_slice(left.get(..n).unwrap_or_default());
+        self.at += n;
+        if self.at == self.first.len() {
+            (self.first, self.at) = (Vec::new(), 0);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Rewound<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

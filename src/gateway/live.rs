@@ -1,0 +1,120 @@
+//! What is open under a credential: streams and sockets that end when it is revoked or expires.
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use ledger::RevocationSet;
+
+use crate::seen::Believed;
+
+/// One open thing.
+struct Open {
+    believed: Rc<Believed>,
+    waker: Waker,
+    over: Rc<Cell<bool>>,
+}
+
+/// Everything open on one thread.
+#[derive(Default)]
+pub(crate) struct Live {
+    open: RefCell<Vec<Option<Open>>>,
+    free: RefCell<Vec<usize>>,
+}
+
+impl Live {
+    fn put(&self, open: Open) -> usize {
+        let mut all = self.open.borrow_mut();
+        if let Some(at) = self.free.borrow_mut().pop()
+            && let Some(slot) = all.get_mut(at)
+        {
+            *slot = Some(open);
+            return at;
+        }
+        all.push(Some(open));
+        all.len() - 1
+    }
+
+    fn remove(&self, at: usize) {
+        if let Some(slot) = self.open.borrow_mut().get_mut(at)
+            && slot.take().is_some()
+        {
+            self.free.borrow_mut().push(at);
+        }
+    }
+
+    /// How many are open.
+    pub(crate) fn len(&self) -> usize {
+        self.open.borrow().len() - self.free.borrow().len()
+    }
+
+    /// Ends what was revoked or has expired. Returns how many.
+    pub(crate) fn sweep(&self, revoked: &RevocationSet, now: i64) -> usize {
+        self.end(|believed| believed.identity.claims.exp <= now || revoked.revoked(&believed.identity.facts()).is_some())
+    }
+
+    /// Ends everything for which `over` holds.
+    fn end(&self, over: impl Fn(&Believed) -> bool) -> usize {
+        let mut wakers = Vec::new();
+        for open in self.open.borrow().iter().flatten() {
+            if !open.over.get() && over(&open.believed) {
+                open.over.set(true);
+                wakers.push(open.waker.clone());
+            }
+        }
+        let ended = wakers.len();
+        wakers.into_iter().for_each(Waker::wake);
+        ended
+    }
+}
+
+/// A lease: what it is held by ends when the credential does. Registered only once there is something to wait for.
+pub(crate) struct Lease {
+    live: Rc<Live>,
+    believed: Rc<Believed>,
+    over: Rc<Cell<bool>>,
+    at: Option<usize>,
+}
+
+impl Lease {
+    pub(crate) fn new(live: &Rc<Live>, believed: &Rc<Believed>) -> Self {
+        Self { live: Rc::clone(live), believed: Rc::clone(believed), over: Rc::default(), at: None }
+    }
+
+    /// Whether the credential has ended.
+    pub(crate) fn over(&self) -> bool {
+        self.over.get()
+    }
+
+    /// To be called before returning `Pending`: wakes this task when the credential ends.
+    pub(crate) fn watch(&mut self, cx: &Context<'_>) {
+        if let Some(at) = self.at {
+            if let Some(Some(open)) = self.live.open.borrow_mut().get_mut(at)
+                && !open.waker.will_wake(cx.waker())
+            {
+                open.waker = cx.waker().clone();
+            }
+            return;
+        }
+        let open = Open { believed: Rc::clone(&self.believed), waker: cx.waker().clone(), over: Rc::clone(&self.over) };
+        self.at = Some(self.live.put(open));
+    }
+
+    /// Ready once the credential has ended.
+    pub(crate) fn poll_over(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.over() {
+            return Poll::Ready(());
+        }
+        self.watch(cx);
+        Poll::Pending
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(at) = self.at.take() {
+            self.live.remove(at);
+        }
+    }
+}

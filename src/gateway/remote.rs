@@ -1,0 +1,1 @@
+//! A gateway process of its own.

@@ -1,0 +1,82 @@
+//! First phase: what exactly is asked for, and which route is for it.
+use std::{borrow::Cow, net::IpAddr};
+
+use edge::{
+    Refusal, RouteTable,
+    host::Host,
+    path,
+    table::{Entry, Matched},
+};
+use http::{HeaderMap, HeaderValue, Method, Uri, header, request::Parts};
+
+/// A request that found its route.
+pub(crate) struct Routed<'t> {
+    pub at: usize,
+    pub entry: &'t Entry,
+    /// The one normal path.
+    pub path: String,
+}
+
+/// Checks the request's host, path and header names and finds its route.
+pub(crate) fn route<'t>(parts: &mut Parts, table: &'t RouteTable) -> Result<Routed<'t>, Refusal> {
+    if matches!(parts.method.as_str(), "TRACE" | "TRACK" | "CONNECT") {
+        return Err(Refusal::Method);
+    }
+    edge::headers::check(&parts.headers).map_err(|_| Refusal::Malformed("field_name"))?;
+    if parts.headers.len() > edge::framing::MAX_FIELDS {
+        return Err(Refusal::Framing(edge::framing::Violation::HeadersTooLarge));
+    }
+    if parts.uri.path_and_query().is_some_and(|p| p.as_str().len() > edge::framing::MAX_TARGET) {
+        return Err(Refusal::Framing(edge::framing::Violation::TargetTooLong));
+    }
+    settle_host(parts)?;
+    let host = parts.headers.get(header::HOST).ok_or(Refusal::Malformed("host"))?;
+    let host = Host::parse(host.as_bytes()).map_err(|_| Refusal::Malformed("host"))?;
+    let path = path::normalise(parts.uri.path()).map_err(|why| Refusal::Malformed(why.reason()))?;
+    match table.find(host.name, &path, &parts.method, &parts.headers) {
+        Matched::Route(at, entry) => Ok(Routed { at, entry, path: path.into_owned() }),
+        Matched::OtherMethods => Err(Refusal::Method),
+        Matched::Nothing => Err(Refusal::NoRoute),
+    }
+}
+
+/// Absolute-form and `:authority` replace Host (RFC 9112 §3.2.2).
+fn settle_host(parts: &mut Parts) -> Result<(), Refusal> {
+    if let Some(authority) = parts.uri.authority() {
+        let scheme = parts.uri.scheme_str();
+        if scheme.is_some_and(|s| s != "http" && s != "https") {
+            return Err(Refusal::Malformed("scheme"));
+        }
+        let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Malformed("host"))?;
+        parts.headers.insert(header::HOST, value);
+    } else if parts.headers.get_all(header::HOST).iter().nth(1).is_some() {
+        return Err(Refusal::Malformed("host"));
+    }
+    Ok(())
+}
+
+/// `Allow` of a 405.
+pub(crate) fn allowed(uri: &Uri, headers: &HeaderMap, table: &RouteTable) -> Option<HeaderValue> {
+    let host = headers.get(header::HOST).and_then(|h| Host::parse(h.as_bytes()).ok());
+    let path = path::normalise(uri.path()).unwrap_or(Cow::Borrowed("/"));
+    let names: Vec<String> = table.methods(host.map_or("", |h| h.name), &path).iter().map(Method::to_string).collect();
+    HeaderValue::from_str(&names.join(", ")).ok()
+}
+
+/// Whose request it is, behind trusted proxies: the last address they did not vouch for themselves.
+pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
+    if !trusted(peer) {
+        return peer;
+    }
+    let listed: Vec<&str> =
+        headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim).collect();
+    let mut last = peer;
+    for text in listed.into_iter().rev() {
+        let Ok(ip) = text.parse::<IpAddr>() else { break };
+        last = ip;
+        if !trusted(ip) {
+            break;
+        }
+    }
+    last
+}

@@ -1,0 +1,140 @@
+//! Where the gateway's knowledge comes from: in-process or from a remote authorization server, behind the same ports.
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+use tokens::{Alg, access::AccessClaims, jwk::VerifyingKey, keyring::KeyRing};
+
+/// What an authorization server says of a token (RFC 7662 §2.2).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Introspection {
+    /// Not good, or not ours to know about.
+    Inactive,
+    /// Good now, with these facts.
+    Active(Box<AccessClaims>),
+}
+
+/// The question could not be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IntrospectError {
+    /// The server is away, overloaded or does not know us.
+    #[error("the authorization server did not answer")]
+    Unavailable,
+    /// Its answer makes no sense.
+    #[error("the authorization server's answer makes no sense")]
+    Nonsense,
+}
+
+/// Asks an authorization server about a token.
+#[async_trait]
+pub trait Introspect: Send + Sync {
+    /// Asks about one token.
+    async fn introspect(&self, token: &str) -> Result<Introspection, IntrospectError>;
+}
+
+impl Introspection {
+    /// Reads an introspection answer. One without `exp`, with a `cnf` nobody can prove here, or of another token type is
+    /// not good enough.
+    ///
+    /// # Errors
+    /// [`IntrospectError::Nonsense`] if it is not an introspection answer.
+    pub fn from_value(answer: Value) -> Result<Self, IntrospectError> {
+        let Value::Object(members) = answer else { return Err(IntrospectError::Nonsense) };
+        match members.get("active") {
+            Some(Value::Bool(true)) => {}
+            Some(Value::Bool(false)) => return Ok(Self::Inactive),
+            _ => return Err(IntrospectError::Nonsense),
+        }
+        let other_type = members.get("token_type").is_some_and(|t| !t.as_str().is_some_and(|t| t.eq_ignore_ascii_case("bearer")));
+        if other_type || members.contains_key("cnf") {
+            return Ok(Self::Inactive);
+        }
+        Ok(Self::Active(Box::new(claims(members).ok_or(IntrospectError::Nonsense)?)))
+    }
+}
+
+fn claims(raw: Map<String, Value>) -> Option<AccessClaims> {
+    let text = |name: &str| raw.get(name).and_then(Value::as_str).map(str::to_owned);
+    let aud = match raw.get("aud") {
+        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        _ => Vec::new(),
+    };
+    Some(AccessClaims {
+        iss: text("iss").unwrap_or_default(),
+        sub: text("sub").unwrap_or_default(),
+        aud,
+        exp: raw.get("exp").and_then(Value::as_i64)?,
+        nbf: raw.get("nbf").and_then(Value::as_i64),
+        iat: raw.get("iat").and_then(Value::as_i64),
+        jti: text("jti"),
+        client_id: text("client_id"),
+        scope: text("scope").unwrap_or_default(),
+        grant: text("grant"),
+        sid: text("sid"),
+        seq: raw.get("seq").and_then(Value::as_u64).unwrap_or(0),
+        raw: Arc::new(raw),
+    })
+}
+
+/// The public keys of one issuer.
+#[async_trait]
+pub trait KeySource: Send + Sync {
+    /// The key of that id and algorithm, if it may be trusted now.
+    fn find(&self, kid: Option<&str>, alg: Alg) -> Option<VerifyingKey>;
+    /// Changes when the keys do: what was believed before is checked again.
+    fn generation(&self) -> u64 {
+        0
+    }
+    /// Whether there are keys to judge by at all.
+    fn usable(&self) -> bool {
+        true
+    }
+    /// Looks for new keys, if it is time to; many callers at once cost one fetch.
+    async fn refresh(&self) {}
+}
+
+/// The key ring of this very process. Its removed and revoked keys are told of by revocations.
+pub struct OwnRing(pub Arc<ArcSwap<KeyRing>>);
+
+#[async_trait]
+impl KeySource for OwnRing {
+    fn find(&self, kid: Option<&str>, alg: Alg) -> Option<VerifyingKey> {
+        self.0.load().keys().find(kid, alg).cloned()
+    }
+}
+
+/// The authorization server whose revocations the gateway knows.
+#[derive(Clone)]
+pub struct Own {
+    /// Its issuer identifier.
+    pub issuer: Arc<str>,
+    /// Its keys.
+    pub keys: Arc<dyn KeySource>,
+    /// How to ask it.
+    pub introspect: Arc<dyn Introspect>,
+    /// When the revocations known here were last known to be complete, milliseconds since the epoch.
+    pub fresh_at_ms: Arc<dyn Fn() -> i64 + Send + Sync>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_counts_only_if_it_is_whole() {
+        assert_eq!(Introspection::from_value(json!({"active": false})), Ok(Introspection::Inactive));
+        assert_eq!(Introspection::from_value(json!({"active": "true"})), Err(IntrospectError::Nonsense));
+        assert_eq!(Introspection::from_value(json!({"active": true, "sub": "a"})), Err(IntrospectError::Nonsense));
+        assert_eq!(Introspection::from_value(json!({"active": true, "exp": 5, "cnf": {"jkt": "x"}})), Ok(Introspection::Inactive));
+        let Ok(Introspection::Active(claims)) =
+            Introspection::from_value(json!({"active": true, "exp": 5, "aud": ["a", "b"], "scope": "r", "seq": 3}))
+        else {
+            panic!("active")
+        };
+        assert_eq!((claims.aud.len(), claims.exp, claims.seq), (2, 5, 3));
+    }
+}

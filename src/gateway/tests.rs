@@ -1,0 +1,1 @@
+//! The gateway against a real upstream over real sockets.

@@ -1,0 +1,51 @@
+//! WebSockets (RFC 6455): octets both ways until either side, the credential or the server ends them.
+use std::{io, rc::Rc};
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+
+use crate::{live::Lease, worker::Worker};
+
+/// A WebSocket close frame saying 1008 (policy violation), unmasked, as a server sends it.
+const ENDED: [u8; 4] = [0x88, 0x02, 0x03, 0xf0];
+
+/// Joins the two sides once both have switched.
+pub(crate) fn join(worker: &Rc<Worker>, client: OnUpgrade, upstream: OnUpgrade, lease: Option<Lease>) {
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        let (client, upstream) = match tokio::try_join!(client, upstream) {
+            Ok(both) => both,
+            Err(error) => return tracing::debug!(target: "gateway", %error, "WebSocket not switched"),
+        };
+        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+        let over = ended(lease);
+        let shutdown = worker.shutdown.cancelled();
+        let by_credential = tokio::select! {
+            _ = copy_bidirectional(&mut client, &mut upstream) => false,
+            () = over => true,
+            () = shutdown => true,
+        };
+        if by_credential {
+            farewell(&mut client).await;
+        }
+        let _ = upstream.shutdown().await;
+    });
+}
+
+async fn ended(lease: Option<Lease>) {
+    match lease {
+        Some(mut lease) => std::future::poll_fn(|cx| lease.poll_over(cx)).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Says why, if the client still listens, and closes.
+async fn farewell(client: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let close = async {
+        client.write_all(&ENDED).await?;
+        client.shutdown().await?;
+        Ok::<_, io::Error>(())
+    };
+    let _ = tokio::time::timeout(std::time::Duration::from_millis(200), close).await;
+}

@@ -1,0 +1,190 @@
+//! What one thread of the gateway keeps for itself.
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use ahash::AHashMap;
+use edge::RouteTable;
+use futures_util::future::{LocalBoxFuture, Shared as Merged};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Gateway, KeySource,
+    framed::Shared,
+    live::Live,
+    pool::Pool,
+    record::Meter,
+    seen::Seen,
+    source::{IntrospectError, Introspection},
+};
+
+/// How often sums are handed over and what has ended is looked for, at the latest.
+const TICK: Duration = Duration::from_millis(250);
+
+/// The route table with this thread's meters beside it.
+pub(crate) struct Current {
+    pub table: Arc<RouteTable>,
+    meters: Vec<Meter>,
+    none: Meter,
+}
+
+impl Current {
+    fn new(table: Arc<RouteTable>) -> Rc<Self> {
+        let meters = table.entries().iter().map(|e| Meter::new(Arc::clone(&e.id))).collect();
+        Rc::new(Self { table, meters, none: Meter::new("".into()) })
+    }
+
+    /// The meter of a route by its index, or of no route.
+    pub(crate) fn meter(&self, route: Option<usize>) -> &Meter {
+        route.and_then(|at| self.meters.get(at)).unwrap_or(&self.none)
+    }
+
+    fn flush(&self) {
+        self.meters.iter().chain([&self.none]).for_each(Meter::flush);
+    }
+}
+
+/// A question to the authorization server that several requests wait for.
+pub(crate) type Asking = Merged<LocalBoxFuture<'static, Result<Introspection, IntrospectError>>>;
+
+/// One thread's connections, memory and meters.
+pub(crate) struct Worker {
+    pub gateway: Arc<Gateway>,
+    pub pool: Rc<Pool>,
+    pub live: Rc<Live>,
+    pub seen: RefCell<Seen>,
+    pub asking: RefCell<AHashMap<Box<str>, Asking>>,
+    pub shutdown: CancellationToken,
+    current: RefCell<Rc<Current>>,
+    connections: RefCell<Vec<Weak<Shared>>>,
+    open: Cell<usize>,
+    swept: Cell<u64>,
+}
+
+impl Worker {
+    pub(crate) fn new(gateway: &Arc<Gateway>, shutdown: CancellationToken) -> Rc<Self> {
+        let parts = gateway.parts();
+        Rc::new(Self {
+            pool: Rc::new(Pool::new(parts.settings.idle_connections, parts.outbound.tls())),
+            live: Rc::default(),
+            seen: RefCell::new(Seen::new(parts.settings.remembered_tokens, &*parts.entropy)),
+            asking: RefCell::default(),
+            shutdown,
+            current: RefCell::new(Current::new(parts.table.load_full())),
+            connections: RefCell::default(),
+            open: Cell::new(0),
+            swept: Cell::new(0),
+            gateway: Arc::clone(gateway),
+        })
+    }
+
+    /// The table in force. When another was swapped in, what was believed under the old one is forgotten.
+    pub(crate) fn current(&self) -> Rc<Current> {
+        let current = self.current.borrow();
+        let table = self.gateway.parts().table.load();
+        if Arc::ptr_eq(&current.table, &table) {
+            return Rc::clone(&current);
+        }
+        drop(current);
+        let next = Current::new(Arc::clone(&table));
+        self.current.replace(Rc::clone(&next)).flush();
+        self.seen.borrow_mut().clear();
+        next
+    }
+
+    /// Milliseconds since the epoch.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.gateway.parts().clock.now_ms()
+    }
+
+    /// Counts a connection in; it is counted out when the guard is dropped.
+    pub(crate) fn enter(self: &Rc<Self>, shared: &Arc<Shared>) -> Entered {
+        self.open.set(self.open.get() + 1);
+        self.connections.borrow_mut().push(Arc::downgrade(shared));
+        Entered(Rc::clone(self))
+    }
+
+    /// How many connections are open.
+    pub(crate) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Asks every connection to end when it is idle.
+    pub(crate) fn close_idle(&self) {
+        self.connections.borrow().iter().filter_map(Weak::upgrade).for_each(|shared| shared.close());
+    }
+
+    /// Ends what was revoked, as soon as it is told; hands over sums and tidies up now and then.
+    pub(crate) async fn tend(self: Rc<Self>, wake: Arc<Notify>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = wake.notified() => self.sweep(),
+                _ = tick.tick() => self.tidy(),
+            }
+        }
+    }
+
+    /// Hands over the last sums.
+    pub(crate) fn finish(&self) {
+        self.current.borrow().flush();
+    }
+
+    fn sweep(&self) {
+        let parts = self.gateway.parts();
+        let ended = self.live.sweep(&parts.revoked, parts.clock.now());
+        if ended > 0 {
+            tracing::info!(target: "gateway", ended, "open streams ended with their credentials");
+        }
+    }
+
+    fn tidy(&self) {
+        self.sweep();
+        self.current.borrow().flush();
+        let beat = self.swept.get();
+        self.swept.set(beat + 1);
+        if beat % 16 != 0 {
+            return;
+        }
+        let now = self.gateway.parts().clock.now();
+        self.pool.sweep();
+        self.connections.borrow_mut().retain(|c| c.strong_count() > 0);
+        if beat % 64 == 0 {
+            self.seen.borrow_mut().retain(|b| b.identity.claims.exp > now);
+        }
+        self.gauges();
+    }
+
+    fn gauges(&self) {
+        let thread = std::thread::current().name().unwrap_or("gateway").to_owned();
+        #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+        let gauge =
+            |name: &'static str, n: usize| metrics::gauge!("cache_entries", "cache" => name, "thread" => thread.clone()).set(n as f64);
+        gauge("gateway_tokens", self.seen.borrow().len());
+        gauge("gateway_upstream_connections", self.pool.len());
+        gauge("gateway_live", self.live.len());
+        gauge("gateway_connections", self.open.get());
+    }
+
+    /// The keys of an issuer.
+    pub(crate) fn keys_of(&self, issuer: &edge::identity::Issuer, table: &RouteTable) -> Option<Arc<dyn KeySource>> {
+        match issuer {
+            edge::identity::Issuer::Own => Some(Arc::clone(&self.gateway.parts().own.keys)),
+            edge::identity::Issuer::Foreign(name) => table.trusted(name).map(|t| self.gateway.foreign_keys(t) as Arc<dyn KeySource>),
+        }
+    }
+}
+
+/// A connection counted in.
+pub(crate) struct Entered(Rc<Worker>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+    }
+}
