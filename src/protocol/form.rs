@@ -93,11 +93,6 @@ impl<'a> Form<'a> {
         self.pairs.iter().filter(move |(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_ref())
     }
 
-    /// Every parameter in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.pairs.iter().map(|(n, v)| (n.as_ref(), v.as_ref()))
-    }
-
     /// A name that came more than once, `resource` last.
     #[must_use]
     pub fn duplicated(&self) -> Option<&str> {
@@ -112,18 +107,6 @@ impl<'a> Form<'a> {
             }
         }
         resource
-    }
-
-    /// Whether this name came more than once.
-    #[must_use]
-    pub fn is_duplicated(&self, name: &str) -> bool {
-        self.pairs.iter().filter(|(n, _)| n == name).count() > 1
-    }
-
-    /// The same parameters, owned.
-    #[must_use]
-    pub fn into_owned(self) -> Form<'static> {
-        Form { pairs: self.pairs.into_iter().map(|(n, v)| (Cow::Owned(n.into_owned()), Cow::Owned(v.into_owned()))).collect() }
     }
 }
 

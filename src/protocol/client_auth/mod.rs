@@ -5,7 +5,6 @@ pub mod post;
 
 use std::sync::Arc;
 
-use ledger::RevocationKind;
 use tokens::secret::{MacKey, Plain};
 
 use crate::{Client, Form, OAuthError, Scope};
@@ -106,8 +105,6 @@ impl AuthenticatedClient {
     pub fn method(&self) -> Method {
         self.method
     }
-    /// What a revocation of it is called.
-    pub const REVOCATION: RevocationKind = RevocationKind::Client;
 }
 
 /// Reads what a request shows: exactly one method (RFC 6749 §2.3).
