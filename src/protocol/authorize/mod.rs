@@ -118,7 +118,7 @@ pub fn recognise(params: &Params, client: Option<&Client>) -> Result<Caller, Ref
     let asked = client_id(params)?;
     let client = client
         .filter(|c| c.client_id == asked && !c.disabled)
-        .ok_or(Refusal::new(Code::UnauthorizedClient, "this client is not known here"))?;
+        .ok_or(Refusal::new(Code::InvalidClient, "this client is not known here"))?;
     let uri = params
         .one("redirect_uri")
         .map_err(|_| Refusal::new(Code::InvalidRequest, "redirect_uri is given more than once"))?
