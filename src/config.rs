@@ -58,9 +58,9 @@ section! {
         trusted_proxies: Vec<IpNet> = "",
         /// The set of rules. Only `standard` is supported by this version (`oidc-dynamic` and `fapi2` are refused).
         profile: String = r#""standard""#,
-        /// Worker threads; 0: one a core.
+        /// Worker threads, and threads of the gateway; 0: one a core.
         worker_threads: u32 = "0",
-        /// Connections a listener holds at most; further ones wait in the backlog.
+        /// Connections that the public, administration and metrics listeners hold at most; further ones wait to be accepted.
         max_connections: u32 = "16384",
         /// How long a stopping process waits for what it is answering, at most `10s`.
         drain: Seconds = r#""10s""#,
@@ -87,10 +87,10 @@ section! {
         url: Option<Secret> = "",
         /// A file that holds the URL instead, for a URL with a password.
         url_file: Option<PathBuf> = "",
-        /// The key-encryption key: 32 octets in base64url. Made with mode 0600 by `bootstrap` or the first start when absent and the
-        /// database is new.
+        /// The file of the key-encryption key: 32 octets in base64url or hexadecimal, mode 0600. Default: `kek` beside this file. Made by
+        /// `bootstrap` or the first start when it is absent and the database is new.
         key_file: Option<PathBuf> = "",
-        /// The key-encryption key itself, in base64url, for environments that hand secrets over as variables
+        /// The key-encryption key itself, for environments that hand secrets over as variables
         /// (`DOORWARD_STORAGE__KEY`).
         key: Option<Secret> = "",
         /// Connections to PostgreSQL, or reading connections to SQLite.
@@ -101,7 +101,8 @@ section! {
 section! {
     /// What several nodes share besides the database: rate counters and wake-ups. It may vanish without harm to correctness.
     SharedStateSection {
-        /// `redis://`, `rediss://`, or `redis-cluster://host1:port,host2:port` (Valkey is the same). Absent: counted in this process.
+        /// `redis://host:port` (or `rediss://`, `valkey://`, `valkeys://`). A cluster: several such URLs separated by commas, or one
+        /// with `?cluster=true`. Absent: counted in this process.
         url: Option<Secret> = "",
         /// A file that holds the URL instead.
         url_file: Option<PathBuf> = "",
@@ -464,12 +465,12 @@ fn check_storage(r: &mut Reader, section: StorageSection) -> Option<Storage> {
 
 fn check_shared(r: &mut Reader, section: SharedStateSection) -> Option<Option<Secret>> {
     let url = secret(r, "shared_state.url", section.url, section.url_file.as_deref())?;
-    if let Some(url) = &url
-        && !["redis://", "rediss://", "redis-cluster://", "rediss-cluster://", "valkey://", "valkeys://", "redis+unix://", "unix://"]
-            .iter()
-            .any(|scheme| url.expose().starts_with(scheme))
-    {
-        r.wrong("shared_state.url", "must begin with redis://, rediss:// or redis-cluster://");
+    let known = |url: &str| ["redis://", "rediss://", "valkey://", "valkeys://"].iter().any(|scheme| url.trim().starts_with(scheme));
+    if url.as_ref().is_some_and(|url| !url.expose().split(',').all(known)) {
+        r.wrong(
+            "shared_state.url",
+            "must begin with redis://, rediss://, valkey:// or valkeys://; nodes of a cluster are separated by commas",
+        );
         return None;
     }
     Some(url)

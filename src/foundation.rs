@@ -27,7 +27,7 @@ pub struct Foundation {
     pub entropy: Arc<dyn Entropy>,
     /// The signing keys; none in a gateway process of its own.
     pub keys: Option<Arc<Keys>>,
-    /// The live revocations, filled and listening.
+    /// The live revocations: those of this database, or, in a gateway process of its own, what its authorization server's feed tells.
     pub revoked: Arc<RevocationSet>,
     /// Names and lifetimes.
     pub settings: Settings,
@@ -84,8 +84,10 @@ impl Foundation {
             None
         };
         let revoked = Arc::new(RevocationSet::new());
-        store.listen(Arc::new(Hears(revoked.clone())));
-        fill(&*store, &revoked, clock.now()).await?;
+        if keys.is_some() {
+            store.listen(Arc::new(Hears(revoked.clone())));
+            fill(&*store, &revoked, clock.now()).await?;
+        }
         Ok(Self { database, store, clock, entropy, keys, revoked, settings: config.settings() })
     }
 
@@ -101,7 +103,7 @@ impl Foundation {
     #[must_use]
     pub fn objects(&self) -> Objects {
         let mac = self.keys.as_ref().map_or_else(|| self.momentary_mac(), |keys| keys.mac());
-        let hashing = Arc::new(Semaphore::new(hashing_threads()));
+        let hashing = Arc::new(Semaphore::new(cores()));
         Objects::new(&self.settings.issuer, self.store.clone(), self.clock.clone(), self.entropy.clone(), mac, hashing)
     }
 
@@ -118,9 +120,9 @@ impl Foundation {
     }
 }
 
-/// Password hashes computed at once: one a core.
+/// How many cores there are: so many threads, and so many password hashes at once.
 #[must_use]
-pub fn hashing_threads() -> usize {
+pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
 
@@ -138,8 +140,7 @@ fn source(config: &Config) -> Source {
 }
 
 fn plan(config: &Config) -> Plan {
-    let rotation =
-        Rotation { period: config.keys.rotate_every.0, ahead: config.keys.publish_before.0, ..Rotation::default() };
+    let rotation = Rotation { period: config.keys.rotate_every.0, ahead: config.keys.publish_before.0, ..Rotation::default() };
     Plan { rotation, ..Plan::default() }
 }
 

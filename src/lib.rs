@@ -1,1 +1,21 @@
-//! Joins the wings.
+//! Doorward: an authorization server and an API gateway in one binary. This package joins the wings.
+//!
+//! Read in this order: [`cli`] (what can be asked), [`config`] (what can be chosen), [`foundation`] (database, keys, revocations),
+//! [`server`] (where the wings meet), [`serve`] and [`listen`] (a running process), [`jobs`] (the clock-driven work).
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod explain;
+pub mod foundation;
+pub mod jobs;
+pub mod keys;
+pub mod listen;
+pub mod operations;
+pub mod own_tokens;
+pub mod quickstart;
+pub mod routes;
+pub mod scoped;
+pub mod serve;
+pub mod server;
+pub mod telemetry;
+pub mod tls;

@@ -49,6 +49,17 @@ pub struct Listener {
     permits: Arc<Semaphore>,
 }
 
+/// Binds an address. Must be called within a runtime.
+///
+/// # Errors
+/// The address is taken or may not be used.
+pub fn bind(at: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(at)?;
+    socket.listen(4096)?.into_std()
+}
+
 /// What ends all listeners: first no more connections, then no more requests, then the rest is cut.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
@@ -83,10 +94,7 @@ impl Listener {
     /// # Errors
     /// The address is taken or may not be used.
     pub fn bind(name: &'static str, at: SocketAddr, tls: Option<Arc<Tls>>, max_connections: u32) -> io::Result<Self> {
-        let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        socket.bind(at)?;
-        let socket = socket.listen(4096)?;
+        let socket = TcpListener::from_std(bind(at)?)?;
         let at = socket.local_addr()?;
         let permits = Arc::new(Semaphore::new(usize::try_from(max_connections).unwrap_or(1)));
         Ok(Self { name, at, socket, tls, permits })

@@ -3,22 +3,20 @@ use std::{
     fs,
     io::{self, BufWriter, IsTerminal as _, Write},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
 use admin::{Actor, Failure as ObjectFailure};
 use anyhow::{Context as _, anyhow, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use ledger::{
-    Change, EventKind, Mistake, NewEvent, ObjectKind, Step,
-    chain::Verifier,
-};
+use ledger::{Change, EventKind, Mistake, NewEvent, ObjectKind, Step, chain::Verifier};
 use protocol::{
     Client, Scope,
     issue::{self, Context, Order},
 };
 use serde_json::json;
-use store::Progress;
+use store::{Database, Progress};
 use tokens::Alg;
 
 use crate::{
@@ -154,7 +152,7 @@ pub async fn check(config: &Config, json: bool) -> Result<(), Failure> {
         }
     }
     wrong.dedup();
-    match Foundation::open(config, false).await {
+    match existing(config).await {
         Ok(foundation) => {
             if let Err(mistakes) = routes::read(&*foundation.store, &config.issuer).await? {
                 wrong.extend(mistakes.iter().map(|mistake| format!("{}: {}", mistake.at, mistake.why)));
@@ -170,12 +168,30 @@ pub async fn check(config: &Config, json: bool) -> Result<(), Failure> {
     if wrong.is_empty() { Ok(()) } else { Err(anyhow!("{}", wrong.join("\n  ")).into()) }
 }
 
+/// Opens what is there; makes nothing.
+///
+/// # Errors
+/// There is nothing, or it cannot be opened.
+pub async fn existing(config: &Config) -> anyhow::Result<Foundation> {
+    let database = existing_database(config).await?;
+    Foundation::over(config, database, false).await
+}
+
+async fn existing_database(config: &Config) -> anyhow::Result<Arc<dyn Database>> {
+    if let Some(path) = config.storage_url.expose().strip_prefix("sqlite://")
+        && !Path::new(path).exists()
+    {
+        bail!("there is no database at {path}: run `doorward bootstrap`");
+    }
+    foundation::database(config).await
+}
+
 /// Lists the signing keys.
 ///
 /// # Errors
 /// Storage or keys cannot be opened.
 pub async fn keys_list(config: &Config) -> Result<(), Failure> {
-    let foundation = Foundation::open(config, false).await?;
+    let foundation = existing(config).await?;
     say_json(&foundation.keys()?.list().await?)
 }
 
@@ -188,7 +204,7 @@ pub async fn keys_rotate(config: &Config, alg: Option<&str>) -> Result<(), Failu
         None => None,
         Some(name) => Some(Alg::parse(name).ok_or_else(|| Failure::Usage(format!("{name} is not an algorithm this version signs with")))?),
     };
-    let foundation = Foundation::open(config, false).await?;
+    let foundation = existing(config).await?;
     let told = foundation.keys()?.rotate(only, &Actor::command("keys rotate")).await.map_err(anyhow::Error::from)?;
     say_json(&told)
 }
@@ -198,7 +214,7 @@ pub async fn keys_rotate(config: &Config, alg: Option<&str>) -> Result<(), Failu
 /// # Errors
 /// There is no such key; storage failed.
 pub async fn keys_revoke(config: &Config, kid: &str, reason: Option<&str>) -> Result<(), Failure> {
-    let foundation = Foundation::open(config, false).await?;
+    let foundation = existing(config).await?;
     let told = foundation.keys()?.revoke(kid, reason, &Actor::command("keys revoke")).await.map_err(anyhow::Error::from)?;
     say_json(&told)
 }
@@ -208,7 +224,7 @@ pub async fn keys_revoke(config: &Config, kid: &str, reason: Option<&str>) -> Re
 /// # Errors
 /// The row that is missing, out of order or changed.
 pub async fn audit_verify(config: &Config) -> Result<(), Failure> {
-    let database = foundation::database(config).await?;
+    let database = existing_database(config).await?;
     let (head, hash) = database.head().await?;
     let (from, start) = database.checkpoint().await?;
     let mut verifier = Verifier::after(from, start);
@@ -237,7 +253,7 @@ pub async fn audit_verify(config: &Config) -> Result<(), Failure> {
 /// # Errors
 /// The file cannot be written; storage failed.
 pub async fn audit_export(config: &Config, after: u64, to: Option<&Path>) -> Result<(), Failure> {
-    let database = foundation::database(config).await?;
+    let database = existing_database(config).await?;
     let mut out: Box<dyn Write + Send> = match to {
         Some(file) => Box::new(BufWriter::new(fs::File::create_new(file).with_context(|| format!("{}", file.display()))?)),
         None => Box::new(BufWriter::new(io::stdout())),
@@ -260,7 +276,7 @@ pub async fn audit_export(config: &Config, after: u64, to: Option<&Path>) -> Res
 /// # Errors
 /// Storage failed.
 pub async fn gc(config: &Config) -> Result<(), Failure> {
-    let foundation = Foundation::open(config, false).await?;
+    let foundation = existing(config).await?;
     let progress = spinner("purging");
     let mut gone = 0;
     loop {
@@ -283,7 +299,7 @@ pub async fn gc(config: &Config) -> Result<(), Failure> {
 /// # Errors
 /// The file is there already or cannot be written; storage failed.
 pub async fn backup(config: &Config, to: &Path) -> Result<(), Failure> {
-    let database = foundation::database(config).await?;
+    let database = existing_database(config).await?;
     let saved = database.backup_to(to, progress("saving")).await.map_err(anyhow::Error::from)?;
     say_json(&json!({ "file": to.display().to_string(), "rows": saved.rows, "head": saved.head }))
 }
@@ -296,7 +312,9 @@ pub async fn restore(config: &Config, from: &Path) -> Result<(), Failure> {
     let database = foundation::database(config).await?;
     let restored = database.restore_from(from, progress("restoring")).await.map_err(anyhow::Error::from)?;
     let foundation = Foundation::over(config, database, false).await.context("the backup is restored, but cannot be used")?;
-    end_everything(&foundation).await.context("the backup is restored, but what it lets in could not be ended; run it again on a new database")?;
+    end_everything(&foundation)
+        .await
+        .context("the backup is restored, but what it lets in could not be ended; run it again on a new database")?;
     say_json(&json!({ "rows": restored.rows, "head": restored.head, "ended": "grants, sessions and signing keys of the backup" }))
 }
 
@@ -306,9 +324,7 @@ async fn end_everything(foundation: &Foundation) -> anyhow::Result<()> {
     let now_ms = foundation.clock.now_ms();
     let now = now_ms.div_euclid(1000);
     let event = |kind| actor.sign(NewEvent::new(kind, now_ms)).with("reason", "restored");
-    let ended = Change::new()
-        .step(Step::EndGrantsOf { subject: None, client_id: None, now })
-        .event(event(EventKind::GrantEnded));
+    let ended = Change::new().step(Step::EndGrantsOf { subject: None, client_id: None, now }).event(event(EventKind::GrantEnded));
     foundation.store.apply(ended).await?;
     loop {
         let page = foundation.store.sessions(None, None, 200).await?;

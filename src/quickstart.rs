@@ -3,14 +3,7 @@ mod call;
 mod tour;
 mod upstream;
 
-use std::{
-    fs,
-    io::Write as _,
-    net::SocketAddr,
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-    time::Duration,
-};
+use std::{fs, io::Write as _, net::SocketAddr, os::unix::fs::OpenOptionsExt as _, path::Path, time::Duration};
 
 use admin::Actor;
 use anyhow::{Context as _, bail};

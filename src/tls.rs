@@ -3,7 +3,12 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
+use rustls::{
+    ServerConfig,
+    crypto::CryptoProvider,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio_rustls::TlsAcceptor;
 
@@ -11,15 +16,27 @@ use crate::config::TlsFiles;
 
 /// Installs the one cryptographic provider of the process; further calls change nothing.
 pub fn install_provider() {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
+    if CryptoProvider::get_default().is_none() {
         // Losing a race here means that another thread installed the same provider.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     }
 }
 
-/// A listener's TLS, swappable.
+/// A listener's TLS; its certificate can be swapped while it serves.
 #[derive(Debug)]
-pub struct Tls(ArcSwap<ServerConfig>);
+pub struct Tls {
+    certificate: Arc<Certificate>,
+    config: Arc<ServerConfig>,
+}
+
+#[derive(Debug)]
+struct Certificate(ArcSwap<CertifiedKey>);
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
 
 impl Tls {
     /// Reads the certificate and key.
@@ -27,22 +44,29 @@ impl Tls {
     /// # Errors
     /// A file that cannot be read, is empty, or whose key does not fit its certificate.
     pub fn open(files: &TlsFiles) -> anyhow::Result<Self> {
-        Ok(Self(ArcSwap::new(server_config(files)?)))
+        let certificate = Arc::new(Certificate(ArcSwap::new(certified(files)?)));
+        let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(certificate.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().context("no session tickets")?;
+        config.max_early_data_size = 0;
+        Ok(Self { certificate, config: Arc::new(config) })
     }
 
-    /// Reads them anew; on failure the old ones stay.
-    ///
-    /// # Errors
-    /// As [`Tls::open`].
-    pub fn reload(&self, files: &TlsFiles) -> anyhow::Result<()> {
-        self.0.store(server_config(files)?);
-        Ok(())
+    /// Takes over the certificate that another one serves.
+    pub fn take(&self, fresh: &Self) {
+        self.certificate.0.store(fresh.certificate.0.load_full());
+    }
+
+    /// The configuration of handshakes.
+    #[must_use]
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.config.clone()
     }
 
     /// What accepts the next connection.
     #[must_use]
     pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.0.load_full())
+        TlsAcceptor::from(self.config.clone())
     }
 }
 
@@ -51,22 +75,18 @@ impl Tls {
 /// # Errors
 /// As [`Tls::open`].
 pub fn check(files: &TlsFiles) -> anyhow::Result<()> {
-    server_config(files).map(drop)
+    certified(files).map(drop)
 }
 
-fn server_config(files: &TlsFiles) -> anyhow::Result<Arc<ServerConfig>> {
+fn certified(files: &TlsFiles) -> anyhow::Result<Arc<CertifiedKey>> {
     install_provider();
     let chain = certificates(&files.cert_file)?;
     let key =
         PrivateKeyDer::from_pem_file(&files.key_file).with_context(|| format!("{}: no private key in PEM", files.key_file.display()))?;
-    let mut config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
+    let provider = CryptoProvider::get_default().context("no cryptographic provider")?;
+    let certified = CertifiedKey::from_der(chain, key, provider)
         .with_context(|| format!("{} and {} do not fit", files.cert_file.display(), files.key_file.display()))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().context("no session tickets")?;
-    config.max_early_data_size = 0;
-    Ok(Arc::new(config))
+    Ok(Arc::new(certified))
 }
 
 /// The certificates of a PEM file.

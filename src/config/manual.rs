@@ -35,6 +35,6 @@ One TOML file, given as `--config FILE`. `doorward check --config FILE` says eve
 - Relative paths start at the folder of the configuration file.
 - A secret can come from a file: the key with `_file` at its end. Giving both is a mistake.
 - Unknown keys are mistakes.
-- `SIGHUP` reads the file anew. A file with mistakes is refused and the old one stays active. Listeners, roles, issuer, storage, shared state
-  and logs change with a restart only; certificates, lifetimes, trusted proxies, outbound rules and `max_staleness` change at once.
+- `SIGHUP` reads the file anew: certificates (new files or new contents of the same), `[lifetimes]` and `server.drain` change at once. A file
+  with mistakes, or one that changes anything else, is refused as a whole with the reason in the log, and the old one stays active.
 ";

@@ -96,7 +96,9 @@ pub fn leave(demo: &Demo) -> Result<(), Failure> {
     let Demo { secrets, issuer, upstream, .. } = demo;
     let (secret, url) = (&secrets.client_secret, demo.protected_url());
     say("\nBy hand\n")?;
-    say(&format!("  TOKEN=$(curl -s -u {MACHINE}:{secret} -d grant_type=client_credentials -d scope={SCOPE} {issuer}/token | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')"))?;
+    say(&format!(
+        "  TOKEN=$(curl -s -u {MACHINE}:{secret} -d grant_type=client_credentials -d scope={SCOPE} {issuer}/token | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')"
+    ))?;
     say(&format!("  curl -i -H \"Authorization: Bearer $TOKEN\" {url}"))?;
     say(&format!("  curl -s -u {MACHINE}:{secret} -d token=$TOKEN {issuer}/introspect"))?;
     say(&format!("  curl -i -u {MACHINE}:{secret} -d token=$TOKEN {issuer}/revoke"))?;

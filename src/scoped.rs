@@ -1,0 +1,135 @@
+//! A view of the database whose listeners can be let go: what is rebuilt on a reload listens through one of these.
+use std::{
+    any::Any,
+    sync::{Arc, Weak},
+};
+
+use async_trait::async_trait;
+use ledger::{
+    Artefact, ArtefactKind, Change, Committed, Consent, Event, Grant, KeyRow, Listener, Object, ObjectKind, Outcome, Page, Revocation,
+    Session, Store, StoreError,
+};
+use parking_lot::{Mutex, RwLock};
+
+/// The same database; what listens through it is kept apart until [`Mount::show`].
+pub struct Scoped {
+    inner: Arc<dyn Store>,
+    listeners: Mutex<Vec<Arc<dyn Listener>>>,
+}
+
+/// What listens for the sake of something that may be dropped.
+struct Audience {
+    of: Weak<dyn Any + Send + Sync>,
+    listeners: Vec<Arc<dyn Listener>>,
+}
+
+/// Where views of one database are attached: one listener of the database, however often something is rebuilt.
+pub struct Mount {
+    inner: Arc<dyn Store>,
+    audiences: Arc<Audiences>,
+}
+
+#[derive(Default)]
+struct Audiences(RwLock<Vec<Audience>>);
+
+impl Listener for Audiences {
+    fn committed(&self, batch: &Committed) {
+        for audience in self.0.read().iter().filter(|audience| audience.of.strong_count() > 0) {
+            audience.listeners.iter().for_each(|listener| listener.committed(batch));
+        }
+    }
+}
+
+impl Mount {
+    /// Attaches to a database.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Store>) -> Self {
+        let audiences = Arc::<Audiences>::default();
+        inner.listen(audiences.clone());
+        Self { inner, audiences }
+    }
+
+    /// A new view.
+    #[must_use]
+    pub fn view(&self) -> Arc<Scoped> {
+        Arc::new(Scoped { inner: self.inner.clone(), listeners: Mutex::default() })
+    }
+
+    /// What listens through this view hears of commits for as long as `of` lives; what listened for the dead is let go.
+    pub fn show(&self, view: &Scoped, of: Weak<dyn Any + Send + Sync>) {
+        let listeners = std::mem::take(&mut *view.listeners.lock());
+        let mut audiences = self.audiences.0.write();
+        audiences.retain(|audience| audience.of.strong_count() > 0);
+        audiences.push(Audience { of, listeners });
+    }
+}
+
+#[async_trait]
+impl Store for Scoped {
+    async fn apply(&self, change: Change) -> Result<Outcome, StoreError> {
+        self.inner.apply(change).await
+    }
+    async fn artefact(&self, kind: ArtefactKind, id: &[u8]) -> Result<Option<Artefact>, StoreError> {
+        self.inner.artefact(kind, id).await
+    }
+    async fn grant(&self, id: &str) -> Result<Option<Grant>, StoreError> {
+        self.inner.grant(id).await
+    }
+    async fn grants(
+        &self,
+        subject: Option<&str>,
+        client_id: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Page<Grant>, StoreError> {
+        self.inner.grants(subject, client_id, after, limit).await
+    }
+    async fn session(&self, id: &str) -> Result<Option<Session>, StoreError> {
+        self.inner.session(id).await
+    }
+    async fn sessions(&self, subject: Option<&str>, after: Option<&str>, limit: u32) -> Result<Page<Session>, StoreError> {
+        self.inner.sessions(subject, after, limit).await
+    }
+    async fn consent(&self, subject: &str, client_id: &str) -> Result<Option<Consent>, StoreError> {
+        self.inner.consent(subject, client_id).await
+    }
+    async fn object(&self, kind: ObjectKind, id: &str) -> Result<Option<Object>, StoreError> {
+        self.inner.object(kind, id).await
+    }
+    async fn object_by_key(&self, kind: ObjectKind, key: &str) -> Result<Option<Object>, StoreError> {
+        self.inner.object_by_key(kind, key).await
+    }
+    async fn objects(&self, kind: ObjectKind, after: Option<&str>, limit: u32) -> Result<Page<Object>, StoreError> {
+        self.inner.objects(kind, after, limit).await
+    }
+    async fn secret(&self, kind: ObjectKind, id: &str, slot: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.secret(kind, id, slot).await
+    }
+    async fn keys(&self) -> Result<Vec<KeyRow>, StoreError> {
+        self.inner.keys().await
+    }
+    async fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.meta(name).await
+    }
+    async fn events(&self, after: u64, limit: u32) -> Result<Vec<Event>, StoreError> {
+        self.inner.events(after, limit).await
+    }
+    async fn head(&self) -> Result<(u64, [u8; 32]), StoreError> {
+        self.inner.head().await
+    }
+    async fn revocations(&self, after: u64, now: i64, limit: u32) -> Result<Vec<Revocation>, StoreError> {
+        self.inner.revocations(after, now, limit).await
+    }
+    async fn purge(&self, now: i64, batch: u32) -> Result<u64, StoreError> {
+        self.inner.purge(now, batch).await
+    }
+    async fn counts(&self) -> Result<Vec<(&'static str, u64)>, StoreError> {
+        self.inner.counts().await
+    }
+    fn listen(&self, listener: Arc<dyn Listener>) {
+        self.listeners.lock().push(listener);
+    }
+    fn fresh_at_ms(&self) -> i64 {
+        self.inner.fresh_at_ms()
+    }
+}

@@ -1,0 +1,369 @@
+//! A running process: bind, build, serve, say that it is ready, reload, drain.
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use arc_swap::ArcSwap;
+use axum::{Router, routing::get};
+use gateway::Gateway;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::{Map, Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    cli::{Failure, say_json},
+    config::{Config, Role, TlsFiles},
+    foundation::{self, Foundation},
+    jobs,
+    listen::{self, Listener, Shutdown, serve_http},
+    server::{self, Ground, Wings},
+    telemetry,
+    tls::Tls,
+};
+
+/// The listeners of a configuration, bound but not accepting.
+pub struct Bound {
+    public: Option<Listener>,
+    gateway: Option<(std::net::TcpListener, Option<Arc<Tls>>)>,
+    admin: Option<Listener>,
+    metrics: Listener,
+    tls: Vec<(Arc<Tls>, Place)>,
+}
+
+/// Whose certificate it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Public,
+    Gateway,
+    Admin,
+}
+
+/// Where a process really listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    /// The public listener.
+    pub public: Option<SocketAddr>,
+    /// The gateway.
+    pub gateway: Option<SocketAddr>,
+    /// The administration API.
+    pub admin: Option<SocketAddr>,
+    /// Prometheus.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Runs the configured roles until told to stop.
+///
+/// # Errors
+/// Anything that keeps it from starting; once it is ready it stops without an error.
+pub fn run(config: Config) -> Result<(), Failure> {
+    telemetry::start_logs(&config.log)?;
+    let runtime = runtime(&config)?;
+    let outcome = runtime.block_on(async {
+        let metrics = telemetry::start_metrics()?;
+        let bound = bind(&config)?;
+        let foundation = Foundation::open(&config, true).await?;
+        let running = Running::start(config, foundation, bound, metrics, Shutdown::default()).await?;
+        say_json(&running.ready_line())?;
+        running.until_stopped().await;
+        Ok(())
+    });
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    outcome
+}
+
+/// The runtime of a configuration.
+///
+/// # Errors
+/// No threads.
+pub fn runtime(config: &Config) -> io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Ok(threads @ 1..) = usize::try_from(config.server.worker_threads) {
+        builder.worker_threads(threads);
+    }
+    builder.thread_name("doorward").enable_all().build()
+}
+
+/// Binds every listener of the configured roles.
+///
+/// # Errors
+/// An address that is taken or may not be used; a certificate that cannot be read.
+pub fn bind(config: &Config) -> Result<Bound, Failure> {
+    let mut tls = Vec::new();
+    let mut open = |name: &'static str, at: SocketAddr, files: Option<&TlsFiles>, place: Option<Place>| -> Result<Listener, Failure> {
+        let encryption = match (files, place) {
+            (Some(files), Some(place)) => {
+                let made = Arc::new(Tls::open(files)?);
+                tls.push((made.clone(), place));
+                Some(made)
+            }
+            _ => None,
+        };
+        Listener::bind(name, at, encryption, config.server.max_connections).map_err(|error| taken(name, at, &error))
+    };
+    let server = &config.server;
+    let public = if config.plays(Role::Auth) {
+        Some(open("public", server.public_listen, config.public_tls.as_ref(), Some(Place::Public))?)
+    } else {
+        None
+    };
+    let admin = if config.plays(Role::Admin) {
+        Some(open("admin", server.admin_listen, config.admin_tls.as_ref(), Some(Place::Admin))?)
+    } else {
+        None
+    };
+    let metrics = open("metrics", server.metrics_listen, None, None)?;
+    let gateway = if config.plays(Role::Gateway) {
+        let socket = listen::bind(server.gateway_listen).map_err(|error| taken("gateway", server.gateway_listen, &error))?;
+        let encryption = config.gateway_tls.as_ref().map(Tls::open).transpose()?.map(Arc::new);
+        tls.extend(encryption.clone().map(|made| (made, Place::Gateway)));
+        Some((socket, encryption))
+    } else {
+        None
+    };
+    Ok(Bound { public, gateway, admin, metrics, tls })
+}
+
+fn taken(name: &str, at: SocketAddr, error: &io::Error) -> Failure {
+    let key = format!("server.{name}_listen (DOORWARD_SERVER__{}_LISTEN)", name.to_ascii_uppercase());
+    Failure::Failed(match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow!("{at} is taken by another program: stop it, or choose another address with {key}"),
+        _ => anyhow!("{at} cannot be listened on: {error}; choose another address with {key}"),
+    })
+}
+
+/// A process that accepts connections.
+pub struct Running {
+    /// Where.
+    pub ports: Ports,
+    config: ArcSwap<Config>,
+    ground: Arc<Ground>,
+    wings: Arc<ArcSwap<Wings>>,
+    gateway: Option<Arc<Gateway>>,
+    tls: Vec<(Arc<Tls>, Place)>,
+    shutdown: Shutdown,
+}
+
+impl Running {
+    /// Builds the wings and starts accepting.
+    ///
+    /// # Errors
+    /// Keys, routes' storage, or outbound rules cannot be used.
+    pub async fn start(
+        config: Config,
+        foundation: Foundation,
+        bound: Bound,
+        metrics: PrometheusHandle,
+        shutdown: Shutdown,
+    ) -> Result<Self, Failure> {
+        let ground = Arc::new(Ground::new(&config, foundation, shutdown.stop.clone())?);
+        server::follow(&config, &ground, &shutdown.stop);
+        ground.reload_routes(&config.issuer).await?;
+        let gateway = if config.plays(Role::Gateway) { Some(server::gateway(&config, &ground)?) } else { None };
+        let wings = Arc::new(ArcSwap::from_pointee(Wings::build(&config, &ground, gateway.as_ref())?));
+        let sized = wings.clone();
+        jobs::start(&ground.foundation, Arc::new(move || sized.load().cache_sizes()), metrics.clone(), &shutdown.stop, &ground.tasks);
+        let at = |listener: &Option<Listener>| listener.as_ref().map(|listener| listener.at);
+        let forwards = bound.gateway.as_ref().map(|(socket, _)| socket.local_addr()).transpose()?;
+        let ports = Ports { public: at(&bound.public), gateway: forwards, admin: at(&bound.admin), metrics: Some(bound.metrics.at) };
+        if let Some(listener) = bound.public {
+            accept(listener, &shutdown, wings.clone(), |wings| wings.public.clone());
+        }
+        if let Some(listener) = bound.admin {
+            accept(listener, &shutdown, wings.clone(), |wings| wings.admin.clone());
+        }
+        if let (Some((socket, encryption)), Some(gateway)) = (bound.gateway, gateway.clone()) {
+            forward(gateway, socket, encryption.as_deref(), &config, &shutdown);
+        }
+        accept_metrics(bound.metrics, &shutdown, metrics);
+        Ok(Self { ports, config: ArcSwap::from_pointee(config), ground, wings, gateway, tls: bound.tls, shutdown })
+    }
+
+    /// The issuer this process speaks for.
+    #[must_use]
+    pub fn issuer(&self) -> String {
+        self.config.load().issuer.clone()
+    }
+
+    /// The folder of the configuration file.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.config.load().file.parent().map(Path::to_path_buf).unwrap_or_default()
+    }
+
+    /// What `serve` prints when it accepts connections.
+    #[must_use]
+    pub fn ready_line(&self) -> Value {
+        let mut line = Map::new();
+        line.insert("ready".into(), true.into());
+        line.insert("pid".into(), std::process::id().into());
+        line.insert("issuer".into(), self.issuer().into());
+        let Ports { public, gateway, admin, metrics } = self.ports;
+        for (name, at) in [("public", public), ("gateway", gateway), ("admin", admin), ("metrics", metrics)] {
+            if let Some(at) = at {
+                line.insert(name.into(), at.to_string().into());
+            }
+        }
+        Value::Object(line)
+    }
+
+    /// Serves until SIGTERM or Ctrl-C, reloads on SIGHUP, then drains.
+    pub async fn until_stopped(self) {
+        let (Ok(mut term), Ok(mut int), Ok(mut hup)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+        else {
+            tracing::error!("signals cannot be heard; stopping");
+            return self.stop().await;
+        };
+        loop {
+            match next(&mut term, &mut int, &mut hup).await {
+                Heard::Stop => break,
+                Heard::Reload => self.reload().await,
+            }
+        }
+        self.stop().await;
+    }
+
+    async fn stop(self) {
+        tracing::info!("stopping");
+        let patience = self.config.load().server.drain.duration();
+        self.ground.tasks.close();
+        self.shutdown.drain(patience).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.ground.tasks.wait()).await;
+        tracing::info!("stopped");
+    }
+
+    /// Reads the configuration anew; a bad one is refused and the old one stays.
+    async fn reload(&self) {
+        match self.reloaded().await {
+            Ok(()) => tracing::info!("the configuration was read anew"),
+            Err(failure) => tracing::error!(why = %failure, "the new configuration is refused; the old one stays active"),
+        }
+    }
+
+    async fn reloaded(&self) -> Result<(), Failure> {
+        let old = self.config.load_full();
+        let new = Config::load(&old.file)?;
+        let fixed = fixed(&old, &new);
+        if !fixed.is_empty() {
+            return Err(Failure::Usage(format!("{} can only change with a restart", fixed.join(", "))));
+        }
+        // Everything that can fail comes before anything that is seen.
+        let prepared: Vec<_> = self
+            .tls
+            .iter()
+            .map(|(tls, place)| Ok((tls, Tls::open(files(&new, *place).context("tls")?)?)))
+            .collect::<anyhow::Result<_>>()?;
+        let wings = Wings::build(&new, &self.ground, self.gateway.as_ref())?;
+        for (tls, fresh) in prepared {
+            tls.take(&fresh);
+        }
+        self.wings.store(Arc::new(wings));
+        self.config.store(Arc::new(new));
+        Ok(())
+    }
+}
+
+fn files(config: &Config, place: Place) -> Option<&TlsFiles> {
+    match place {
+        Place::Public => config.public_tls.as_ref(),
+        Place::Gateway => config.gateway_tls.as_ref(),
+        Place::Admin => config.admin_tls.as_ref(),
+    }
+}
+
+/// The keys that differ and cannot change while running.
+fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (a, b) = (&old.server, &new.server);
+    let secret = |secret: &Option<crate::config::Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+    let remote = |config: &Config| format!("{:?}", config.authorization_server);
+    [
+        ("server.roles", a.roles != b.roles),
+        ("server.issuer", old.issuer != new.issuer),
+        ("server.public_listen", a.public_listen != b.public_listen),
+        ("server.gateway_listen", a.gateway_listen != b.gateway_listen),
+        ("server.admin_listen", a.admin_listen != b.admin_listen),
+        ("server.metrics_listen", a.metrics_listen != b.metrics_listen),
+        ("server.worker_threads", a.worker_threads != b.worker_threads),
+        ("server.max_connections", a.max_connections != b.max_connections),
+        ("server.tls", old.public_tls.is_some() != new.public_tls.is_some()),
+        ("gateway.tls", old.gateway_tls.is_some() != new.gateway_tls.is_some()),
+        ("admin.tls", old.admin_tls.is_some() != new.admin_tls.is_some()),
+        (
+            "storage",
+            old.storage_url.expose() != new.storage_url.expose() || old.key_file != new.key_file || secret(&old.key) != secret(&new.key),
+        ),
+        ("storage.connections", old.connections != new.connections),
+        ("shared_state", secret(&old.shared_state) != secret(&new.shared_state)),
+        ("server.trusted_proxies", a.trusted_proxies != b.trusted_proxies),
+        ("gateway.authorization_server", remote(old) != remote(new)),
+        ("gateway.max_staleness", old.max_staleness != new.max_staleness),
+        ("outbound", (&old.outbound.allow, &old.outbound.extra_ca_file) != (&new.outbound.allow, &new.outbound.extra_ca_file)),
+        ("keys", (old.keys.rotate_every, old.keys.publish_before) != (new.keys.rotate_every, new.keys.publish_before)),
+        ("log", (&old.log.format, &old.log.file, &old.log.filter) != (&new.log.format, &new.log.file, &new.log.filter)),
+    ]
+    .into_iter()
+    .filter_map(|(name, differs)| differs.then_some(name))
+    .collect()
+}
+
+enum Heard {
+    Stop,
+    Reload,
+}
+
+async fn next(term: &mut Signal, int: &mut Signal, hup: &mut Signal) -> Heard {
+    tokio::select! {
+        _ = term.recv() => Heard::Stop,
+        _ = int.recv() => Heard::Stop,
+        _ = hup.recv() => Heard::Reload,
+    }
+}
+
+/// Serves one of our routers, whichever the latest wings hold.
+fn accept(listener: Listener, shutdown: &Shutdown, wings: Arc<ArcSwap<Wings>>, choose: fn(&Wings) -> Option<Router>) {
+    let serving = listener.accept(shutdown.clone(), move |accepted| {
+        let wings = wings.clone();
+        serve_http(accepted, move |request, peer| server::answer(choose(&wings.load()).unwrap_or_default(), request, peer))
+    });
+    tokio::spawn(serving);
+}
+
+/// Runs the gateway's threads; the process counts them as one open connection, so that a drain waits for them.
+fn forward(gateway: Arc<Gateway>, socket: std::net::TcpListener, tls: Option<&Tls>, config: &Config, shutdown: &Shutdown) {
+    let (tls, stop, cut) = (tls.map(Tls::config), shutdown.stop.clone(), shutdown.cut.clone());
+    let threads = match usize::try_from(config.server.worker_threads) {
+        Ok(threads @ 1..) => threads,
+        _ => foundation::cores(),
+    };
+    shutdown.open.spawn(async move {
+        let served = gateway.serve(socket, tls, threads, stop.clone());
+        tokio::select! {
+            served = served => if let Err(error) = served {
+                tracing::error!(%error, "the gateway stopped");
+            },
+            () = cut.cancelled() => {}
+        }
+    });
+}
+
+fn accept_metrics(listener: Listener, shutdown: &Shutdown, metrics: PrometheusHandle) {
+    let page = move || {
+        let metrics = metrics.clone();
+        async move {
+            telemetry::refresh_process_gauges();
+            ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
+        }
+    };
+    let health = || async { axum::Json(json!({ "status": "ok" })) };
+    let router = Router::new().route("/metrics", get(page)).route("/healthz", get(health));
+    let serving = listener.accept(shutdown.clone(), move |accepted| {
+        let router = router.clone();
+        serve_http(accepted, move |request, peer| server::answer(router.clone(), request, peer))
+    });
+    tokio::spawn(serving);
+}

@@ -1,0 +1,289 @@
+//! The only place where the wings meet: from a checked configuration and an open foundation to what the listeners serve.
+use std::{
+    net::SocketAddr,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Weak},
+};
+
+use admin::{AdminState, Stats, StatsSource};
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use axum::{Router, body::Body};
+use edge::{limit::Counters, table::RouteTable};
+use futures_util::FutureExt as _;
+use gateway::{
+    Gateway, Introspect, IntrospectError, Introspection, Own, OwnRing,
+    outbound::{self, Outbound},
+    remote::{self, Remote},
+};
+use http::{Request, Response, StatusCode};
+use rustls_pki_types::CertificateDer;
+use tokens::secret::Plain;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Service as _;
+use web::{App, Parts, Peer, account::hashing::Hashing};
+
+use crate::{
+    config::{AuthorizationServer, Config, Role},
+    foundation::{Foundation, cores},
+    jobs,
+    listen::Timed,
+    own_tokens::OwnTokens,
+    routes,
+    scoped::Mount,
+    telemetry, tls,
+};
+
+/// The authorization server and its administration; rebuilt as a whole when the configuration is read anew.
+pub struct Wings {
+    /// The authorization server, if this process plays it.
+    pub public: Option<Router>,
+    /// The administration API, if this process plays it.
+    pub admin: Option<Router>,
+    app: Option<Arc<App>>,
+}
+
+/// What outlives a rebuilding.
+pub struct Ground {
+    /// Database, keys, revocations.
+    pub foundation: Foundation,
+    /// Where what is rebuilt listens to the ledger.
+    pub mount: Mount,
+    /// Rate counters.
+    pub counters: Arc<dyn Counters>,
+    /// The bounded pool that hashes passwords.
+    pub hashing: Hashing,
+    /// The gateway's routes.
+    pub table: Arc<ArcSwap<RouteTable>>,
+    /// Cancelled when the process drains.
+    pub closing: CancellationToken,
+    /// The background tasks.
+    pub tasks: TaskTracker,
+}
+
+impl Ground {
+    /// Prepares what every rebuilding shares.
+    ///
+    /// # Errors
+    /// A shared-state URL that cannot be used.
+    pub fn new(config: &Config, foundation: Foundation, closing: CancellationToken) -> anyhow::Result<Self> {
+        let counters: Arc<dyn Counters> = match &config.shared_state {
+            Some(url) => Arc::new(store::redis::Redis::open(url.expose()).context("shared_state.url")?),
+            None => Arc::new(store::memory::Memory::new()),
+        };
+        let table = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
+        let mount = Mount::new(foundation.store.clone());
+        Ok(Self { foundation, mount, counters, hashing: Hashing::new(cores()), table, closing, tasks: TaskTracker::new() })
+    }
+
+    fn own_tokens(&self) -> anyhow::Result<OwnTokens> {
+        let keys = self.foundation.keys()?;
+        Ok(OwnTokens {
+            settings: self.foundation.settings.clone(),
+            store: self.foundation.store.clone(),
+            ring: keys.ring(),
+            mac: keys.mac(),
+            revoked: self.foundation.revoked.clone(),
+            clock: self.foundation.clock.clone(),
+        })
+    }
+
+    /// Reads the routes; what is wrong with them is logged and the old ones stay.
+    ///
+    /// # Errors
+    /// A fault of storage.
+    pub async fn reload_routes(&self, issuer: &str) -> Result<(), ledger::StoreError> {
+        match routes::read(&*self.foundation.store, issuer).await? {
+            Ok(table) => self.table.store(Arc::new(table)),
+            Err(mistakes) => {
+                for mistake in mistakes {
+                    tracing::error!(at = mistake.at, why = mistake.why, "the stored routes cannot be used; the old ones stay");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows changes of routes for as long as it is polled.
+    pub async fn follow_routes(&self, issuer: &str, changed: Arc<tokio::sync::Notify>) {
+        loop {
+            changed.notified().await;
+            while let Err(error) = self.reload_routes(issuer).await {
+                tracing::warn!(%error, "the routes could not be read; trying again");
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+impl Wings {
+    /// Builds the wings of the configured roles.
+    ///
+    /// # Errors
+    /// This process has no keys.
+    pub fn build(config: &Config, ground: &Ground, gateway: Option<&Arc<Gateway>>) -> anyhow::Result<Self> {
+        let app = if config.plays(Role::Auth) { Some(app(config, ground)?) } else { None };
+        let admin = if config.plays(Role::Admin) { Some(admin_router(config, ground, app.as_ref(), gateway)?) } else { None };
+        Ok(Self { public: app.clone().map(web::router), admin, app })
+    }
+
+    /// Entries by cache.
+    #[must_use]
+    pub fn cache_sizes(&self) -> Vec<(String, u64)> {
+        self.app.as_ref().map(|app| app.cache_sizes()).into_iter().flatten().map(|(name, size)| (name.to_owned(), size)).collect()
+    }
+}
+
+fn app(config: &Config, ground: &Ground) -> anyhow::Result<Arc<App>> {
+    let foundation = &ground.foundation;
+    let keys = foundation.keys()?;
+    let view = ground.mount.view();
+    let app = App::new(Parts {
+        settings: config.settings(),
+        store: view.clone(),
+        keys: keys.ring(),
+        revoked: foundation.revoked.clone(),
+        clock: foundation.clock.clone(),
+        entropy: foundation.entropy.clone(),
+        mac: keys.mac(),
+        counters: ground.counters.clone(),
+        hashing: ground.hashing.clone(),
+        trusted_proxies: config.server.trusted_proxies.clone(),
+        closing: ground.closing.clone(),
+    });
+    let weak: Weak<App> = Arc::downgrade(&app);
+    ground.mount.show(&view, weak);
+    Ok(app)
+}
+
+fn admin_router(config: &Config, ground: &Ground, app: Option<&Arc<App>>, gateway: Option<&Arc<Gateway>>) -> anyhow::Result<Router> {
+    let settings = config.settings();
+    let state = AdminState {
+        objects: ground.foundation.objects(),
+        policy: protocol::policy::policy_json(&settings),
+        settings,
+        auth: Arc::new(ground.own_tokens()?),
+        keys: ground.foundation.keys()?.clone(),
+        stats: Arc::new(Numbers { app: app.cloned(), gateway: gateway.cloned(), clock: ground.foundation.clock.clone() }),
+    };
+    Ok(admin::router(Arc::new(state)))
+}
+
+/// The gateway over this process's own keys, or over a remote authorization server. It lives as long as the process.
+///
+/// # Errors
+/// Keys, outbound rules or the authorization server's address cannot be used.
+pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>> {
+    let foundation = &ground.foundation;
+    let (mut remote, mut own_store) = (None, None);
+    let own = match &config.authorization_server {
+        AuthorizationServer::Own => {
+            let store = foundation.store.clone();
+            own_store = Some(store.clone());
+            Own {
+                issuer: config.issuer.as_str().into(),
+                keys: Arc::new(OwnRing(foundation.keys()?.ring())),
+                introspect: Arc::new(InProcess(ground.own_tokens()?)),
+                fresh_at_ms: Arc::new(move || store.fresh_at_ms()),
+            }
+        }
+        AuthorizationServer::Remote { issuer, client_id, client_secret } => {
+            let prepared = Remote::new(remote::Config {
+                issuer: issuer.clone(),
+                client_id: client_id.clone(),
+                client_secret: Plain::new(client_secret.expose().to_owned()),
+                tls: outbound::client_config(&authorities(config)?)?,
+                clock: foundation.clock.clone(),
+            })
+            .context("gateway.authorization_server")?;
+            remote.insert(prepared).own()
+        }
+    };
+    let gateway = Gateway::new(gateway::Parts {
+        table: ground.table.clone(),
+        revoked: foundation.revoked.clone(),
+        own,
+        outbound: Arc::new(Outbound::new(&config.outbound.allow, &authorities(config)?).context("the rules for outbound calls")?),
+        clock: foundation.clock.clone(),
+        entropy: foundation.entropy.clone(),
+        counters: ground.counters.clone(),
+        settings: gateway::Settings {
+            max_staleness_ms: config.max_staleness.0.saturating_mul(1000),
+            trusted_proxies: config.server.trusted_proxies.clone(),
+            ..gateway::Settings::default()
+        },
+    });
+    if let Some(store) = own_store {
+        store.listen(gateway.clone());
+    }
+    if let Some(remote) = remote {
+        ground.tasks.spawn(remote.follow(gateway.clone(), ground.closing.clone()));
+    }
+    Ok(gateway)
+}
+
+/// The authorities trusted besides the built-in ones.
+fn authorities(config: &Config) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    match &config.outbound.extra_ca_file {
+        Some(file) => tls::certificates(file).context("outbound.extra_ca_file"),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Introspection without HTTP, for the gateway of the same process.
+struct InProcess(OwnTokens);
+
+#[async_trait]
+impl Introspect for InProcess {
+    async fn introspect(&self, token: &str) -> Result<Introspection, IntrospectError> {
+        let answer = self.0.introspect(token).await.map_err(|_| IntrospectError::Unavailable)?;
+        Introspection::from_value(serde_json::from_slice(&answer).map_err(|_| IntrospectError::Nonsense)?)
+    }
+}
+
+/// This process's numbers, for the administration API.
+struct Numbers {
+    app: Option<Arc<App>>,
+    gateway: Option<Arc<Gateway>>,
+    clock: Arc<dyn tokens::Clock>,
+}
+
+impl StatsSource for Numbers {
+    fn stats(&self) -> Stats {
+        let caches = self.app.as_ref().map(|app| app.cache_sizes()).unwrap_or_default();
+        let lag = |gateway: &Arc<Gateway>| (self.clock.now_ms() - (gateway.parts().own.fresh_at_ms)()).max(0);
+        Stats {
+            caches: caches.into_iter().map(|(name, size)| (name.to_owned(), size)).collect(),
+            panics: telemetry::panics(),
+            jwks_fetches: 0,
+            feed_lag_ms: self.gateway.as_ref().map(lag),
+            build_id: telemetry::build_id(),
+            more: serde_json::Map::new(),
+        }
+    }
+}
+
+/// Answers one request of ours; a panic is answered 500 and counted.
+pub async fn answer(mut router: Router, request: Request<Timed>, peer: SocketAddr) -> Response<Body> {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(Peer(peer));
+    match AssertUnwindSafe(router.call(request)).catch_unwind().await {
+        Ok(Ok(response)) => response,
+        Ok(Err(never)) => match never {},
+        Err(_) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
+    }
+}
+
+/// Starts the tasks that keep the ground's knowledge fresh.
+pub fn follow(config: &Config, ground: &Arc<Ground>, stop: &CancellationToken) {
+    let bell = routes::Bell::default();
+    let rings = bell.rings();
+    ground.foundation.store.listen(Arc::new(bell));
+    let (followed, issuer) = (ground.clone(), config.issuer.clone());
+    jobs::spawn(&ground.tasks, stop, async move { followed.follow_routes(&issuer, rings).await });
+}
