@@ -124,6 +124,10 @@ fn rfc3339(seconds: i64) -> String {
 pub async fn seed(config: &Config, file: &Path, json: bool, only_plan: bool) -> Result<(), Failure> {
     let text = fs::read(file).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
     let foundation = Foundation::open(config, true).await?;
+    if foundation.keys.is_none() && holds_secrets(&text) {
+        let why = "users and clients have secrets: seed them with the configuration of the authorization server";
+        return Err(Failure::Usage(why.into()));
+    }
     let objects = foundation.objects();
     let actor = Actor::command("seed");
     let waiting = spinner("seeding");
@@ -138,6 +142,12 @@ pub async fn seed(config: &Config, file: &Path, json: bool, only_plan: bool) -> 
         return say_json(&report);
     }
     say(&serde_json::to_string_pretty(&report).map_err(anyhow::Error::from)?)
+}
+
+fn holds_secrets(seed: &[u8]) -> bool {
+    let seed: serde_json::Value = serde_json::from_slice(seed).unwrap_or_default();
+    let some = |member: &str| seed.get(member).and_then(serde_json::Value::as_array).is_some_and(|list| !list.is_empty());
+    some("users") || some("clients")
 }
 
 /// Validates everything that a start would need, and says what is wrong.
