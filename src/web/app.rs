@@ -74,7 +74,7 @@ pub struct App {
     pub(crate) credentials: Credentials,
     /// Discovery documents and key set, ready to send.
     pub(crate) published: Published,
-    /// Rings at every commit; the feed's subscribers wait on it.
+    /// Rings when something was revoked; the feed's subscribers wait on it.
     pub(crate) committed: Arc<Notify>,
     /// How many feed subscribers there are.
     pub(crate) subscribers: Arc<tokio::sync::Semaphore>,
@@ -122,11 +122,13 @@ impl App {
     }
 }
 
-/// Wakes the feed's subscribers at every commit.
+/// Wakes the feed's subscribers when something was revoked.
 struct Bell(Arc<Notify>);
 
 impl Listener for Bell {
-    fn committed(&self, _batch: &Committed) {
-        self.0.notify_waiters();
+    fn committed(&self, batch: &Committed) {
+        if !batch.revocations.is_empty() {
+            self.0.notify_waiters();
+        }
     }
 }
