@@ -12,8 +12,8 @@ pub(super) fn seconds(params: &Params, desk: &Desk<'_>, request: &mut Request) -
     Ok(())
 }
 
-/// Whether a login at `auth_time` is too old at `now`.
+/// Whether a login at `auth_time` is too old at `now`. Both are whole seconds: a login that may be too old is.
 #[must_use]
 pub fn too_old(max_age: Option<i64>, auth_time: i64, now: i64) -> bool {
-    max_age.is_some_and(|age| age == 0 || now.saturating_sub(auth_time) > age)
+    max_age.is_some_and(|age| now.saturating_sub(auth_time) >= age)
 }

@@ -185,7 +185,7 @@ fn prompt_login_and_max_age_ask_again_once() {
     assert_eq!(next(&request("&prompt=login"), &c, now, 100), Next::LogIn);
     assert_eq!(next(&request("&max_age=10"), &c, now, 100), Next::LogIn);
     assert_eq!(next(&request("&max_age=0"), &c, now, 50), Next::LogIn);
-    assert_eq!(next(&request("&max_age=50"), &c, now, 100), Next::Issue);
+    assert_eq!(next(&request("&max_age=51"), &c, now, 100), Next::Issue);
     let fresh = Seen { fresh: true, ..now };
     assert_eq!(next(&request("&prompt=login&max_age=0"), &c, fresh, 100), Next::Issue);
     assert!(matches!(next(&request("&prompt=none&max_age=10"), &c, now, 100), Next::Refuse(why) if why.code == Code::LoginRequired));

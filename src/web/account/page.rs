@@ -108,11 +108,32 @@ async fn account_page(
 fn session_row(session: Session, current: &str) -> SessionRow {
     let text = |name: &str| session.document.get(name).and_then(|v| v.as_str()).filter(|t| !t.is_empty()).map(str::to_owned);
     SessionRow {
-        agent: text("agent").unwrap_or_else(|| "A browser".to_owned()),
+        agent: text("agent").map_or_else(|| "A browser".to_owned(), |agent| browser_name(&agent)),
         address: text("address"),
         since: day(session.created_at),
         current: session.id == current,
         id: session.id,
+    }
+}
+
+/// A name that people know for what a browser calls itself.
+fn browser_name(agent: &str) -> String {
+    const BROWSERS: [(&str, &str); 7] = [
+        ("Edg", "Edge"),
+        ("OPR", "Opera"),
+        ("Firefox", "Firefox"),
+        ("HeadlessChrome", "Chrome"),
+        ("Chromium", "Chromium"),
+        ("Chrome", "Chrome"),
+        ("Safari", "Safari"),
+    ];
+    const SYSTEMS: [(&str, &str); 6] =
+        [("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows"), ("Mac OS", "macOS"), ("Linux", "Linux")];
+    let known = |names: &[(&str, &'static str)]| names.iter().find(|(mark, _)| agent.contains(mark)).map(|(_, name)| *name);
+    match (known(&BROWSERS), known(&SYSTEMS)) {
+        (Some(browser), Some(system)) => format!("{browser} on {system}"),
+        (Some(browser), None) => browser.to_owned(),
+        _ => agent.chars().take(40).collect(),
     }
 }
 
