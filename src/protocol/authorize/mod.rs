@@ -116,9 +116,8 @@ pub fn client_id(params: &Params) -> Result<&str, Refusal> {
 /// Makes a caller of a known client: its `redirect_uri` must be one of its own. A refusal here is an error page (RFC 6749 §4.1.2.1).
 pub fn recognise(params: &Params, client: Option<&Client>) -> Result<Caller, Refusal> {
     let asked = client_id(params)?;
-    let client = client
-        .filter(|c| c.client_id == asked && !c.disabled)
-        .ok_or(Refusal::new(Code::InvalidClient, "this client is not known here"))?;
+    let client =
+        client.filter(|c| c.client_id == asked && !c.disabled).ok_or(Refusal::new(Code::InvalidClient, "this client is not known here"))?;
     let uri = params
         .one("redirect_uri")
         .map_err(|_| Refusal::new(Code::InvalidRequest, "redirect_uri is given more than once"))?
