@@ -283,7 +283,6 @@ impl Config {
     ///
     /// # Errors
     /// Everything that is wrong, each with its place.
-    #[expect(clippy::disallowed_methods, reason = "this is the configuration loader")]
     pub fn load(file: &Path) -> Result<Self, Mistakes> {
         let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         match std::fs::read_to_string(file) {

@@ -1,4 +1,6 @@
 //! The accept loop of every listener: plain or TLS, HTTP/1.1 or HTTP/2, bounded in time, size and number, drained on shutdown.
+mod framed;
+
 use std::{
     future::Future,
     io,
@@ -10,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
     server::conn::{http1, http2},
@@ -25,6 +27,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::framed::{Framed, Told};
 use crate::tls::Tls;
 
 /// How long a TLS handshake or a request head may take.
@@ -223,8 +226,7 @@ pub async fn serve_http<F, Fut, B>(accepted: Accepted, answer: F)
 where
     F: Fn(Request<Timed>, SocketAddr) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Response<B>> + Send + 'static,
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let Accepted { peer, wire, http2, stop } = accepted;
@@ -239,14 +241,18 @@ where
     S: Stream,
     F: Fn(Request<Timed>, SocketAddr) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Response<B>> + Send + 'static,
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let told = Arc::new(Told::default());
+    let heard = (!is_http2).then(|| told.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = answer.clone();
+        let refused = heard.as_ref().and_then(|told| told.begin()).and_then(|status| StatusCode::from_u16(status).ok());
         async move {
-            let response = if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > MAX_URI) {
+            let response = if let Some(status) = refused {
+                Err(status)
+            } else if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > MAX_URI) {
                 Err(StatusCode::URI_TOO_LONG)
             } else {
                 Ok(answer(request.map(Timed::new), peer).await)
@@ -257,7 +263,6 @@ where
             })
         }
     });
-    let io = TokioIo::new(stream);
     if is_http2 {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -265,7 +270,7 @@ where
             .max_header_list_size(40 * 1024)
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20))
-            .serve_connection(io, service);
+            .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         tokio::select! {
             _ = connection.as_mut() => return,
@@ -279,7 +284,7 @@ where
             .max_buf_size(MAX_HEAD)
             .max_headers(MAX_FIELDS)
             .pipeline_flush(true)
-            .serve_connection(io, service);
+            .serve_connection(TokioIo::new(Framed::new(stream, told)), service);
         tokio::pin!(connection);
         tokio::select! {
             _ = connection.as_mut() => return,
@@ -289,40 +294,46 @@ where
     }
 }
 
+/// A problem document (RFC 9457) for what never reaches a handler.
 fn refusal<B>(status: StatusCode) -> Response<Reply<B>> {
-    let mut response = Response::new(Reply::Nothing);
+    let title = status.canonical_reason().unwrap_or("Refused");
+    let text = format!(r#"{{"type":"about:blank","title":"{title}","status":{}}}"#, status.as_u16());
+    let mut response = Response::new(Reply::Refusal(Some(Bytes::from(text))));
     *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-/// An answer's body, or none.
+/// An answer's body, or that of a refusal.
 enum Reply<B> {
     Body(B),
-    Nothing,
+    Refusal(Option<Bytes>),
 }
 
-impl<B: Body + Unpin> Body for Reply<B> {
-    type Data = B::Data;
+impl<B: Body<Data = Bytes> + Unpin> Body for Reply<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.get_mut() {
             Self::Body(body) => Pin::new(body).poll_frame(cx),
-            Self::Nothing => Poll::Ready(None),
+            Self::Refusal(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Body(body) => body.is_end_stream(),
-            Self::Nothing => true,
+            Self::Refusal(text) => text.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Body(body) => body.size_hint(),
-            Self::Nothing => SizeHint::with_exact(0),
+            Self::Refusal(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
         }
     }
 }

@@ -1,0 +1,239 @@
+//! The octets of a connection of ours, checked before the HTTP parser sees them (RFC 9112 §§2–7, [`edge::framing`]).
+//!
+//! A head is passed on whole or not at all. In place of a refused head the parser is given a request of our own, which is
+//! answered with the refusal; nothing after it is read. A refused body ends in an error.
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use edge::framing::{Place, Scanner, Violation};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+
+/// How long a peer that was refused may go on sending into nothing, so that it can read the answer.
+const LINGER: Duration = Duration::from_millis(500);
+const SCRATCH: usize = 8 * 1024;
+const REFUSED: &[u8] = b"GET /refused HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
+
+/// What the octets of one connection tell the one who answers its requests.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// The number of the request that stands for a refused head, and the status in the lower 16 bits; 0: none.
+    refused: AtomicU64,
+    served: AtomicU64,
+}
+
+impl Told {
+    /// Counts a request in; the status to refuse it with, if it stands for a refused head.
+    pub(super) fn begin(&self) -> Option<u16> {
+        let number = self.served.fetch_add(1, Ordering::Relaxed) + 1;
+        let refused = self.refused.load(Ordering::Acquire);
+        (refused >> 16 == number).then(|| u16::try_from(refused & 0xffff).unwrap_or(400))
+    }
+}
+
+/// A connection whose octets are checked.
+pub(super) struct Framed<T> {
+    io: T,
+    told: Arc<Told>,
+    scanner: Scanner,
+    held: Vec<u8>,
+    good: usize,
+    stopped: bool,
+    injected: bool,
+    broken: bool,
+    ended: bool,
+    linger: Option<Pin<Box<Sleep>>>,
+}
+
+impl<T> Framed<T> {
+    /// Checks a connection from its first octet.
+    pub(super) fn new(io: T, told: Arc<Told>) -> Self {
+        Self {
+            io,
+            told,
+            scanner: Scanner::new(),
+            held: Vec::new(),
+            good: 0,
+            stopped: false,
+            injected: false,
+            broken: false,
+            ended: false,
+            linger: None,
+        }
+    }
+
+    fn scan(&mut self, octets: &[u8]) -> usize {
+        let mut good = 0;
+        loop {
+            match self.scanner.scan(octets.get(good..).unwrap_or_default()) {
+                Ok(more) => {
+                    good += more;
+                    // Nothing is upgraded here: what follows such a request is a request again.
+                    if self.scanner.place() != Place::Held {
+                        return good;
+                    }
+                    self.scanner.decide(false);
+                }
+                Err((more, violation)) => {
+                    self.refuse(violation);
+                    return good + more;
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, violation: Violation) {
+        self.stopped = true;
+        if self.scanner.place() == Place::Body {
+            self.broken = true;
+        } else {
+            self.told.refused.store((self.scanner.heads() + 1) << 16 | u64::from(violation.status()), Ordering::Release);
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> Framed<T> {
+    fn poll_more(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+            let fresh = buf.filled().get(before..).unwrap_or_default();
+            if fresh.is_empty() {
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            let good = self.scan(fresh);
+            self.held.extend_from_slice(fresh.get(good..).unwrap_or_default());
+            buf.set_filled(before + good);
+            return Poll::Ready(Ok(()));
+        }
+        let mut scratch = [0; SCRATCH];
+        let mut more = ReadBuf::new(&mut scratch);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut more))?;
+        if more.filled().is_empty() {
+            self.ended = true;
+            return Poll::Ready(Ok(()));
+        }
+        self.held.extend_from_slice(more.filled());
+        let held = std::mem::take(&mut self.held);
+        self.good = self.scan(&held);
+        self.held = held;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Framed<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        loop {
+            if this.good > 0 {
+                let n = this.good.min(buf.remaining());
+                buf.put_slice(this.held.get(..n).unwrap_or_default());
+                this.held.drain(..n);
+                this.good -= n;
+            }
+            if buf.filled().len() > before || this.ended {
+                return Poll::Ready(Ok(()));
+            }
+            if this.broken {
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
+            if this.stopped {
+                if this.injected {
+                    return Poll::Pending;
+                }
+                this.injected = true;
+                REFUSED.clone_into(&mut this.held);
+                this.good = REFUSED.len();
+                continue;
+            }
+            ready!(this.poll_more(cx, buf))?;
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+    /// Sends the FIN at once; a peer still sending is read into nothing for a moment, or its answer would be reset away.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            let unread = this.stopped || this.scanner.place() != Place::Idle;
+            if this.ended || !unread {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut scratch = [0; SCRATCH];
+        loop {
+            let mut into = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut this.io).poll_read(cx, &mut into) {
+                Poll::Ready(Ok(())) if !into.filled().is_empty() && !linger.is_elapsed() => {}
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    ready!(linger.as_mut().poll(cx));
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    async fn read(given: &[u8]) -> (Vec<u8>, Arc<Told>) {
+        let (mut client, server) = duplex(64 * 1024);
+        let told = Arc::new(Told::default());
+        let mut framed = Framed::new(server, Arc::clone(&told));
+        client.write_all(given).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut seen = Vec::new();
+        let reading = framed.read_to_end(&mut seen);
+        let _ = tokio::time::timeout(Duration::from_millis(50), reading).await;
+        (seen, told)
+    }
+
+    #[tokio::test]
+    async fn good_requests_pass_unchanged_even_when_they_ask_for_an_upgrade() {
+        let upgrade = b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n";
+        let given = [upgrade.as_slice(), b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"].concat();
+        let (seen, told) = read(&given).await;
+        assert_eq!(seen, given);
+        assert_eq!((told.begin(), told.begin()), (None, None));
+    }
+
+    #[tokio::test]
+    async fn an_ambiguous_head_is_replaced_and_nothing_after_it_is_read() {
+        let good = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n".as_slice();
+        let (seen, told) = read(&[good, b"GET /b HTTP/1.1\nHost: x\n\n", good].concat()).await;
+        assert_eq!(seen, [good, REFUSED].concat());
+        assert_eq!((told.begin(), told.begin(), told.begin()), (None, Some(400), None));
+    }
+}
