@@ -240,7 +240,7 @@ pub fn authenticate<'a>(access: &Access, proof: Proof<'a>, now: i64) -> Result<C
     if !guard.accepts(who.kind, &who.issuer) {
         return Err(Refusal::Invalid("issuer"));
     }
-    if !who.claims.aud.iter().any(|aud| *aud == guard.audience) {
+    if !who.claims.aud.contains(&guard.audience) {
         return Err(Refusal::Invalid("audience"));
     }
     access::timely(&who.claims, now, LEEWAY).map_err(|r| Refusal::Invalid(r.reason()))?;

@@ -1,7 +1,7 @@
 //! Header hygiene: what the caller may not say for itself, and what belongs to one connection only (RFC 9110 §7.6.1).
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, COOKIE},
+    header::{CONNECTION, COOKIE, SET_COOKIE},
 };
 
 /// Letters and digits folded to lower case, everything else to `-`.
@@ -97,14 +97,12 @@ pub fn check(headers: &HeaderMap) -> Result<(), NameFault> {
 pub fn clean(headers: &mut HeaderMap, rules: &Rules<'_>) {
     let mut doomed: [Option<HeaderName>; 12] = Default::default();
     loop {
-        let mut count = 0;
         let mut more = false;
-        for name in headers.keys().filter(|name| unwelcome(name.as_str(), rules)) {
-            match doomed.get_mut(count) {
+        for (n, name) in headers.keys().filter(|name| unwelcome(name.as_str(), rules)).enumerate() {
+            match doomed.get_mut(n) {
                 Some(slot) => *slot = Some(name.clone()),
                 None => more = true,
             }
-            count += 1;
         }
         // Headers named by Connection go while Connection is still there to name them.
         if headers.contains_key(CONNECTION) {
@@ -130,8 +128,9 @@ fn unwelcome(name: &str, rules: &Rules<'_>) -> bool {
         || rules.aliases.covers(name)
 }
 
-/// Removes what belongs to the upstream's connection from its answer.
-pub fn clean_answer(headers: &mut HeaderMap) {
+/// Removes from an answer what belongs to the upstream's connection, and cookies under our own names: an upstream must not
+/// give anybody a session here.
+pub fn clean_answer(headers: &mut HeaderMap, session_cookies: &[String]) {
     if headers.contains_key(CONNECTION) {
         remove_nominated(headers);
         headers.remove(CONNECTION);
@@ -139,6 +138,22 @@ pub fn clean_answer(headers: &mut HeaderMap) {
     for name in ["keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te", "trailer"] {
         headers.remove(name);
     }
+    if headers.contains_key(SET_COOKIE) {
+        let kept: Vec<HeaderValue> =
+            headers.get_all(SET_COOKIE).iter().filter(|v| !own_cookie(v.as_bytes(), session_cookies)).cloned().collect();
+        headers.remove(SET_COOKIE);
+        for value in kept {
+            headers.append(SET_COOKIE, value);
+        }
+    }
+}
+
+/// Whether a cookie pair has one of our names.
+fn own_cookie(pair: &[u8], own: &[String]) -> bool {
+    let pair = String::from_utf8_lossy(pair);
+    let name = pair.split('=').next().unwrap_or_default().trim();
+    let name = name.strip_prefix("__Host-").or_else(|| name.strip_prefix("__Secure-")).unwrap_or(name);
+    own.iter().any(|prefix| name.starts_with(prefix.as_str()))
 }
 
 fn remove_nominated(headers: &mut HeaderMap) {
@@ -159,12 +174,7 @@ fn remove_nominated(headers: &mut HeaderMap) {
 }
 
 fn clean_cookies(headers: &mut HeaderMap, own: &[String]) {
-    let ours = |pair: &str| {
-        let name = pair.split('=').next().unwrap_or_default().trim();
-        let name = name.strip_prefix("__Host-").or_else(|| name.strip_prefix("__Secure-")).unwrap_or(name);
-        own.iter().any(|prefix| name.starts_with(prefix.as_str()))
-    };
-    let any = headers.get_all(COOKIE).iter().any(|v| v.as_bytes().split(|b| *b == b';').any(|p| ours(&String::from_utf8_lossy(p))));
+    let any = headers.get_all(COOKIE).iter().any(|v| v.as_bytes().split(|b| *b == b';').any(|p| own_cookie(p, own)));
     if !any {
         return;
     }
@@ -173,7 +183,7 @@ fn clean_cookies(headers: &mut HeaderMap, own: &[String]) {
         .iter()
         .filter_map(|value| {
             let pairs: Vec<&[u8]> =
-                value.as_bytes().split(|b| *b == b';').filter(|p| !ours(&String::from_utf8_lossy(p))).map(<[u8]>::trim_ascii).collect();
+                value.as_bytes().split(|b| *b == b';').filter(|p| !own_cookie(p, own)).map(<[u8]>::trim_ascii).collect();
             if pairs.iter().all(|p| p.is_empty()) { None } else { HeaderValue::from_bytes(&pairs.join(&b"; "[..])).ok() }
         })
         .collect();
@@ -209,6 +219,14 @@ mod tests {
             assert_eq!(cleaned(&[(name, "mallory"), ("x-keep", "1")], true, true), ["x-keep: 1"], "{name}");
         }
         assert!(check(&map(&[("x_user", "1")])).is_err());
+    }
+
+    #[test]
+    fn an_upstream_cannot_set_our_session() {
+        let mut headers =
+            map(&[("set-cookie", "__Host-doorward=evil; Path=/"), ("set-cookie", "a=1"), ("connection", "x-hop"), ("x-hop", "1")]);
+        clean_answer(&mut headers, &["doorward".to_owned()]);
+        assert_eq!(headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect::<Vec<_>>(), ["set-cookie: a=1"]);
     }
 
     #[test]

@@ -93,6 +93,7 @@ pub(crate) mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "json! literals read best so")]
     pub fn identity(raw: Value) -> Identity {
         let text = |n: &str| raw.get(n).and_then(Value::as_str).map(str::to_owned);
         Identity {

@@ -205,7 +205,7 @@ impl Record for Route {
         self.matches.mistakes(&mut out);
         match &self.upstream {
             UpstreamRef::Named(id) if id.is_empty() => {
-                out.push(Mistake::new("upstream", "an upstream's id, or {\"targets\": …}, is needed"))
+                out.push(Mistake::new("upstream", "an upstream's id, or {\"targets\": …}, is needed"));
             }
             UpstreamRef::Named(_) => {}
             UpstreamRef::Inline(up) => {

@@ -92,6 +92,7 @@ async fn send(
     match taken.sender {
         Sender::Http1(mut sender) => {
             rewrite::set_host(request.headers_mut(), entry, target);
+            request.headers_mut().remove(header::TE);
             *request.version_mut() = Version::HTTP_11;
             let answer = match waited(sender.try_send_request(request), limit, progress).await? {
                 Ok(answer) => answer,

@@ -139,11 +139,14 @@ async fn serve(
     current.meter(Some(at)).allow();
 
     let lease = || believed.map(|b| Lease::new(&worker.live, b));
-    let progress = Rc::new(Progress::default());
-    let body =
-        if body.is_end_stream() { RequestBody::empty() } else { RequestBody::new(body, entry.body_limit, Rc::clone(&progress), lease()) };
+    let progress = (!body.is_end_stream()).then(|| Rc::new(Progress::default()));
+    let body = match &progress {
+        Some(progress) => RequestBody::new(body, entry.body_limit, Rc::clone(progress), lease()),
+        None => RequestBody::empty(),
+    };
     let request = Request::from_parts(onward, body);
-    let answered = forward::forward(&worker.pool, entry, request, &progress, websocket, &permit).await?;
+    let answered =
+        forward::forward(&worker.pool, entry, request, progress.as_deref().unwrap_or(&Progress::default()), websocket, &permit).await?;
     let (mut head, body) = {
         let mut answer = answered.answer;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -154,7 +157,7 @@ async fn serve(
         answer.into_parts()
     };
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    edge::headers::clean_answer(&mut head.headers);
+    edge::headers::clean_answer(&mut head.headers, &gateway.parts().settings.session_cookies);
     if switched {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));

@@ -46,6 +46,7 @@ pub struct Jwks {
     generation: AtomicU64,
     good_at: AtomicI64,
     tried_at: AtomicI64,
+    fetches: AtomicU64,
     gate: Mutex<()>,
 }
 
@@ -62,6 +63,7 @@ impl Jwks {
             generation: AtomicU64::new(0),
             good_at: AtomicI64::new(i64::MIN / 2),
             tried_at: AtomicI64::new(i64::MIN / 2),
+            fetches: AtomicU64::new(0),
             gate: Mutex::new(()),
         }
     }
@@ -70,6 +72,12 @@ impl Jwks {
     #[must_use]
     pub fn uri(&self) -> &str {
         &self.uri
+    }
+
+    /// How often it was fetched, or tried to be.
+    #[must_use]
+    pub fn fetches(&self) -> u64 {
+        self.fetches.load(Ordering::Relaxed)
     }
 
     /// Whether the background should fetch it again.
@@ -110,6 +118,7 @@ impl KeySource for Jwks {
             return;
         }
         self.tried_at.store(now, Ordering::Release);
+        self.fetches.fetch_add(1, Ordering::Relaxed);
         let fetched = self.source.fetch(&self.uri).await;
         let good = fetched.is_some_and(|document| self.take(document, now));
         metrics::counter!("jwks_fetch_total", "issuer" => self.issuer.to_string(), "outcome" => if good { "ok" } else { "failed" })

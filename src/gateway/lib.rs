@@ -109,6 +109,12 @@ impl Gateway {
         &self.parts
     }
 
+    /// How often key sets of trusted issuers were fetched, or tried to be.
+    #[must_use]
+    pub fn jwks_fetches(&self) -> u64 {
+        self.foreign.lock().values().map(|jwks| jwks.fetches()).sum()
+    }
+
     fn trusted_peer(&self, peer: IpAddr) -> bool {
         self.parts.settings.trusted_proxies.iter().any(|net| net.contains(&peer))
     }

@@ -73,32 +73,32 @@ impl Live {
 pub(crate) struct Lease {
     live: Rc<Live>,
     believed: Rc<Believed>,
-    over: Rc<Cell<bool>>,
-    at: Option<usize>,
+    watched: Option<(usize, Rc<Cell<bool>>)>,
 }
 
 impl Lease {
     pub(crate) fn new(live: &Rc<Live>, believed: &Rc<Believed>) -> Self {
-        Self { live: Rc::clone(live), believed: Rc::clone(believed), over: Rc::default(), at: None }
+        Self { live: Rc::clone(live), believed: Rc::clone(believed), watched: None }
     }
 
     /// Whether the credential has ended.
     pub(crate) fn over(&self) -> bool {
-        self.over.get()
+        self.watched.as_ref().is_some_and(|(_, over)| over.get())
     }
 
     /// To be called before returning `Pending`: wakes this task when the credential ends.
     pub(crate) fn watch(&mut self, cx: &Context<'_>) {
-        if let Some(at) = self.at {
-            if let Some(Some(open)) = self.live.open.borrow_mut().get_mut(at)
+        if let Some((at, _)) = &self.watched {
+            if let Some(Some(open)) = self.live.open.borrow_mut().get_mut(*at)
                 && !open.waker.will_wake(cx.waker())
             {
                 open.waker = cx.waker().clone();
             }
             return;
         }
-        let open = Open { believed: Rc::clone(&self.believed), waker: cx.waker().clone(), over: Rc::clone(&self.over) };
-        self.at = Some(self.live.put(open));
+        let over = Rc::new(Cell::new(false));
+        let open = Open { believed: Rc::clone(&self.believed), waker: cx.waker().clone(), over: Rc::clone(&over) };
+        self.watched = Some((self.live.put(open), over));
     }
 
     /// Ready once the credential has ended.
@@ -113,7 +113,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(at) = self.at.take() {
+        if let Some((at, _)) = self.watched.take() {
             self.live.remove(at);
         }
     }

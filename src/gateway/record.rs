@@ -17,7 +17,7 @@ fn class(elapsed: Duration) -> usize {
 
 fn seconds(class: usize) -> f64 {
     let base = f64::from(1_u32 << (class / 2).min(31));
-    (if class % 2 == 0 { base * 1.25 } else { base * 1.75 }) / 1e6
+    (if class.is_multiple_of(2) { base * 1.25 } else { base * 1.75 }) / 1e6
 }
 
 /// The counts of one route (or of requests no route is for) on one thread.

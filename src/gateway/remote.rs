@@ -253,7 +253,8 @@ impl Remote {
             "snapshot" | "beat" => {
                 let beat: Beat = serde_json::from_str(&event.data).ok()?;
                 gateway.committed(&Committed { events: Vec::new(), revocations: beat.revocations, head: beat.head });
-                self.position.fetch_max(beat.head, Ordering::AcqRel);
+                // A snapshot may lie before our position: a restored database has another history.
+                self.position.store(beat.head, Ordering::Release);
                 // The server's word for when it knew; never later than we heard it.
                 self.fresh_at.fetch_max(beat.at_ms.min(self.clock.now_ms()), Ordering::AcqRel);
             }
@@ -261,7 +262,8 @@ impl Remote {
                 let revocation: Revocation = serde_json::from_str(&event.data).ok()?;
                 let head = revocation.seq;
                 gateway.committed(&Committed { events: Vec::new(), revocations: vec![revocation], head });
-                self.position.fetch_max(head, Ordering::AcqRel);
+                // More may come at the same position: only a beat says that it is complete.
+                self.position.fetch_max(head.saturating_sub(1), Ordering::AcqRel);
             }
             _ => {}
         }

@@ -148,13 +148,13 @@ impl Worker {
         self.current.borrow().flush();
         let beat = self.swept.get();
         self.swept.set(beat + 1);
-        if beat % 16 != 0 {
+        if !beat.is_multiple_of(16) {
             return;
         }
         let now = self.gateway.parts().clock.now();
         self.pool.sweep();
         self.connections.borrow_mut().retain(|c| c.strong_count() > 0);
-        if beat % 64 == 0 {
+        if beat.is_multiple_of(64) {
             self.seen.borrow_mut().retain(|b| b.identity.claims.exp > now);
         }
         self.gauges();

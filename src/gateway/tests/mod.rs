@@ -1,4 +1,7 @@
 //! The gateway against a raw upstream over real sockets: what a client sends octet by octet, what the upstream really sees.
+mod issuers;
+mod remote;
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -184,6 +187,7 @@ struct Rig {
     fresh_at: Arc<AtomicI64>,
     asked: Arc<Asked>,
     shutdown: CancellationToken,
+    inline: Value,
 }
 
 impl Drop for Rig {
@@ -234,7 +238,39 @@ impl Rig {
         let serving = Arc::clone(&gateway);
         let stop = shutdown.clone();
         tokio::spawn(async move { serving.serve(listener, None, 2, stop).await });
-        Self { gateway, at, upstream, key, revoked, clock, fresh_at, asked, shutdown }
+        Self { gateway, at, upstream, key, revoked, clock, fresh_at, asked, shutdown, inline }
+    }
+
+    /// Another gateway over the same clock and upstream with another table.
+    fn sibling(&self, outbound: Arc<Outbound>, table: impl FnOnce(Value) -> RouteTable) -> (Arc<Gateway>, SocketAddr) {
+        let own = self.gateway.parts().own.clone();
+        self.with(own, outbound, table(self.inline.clone()))
+    }
+
+    /// A gateway whose authorization server is elsewhere.
+    fn remote(&self, own: Own, issuer: &str) -> (Arc<Gateway>, SocketAddr) {
+        let auth = json!({"accept": ["jwt", "opaque"], "audience": AUDIENCE, "scopes": ["read"]});
+        let route = json!({"id": "api", "match": {"path_prefix": "/api/"}, "upstream": self.inline, "auth": auth});
+        let table = RouteTable::build(&[serde_json::from_value(route).unwrap()], &[], &[], issuer).unwrap();
+        self.with(own, Arc::clone(&self.gateway.parts().outbound), table)
+    }
+
+    fn with(&self, own: Own, outbound: Arc<Outbound>, table: RouteTable) -> (Arc<Gateway>, SocketAddr) {
+        let gateway = Gateway::new(Parts {
+            table: Arc::new(ArcSwap::from_pointee(table)),
+            revoked: Arc::new(RevocationSet::new()),
+            own,
+            outbound,
+            clock: Arc::clone(&self.clock) as _,
+            entropy: Arc::new(Counting(AtomicU64::new(1))),
+            counters: Arc::new(Buckets::default()),
+            settings: Settings::default(),
+        });
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let (serving, stop) = (Arc::clone(&gateway), self.shutdown.clone());
+        tokio::spawn(async move { serving.serve(listener, None, 1, stop).await });
+        (gateway, at)
     }
 
     fn token(&self, change: impl FnOnce(&mut AccessTokenClaims<'_>)) -> String {
@@ -408,6 +444,8 @@ async fn identity_is_set_by_the_gateway_alone() {
     ] {
         assert!(seen.contains(always), "{always} in {seen}");
     }
+    assert_eq!(rig.get("http://other.example/public/abs?x", "").await, 200);
+    assert!(rig.upstream.seen().contains("GET /public/abs?x HTTP/1.1") && rig.upstream.seen().contains("host: other.example"));
     assert_eq!(rig.get("/strip/a/b", "").await, 200);
     assert!(rig.upstream.seen().contains("GET /a/b HTTP/1.1"));
     let unfit = rig.token(|c| c.sub = "a\r\nx-admin: 1");

@@ -1,0 +1,74 @@
+//! Trusted issuers: their keys over the network, their tokens at a route.
+use super::*;
+
+/// Answers every GET with what `document` holds, 500 if that is nothing.
+pub(super) async fn serve_document(document: Arc<Mutex<Option<String>>>) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let times = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&times);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let mut octets = [0; 2048];
+            let _ = stream.read(&mut octets).await;
+            let answer = match &*document.lock() {
+                Some(text) => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len()),
+                None => "HTTP/1.1 500 Away\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into(),
+            };
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (at, times)
+}
+
+const OTHER: &str = "https://other.example.com";
+
+fn token(key: &SigningKey, typ: &str, extra: Value) -> String {
+    let mut claims = json!({"iss": OTHER, "sub": "bob", "aud": AUDIENCE, "exp": NOW + 300, "iat": NOW, "scope": "read"});
+    claims.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    key.sign_jwt(typ, &claims).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trusted_issuers_tokens_are_believed_by_its_served_keys() {
+    let rig = Rig::start().await;
+    let [old, new, rsa] = [Alg::ES256, Alg::ES256, Alg::RS256].map(|alg| SigningKey::generate(alg).unwrap().0);
+    let document = Arc::new(Mutex::new(Some(json!({"keys": [old.jwk(), rsa.jwk()]}).to_string())));
+    let (at, times) = serve_document(Arc::clone(&document)).await;
+    let outbound = Arc::new(Outbound::new(&[at.to_string()], &[]).unwrap());
+    let gateway = rig.sibling(outbound, |table| {
+        let issuer = json!({"issuer": OTHER, "jwks_uri": format!("http://{at}/jwks"), "algorithms": ["ES256"], "token_typ": ["at+jwt", "JWT"]});
+        let route = json!({"id": "f", "match": {"path_prefix": "/f/"}, "upstream": table, "auth": {"accept": ["jwt"], "issuers": [OTHER], "audience": AUDIENCE, "scopes": ["read"]}});
+        RouteTable::build(&[serde_json::from_value(route).unwrap()], &[], &[serde_json::from_value(issuer).unwrap()], ISSUER).unwrap()
+    });
+    let at = gateway.1;
+    let get = async |token: &str| {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        let request = format!("GET /f/x HTTP/1.1\r\nHost: gw\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        status(&read_all(&mut stream, Duration::from_secs(2)).await.0)
+    };
+    assert_eq!(get(&token(&old, "at+jwt", json!({}))).await, 200);
+    assert_eq!(get(&token(&old, "application/at+jwt", json!({}))).await, 200);
+    assert_eq!(get(&token(&old, "JWT", json!({}))).await, 200);
+    for (what, bad) in [
+        ("an ID token", token(&old, "JWT", json!({"nonce": "n"}))),
+        ("a logout token", token(&old, "JWT", json!({"events": {}}))),
+        ("another audience", token(&old, "JWT", json!({"aud": "web"}))),
+        ("an algorithm not registered", token(&rsa, "at+jwt", json!({}))),
+        ("a bound token", token(&old, "at+jwt", json!({"cnf": {"jkt": "x"}}))),
+        ("an unknown key", token(&new, "at+jwt", json!({}))),
+        ("our own issuer", rig.token(|_| {})),
+        ("no expiry", token(&old, "at+jwt", json!({"exp": null}))),
+        ("the far future", token(&old, "at+jwt", json!({"exp": NOW + 11 * 366 * 86400}))),
+    ] {
+        assert_eq!(get(&bad).await, 401, "{what}");
+    }
+    assert_eq!(times.load(Ordering::SeqCst), 1, "unknown kids cost no second fetch within 5 s");
+    *document.lock() = Some(json!({"keys": [new.jwk()]}).to_string());
+    rig.clock.0.fetch_add(5_000, Ordering::SeqCst);
+    assert_eq!(get(&token(&new, "at+jwt", json!({}))).await, 200, "a new key is found");
+    assert_eq!(get(&token(&old, "at+jwt", json!({}))).await, 401, "a removed key stops, remembered or not");
+    assert_eq!(times.load(Ordering::SeqCst), 2);
+}
