@@ -218,7 +218,7 @@ fn prompt_login_and_max_age_ask_again_and_give_a_later_auth_time() {
     let code = visitor.open(&ask.url(stage)).code(stage, &ask);
     assert_eq!(claims(&text(&ask.redeem(stage, &code).expect(200).json(), "id_token"))["auth_time"], at);
     for (name, value) in [("prompt", "login"), ("max_age", "1")] {
-        std::thread::sleep(Duration::from_millis(1100));
+        std::thread::sleep(Duration::from_millis(2100));
         let ask = Ask::new(&HOME).with("max_age", "10000").with(name, value);
         let page = visitor.open(&ask.url(stage)).kind("login");
         let code = visitor.login(&page, "alice", PASSWORD).code(stage, &ask);

@@ -110,6 +110,7 @@ fn what_no_route_allows_is_refused() {
         let answer = stage.call(path, &token);
         assert!([403, 404].contains(&answer.status), "{path}: {}", answer.status);
     }
+    assert!([401, 403].contains(&stage.call("/silent/x", &token).status), "a route that says nothing about credentials");
     let method = client().delete(stage.through("/api/x")).bearer_auth(&token).go();
     assert!([403, 404, 405].contains(&method.status), "{}", method.status);
     for method in ["TRACE", "TRACK", "CONNECT"] {
@@ -288,9 +289,12 @@ fn an_upstream_that_is_away_or_broken_is_502_or_504() {
 #[test]
 fn decisions_are_counted() {
     let stage = STAGE.get();
-    stage.call("/api/x", "a.b.c").status.to_string();
-    let page = client().get(format!("http://{}/metrics", stage.listener("metrics"))).go().expect(200).text();
-    assert!(page.lines().any(|l| l.starts_with("auth_decisions_total{") && l.contains("route=\"read\"")), "{page}");
+    assert_eq!(stage.call("/api/x", "a.b.c").status, 401);
+    stage.revoke(&MACHINE, &stage.machine_token(&MACHINE, &[]));
+    let metrics = || client().get(format!("http://{}/metrics", stage.listener("metrics"))).go().expect(200).text();
+    let counted = |l: &str| l.starts_with("auth_decisions_total{") && l.contains("route=\"read\"");
+    crate::kit::wait_until("the decision is counted", std::time::Duration::from_secs(2), || metrics().lines().any(counted));
+    let page = metrics();
     assert_eq!(stage.metric("panics_total"), 0.0);
     for name in ["jwks_fetch_total", "db_rows", "cache_entries", "revocation_propagation_seconds"] {
         assert!(page.contains(name), "{name} is missing");

@@ -42,7 +42,7 @@ fn own_dependencies(member: &str) -> BTreeSet<String> {
     let members = members();
     let of =
         |section: &str| manifest.get(section).and_then(|d| d.as_table()).map(|d| d.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
-    of("dependencies").into_iter().chain(of("dev-dependencies")).filter(|d| members.contains(d)).collect()
+    of("dependencies").into_iter().filter(|d| members.contains(d)).collect()
 }
 
 fn members() -> Vec<String> {
@@ -101,7 +101,7 @@ fn paths_of(document: &str) -> Vec<String> {
         .skip(1)
         .step_by(2)
         .filter(|w| tops.iter().any(|t| w.starts_with(t)))
-        .map(|w| w.split("::").next().unwrap_or(w).to_owned())
+        .map(|w| w.split([' ', ':']).next().unwrap_or(w).to_owned())
         .collect()
 }
 
@@ -164,13 +164,19 @@ fn every_spec_row_names_its_tests() {
 
 #[test]
 fn source_files_stay_small_and_say_what_they_are() {
+    let mut wrong = Vec::new();
     for path in rust() {
         let text = std::fs::read_to_string(&path).unwrap();
         let name = path.strip_prefix(root()).unwrap().display().to_string();
         let lines = text.lines().count();
-        assert!(lines <= 600, "{name} has {lines} lines: which second thing moved in?");
-        assert!(text.starts_with("//! ") || name == "src/main.rs", "{name} does not begin by saying what it is");
+        if lines > 600 {
+            wrong.push(format!("{name} has {lines} lines: which second thing moved in?"));
+        }
+        if !text.starts_with("//! ") {
+            wrong.push(format!("{name} does not begin by saying what it is"));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

@@ -103,7 +103,6 @@ fn pair() -> Pair {
     let mut gateway_house = gateway_house(&house);
     let address = house.issuer.trim_start_matches("http://").to_owned();
     gateway_house.set("outbound.allow", &format!("[\"{address}\"]"));
-    gateway_house.bootstrap();
     let own = serde_json::json!({"upstreams": seed["upstreams"], "routes": seed["routes"]});
     gateway_house.seed(&own);
     let gateway = gateway_house.serve();

@@ -75,7 +75,7 @@ fn every_mistake_is_listed_and_nothing_is_applied() {
     let ran = house.try_seed(&seed, &[]);
     assert_ne!(ran.code, 0);
     let said = ran.said();
-    for word in ["bad-uri", "colour", "nowhere", "nonsense"] {
+    for word in ["users[0]", "clients[0].redirect_uris[0]", "colour", "nowhere", "nonsense"] {
         assert!(said.contains(word), "{word} is not named: {said}");
     }
     let export = house.run(&["audit", "export"]).ok().out;

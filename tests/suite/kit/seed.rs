@@ -99,7 +99,7 @@ pub fn alice() -> Value {
         "name": "Alice A", "given_name": "Alice", "family_name": "A", "middle_name": "B", "nickname": "ali", "preferred_username": "alice",
         "profile": "https://example.com/alice", "picture": "https://example.com/alice.png", "website": "https://alice.example.com",
         "gender": "female", "birthdate": "1990-01-31", "zoneinfo": "Europe/Paris", "locale": "en-GB",
-        "phone_number": "+33123456789", "phone_number_verified": true,
+        "phone_number": "+33123456789", "phone_number_verified": true, "updated_at": 1_700_000_000,
         "address": {"formatted": "1 Rue de Rivoli\n75001 Paris", "locality": "Paris", "country": "FR"},
         "roles": ["viewer"], "groups": ["staff"]
     })
@@ -150,6 +150,7 @@ pub fn standard(url: &str) -> Value {
             route("writing", "/writing/", "echo", json!({"accept": ["jwt"], "issuers": ["self"], "audience": API, "scopes": ["write"]})),
             route("vault", "/vault/", "echo", json!({"accept": ["opaque"], "issuers": ["self"], "audience": VAULT, "scopes": ["open"]})),
             {"id": "open", "match": {"path_prefix": "/public/"}, "upstream": "echo", "public": true},
+            {"id": "silent", "match": {"path_prefix": "/silent/"}, "upstream": "echo"},
             {"id": "hosted", "match": {"path_prefix": "/hosted/", "hosts": ["one.example.com"]}, "upstream": "echo", "public": true}
         ]
     })
