@@ -24,6 +24,7 @@ pub(super) async fn serve_document(document: Arc<Mutex<Option<String>>>) -> (Soc
 
 const OTHER: &str = "https://other.example.com";
 
+#[expect(clippy::needless_pass_by_value, reason = "json! literals read best so")]
 fn token(key: &SigningKey, typ: &str, extra: Value) -> String {
     let mut claims = json!({"iss": OTHER, "sub": "bob", "aud": AUDIENCE, "exp": NOW + 300, "iat": NOW, "scope": "read"});
     claims.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());

@@ -149,6 +149,11 @@ impl Upstream {
             "bad-chunk" => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
             "control" => b"HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 0\r\n\r\n",
             "switch" => b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+            "large" => {
+                let mut octets = b"HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n".to_vec();
+                octets.resize(octets.len() + 8_000_000, b'z');
+                return stream.write_all(&octets).await.is_ok();
+            }
             "drop" => {
                 let _ = stream.shutdown().await;
                 return false;
@@ -688,4 +693,68 @@ async fn draining_finishes_what_was_begun_and_ends_what_is_idle() {
     rig.shutdown.cancel();
     let (_, closed) = read_all(&mut idle, Duration::from_secs(2)).await;
     assert!(closed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kept_connections_pipelines_and_large_bodies_pass_unharmed() {
+    let rig = Rig::start().await;
+    let token = rig.token(|_| {});
+    let one = format!("GET /api/x HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let clients = (0..8).map(|_| async {
+        let mut stream = rig.connect().await;
+        for _ in 0..20 {
+            stream.write_all(one.repeat(5).as_bytes()).await.unwrap();
+            let mut got = String::new();
+            let mut octets = [0; 4096];
+            while got.matches("\r\n\r\nok").count() < 5 {
+                let n = timeout(Duration::from_secs(5), stream.read(&mut octets)).await.unwrap().unwrap();
+                assert!(n > 0);
+                got.push_str(std::str::from_utf8(&octets[..n]).unwrap());
+            }
+            assert_eq!(got.matches("HTTP/1.1 200").count(), 5, "{got}");
+        }
+    });
+    futures_util::future::join_all(clients).await;
+    assert_eq!(rig.upstream.requests.load(Ordering::SeqCst), 800);
+
+    let mut stream = rig.connect().await;
+    stream.write_all(format!("POST /api/x HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer {token}\r\nExpect: 100-continue\r\nContent-Length: 3000000\r\n\r\n").as_bytes()).await.unwrap();
+    let mut octets = [0; 64];
+    let n = stream.read(&mut octets).await.unwrap();
+    assert!(octets[..n].starts_with(b"HTTP/1.1 100"));
+    stream.write_all(&vec![b'y'; 3_000_000]).await.unwrap();
+    assert!(read_all(&mut stream, Duration::from_millis(800)).await.0.contains("HTTP/1.1 200"));
+
+    // A slow reader slows the upstream down; everything arrives.
+    stream.write_all(b"GET /public/large HTTP/1.1\r\nHost: gw\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(read_all(&mut stream, Duration::from_millis(800)).await.0.matches('z').count(), 8_000_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_upstream_is_502_and_another_target_is_tried() {
+    let rig = Rig::start().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = json!({"targets": [{"url": format!("http://{free}")}]});
+    let mut both = rig.inline.clone();
+    both["targets"].as_array_mut().unwrap().insert(0, json!({"url": format!("http://{free}"), "weight": 3}));
+    let (_gateway, at) = rig.sibling(Arc::clone(&rig.gateway.parts().outbound), |_| {
+        let route = |id: &str, upstream: &Value| {
+            serde_json::from_value(json!({"id": id, "match": {"path_prefix": format!("/{id}/")}, "upstream": upstream, "public": true}))
+                .unwrap()
+        };
+        RouteTable::build(&[route("none", &nobody), route("both", &both)], &[], &[], ISSUER).unwrap()
+    });
+    let send = async |method: &str, path: &str| {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        stream
+            .write_all(format!("{method} {path} HTTP/1.1\r\nHost: gw\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        status(&read_all(&mut stream, Duration::from_secs(3)).await.0)
+    };
+    assert_eq!(send("GET", "/none/x").await, 502);
+    for _ in 0..8 {
+        assert_eq!(send("POST", "/both/x").await, 200);
+    }
 }

@@ -139,7 +139,7 @@ async fn a_gateway_of_its_own_follows_the_feed_and_asks_when_it_is_stale() {
     };
     let until = async |n: usize| {
         while server.after.lock().len() < n || server.feed.receiver_count() == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     timeout(Duration::from_secs(5), until(1)).await.unwrap();
