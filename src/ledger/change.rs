@@ -15,6 +15,9 @@ pub enum Step {
     GrantLive { id: String, now: i64 },
     /// Guard: the session exists, has not ended and has not expired.
     SessionLive { id: String, now: i64 },
+    /// Guard: the object exists with exactly this version. Whoever decides from a copy in memory says with it which copy
+    /// that was; whatever was changed, disabled, deleted or given another secret since then refuses the change.
+    ObjectIs { kind: ObjectKind, id: String, version: i64 },
     /// Guard: stores a new short-lived thing; refused if one of that kind and id is there (one-time ids).
     Put(Artefact),
     /// Stores or replaces a short-lived thing (browser sessions).
@@ -29,6 +32,8 @@ pub enum Step {
     EndGrant { id: String, now: i64 },
     /// Ends every live grant of a subject (and of one client, if named).
     EndGrantsOf { subject: Option<String>, client_id: Option<String>, now: i64 },
+    /// Ends every live grant that began in a session.
+    EndGrantsOfSession { id: String, now: i64 },
     /// Starts a session.
     StartSession(Session),
     /// Guard: replaces auth_time, amr, document and expiry of a live session.
@@ -51,6 +56,8 @@ pub enum Step {
     PutConsent(Consent),
     /// Forgets what a subject allowed (one client, or all).
     ForgetConsents { subject: String, client_id: Option<String> },
+    /// Forgets what anybody allowed a client.
+    ForgetConsentsOfClient { client_id: String },
     /// Stores a signing key.
     PutKey(KeyRow),
     /// Guard: moves a key from one of the `from` states.

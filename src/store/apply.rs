@@ -1,5 +1,6 @@
 //! One batch of changes in one transaction: their steps in order, their events chained, their revocations placed.
-use ledger::{Artefact, Change, Committed, Event, Guarded, Outcome, Revocation, Step, StoreError, chain};
+use ahash::AHashMap;
+use ledger::{Artefact, Change, Committed, Event, Guarded, ObjectKind, Outcome, Revocation, Step, StoreError, chain};
 
 use crate::{
     exec::{Exec, Value, Write, args, place, row},
@@ -73,6 +74,8 @@ struct Batch<'a> {
     before: u64,
     hash: [u8; 32],
     puts: Vec<&'a Artefact>,
+    /// Versions of objects as this transaction has seen them: every token of a client asks for the same one.
+    versions: AHashMap<(ObjectKind, &'a str), Option<i64>>,
     committed: Committed,
 }
 
@@ -87,7 +90,8 @@ enum Went {
 
 impl<'a> Batch<'a> {
     fn on((before, hash): (u64, [u8; 32])) -> Self {
-        Self { before, hash, puts: Vec::new(), committed: Committed { head: before, ..Committed::default() } }
+        let committed = Committed { head: before, ..Committed::default() };
+        Self { before, hash, puts: Vec::new(), versions: AHashMap::new(), committed }
     }
 
     /// The quick pass. `None`: a change has to be undone on its own.
@@ -129,6 +133,7 @@ impl<'a> Batch<'a> {
             };
             if !matches!(answer, Ok(Outcome::Applied { .. })) {
                 self.committed.revocations.truncate(revocations);
+                self.versions.clear();
                 w.run(sql::ROLLBACK_TO, &[]).await?;
             }
             w.run(sql::RELEASE, &[]).await?;
@@ -182,7 +187,23 @@ impl<'a> Batch<'a> {
                     self.committed.revocations.push(revocation);
                     true
                 }
-                other => doing.step(other).await?,
+                Step::ObjectIs { kind, id, version } => {
+                    let stands = match self.versions.get(&(*kind, id.as_str())) {
+                        Some(seen) => *seen,
+                        None => {
+                            let read = doing.version(*kind, id).await?;
+                            self.versions.insert((*kind, id), read);
+                            read
+                        }
+                    };
+                    stands == Some(*version)
+                }
+                other => {
+                    if matches!(other, Step::CreateObject(_) | Step::ReplaceObject { .. } | Step::DeleteObject { .. }) {
+                        self.versions.clear();
+                    }
+                    doing.step(other).await?
+                }
             };
             if !went_on {
                 return Ok(if doing.wrote { Went::Dirty(at) } else { Went::Refused(at) });
@@ -216,6 +237,11 @@ impl<E: Exec> Doing<'_, E> {
         Ok(row(self.e, sql, args).await?.is_some())
     }
 
+    /// The version of an object, if it exists.
+    async fn version(&mut self, kind: ObjectKind, id: &str) -> Result<Option<i64>, StoreError> {
+        row(self.e, sql::VERSION, args![kind.as_str(), id]).await?.map(|mut r| r.int()).transpose()
+    }
+
     async fn revoke(&mut self, r: &Revocation) -> Result<bool, StoreError> {
         self.any(sql::REVOKE, args![r.kind.as_str(), &r.id, place(r.seq)?, r.at_ms, r.expires_at]).await
     }
@@ -240,14 +266,17 @@ impl<E: Exec> Doing<'_, E> {
             | Step::UpdateGrant { .. }
             | Step::EndGrant { .. }
             | Step::EndGrantsOf { .. }
+            | Step::EndGrantsOfSession { .. }
             | Step::PutConsent(_)
-            | Step::ForgetConsents { .. } => self.grant_step(step).await,
+            | Step::ForgetConsents { .. }
+            | Step::ForgetConsentsOfClient { .. } => self.grant_step(step).await,
             Step::SessionLive { .. }
             | Step::StartSession(_)
             | Step::UpdateSession(_)
             | Step::EndSession { .. }
             | Step::EndSessionsOf { .. } => self.session_step(step).await,
-            Step::CreateObject(_)
+            Step::ObjectIs { .. }
+            | Step::CreateObject(_)
             | Step::ReplaceObject { .. }
             | Step::DeleteObject { .. }
             | Step::PutSecret { .. }
@@ -277,6 +306,8 @@ impl<E: Exec> Doing<'_, E> {
                 (None, Some(c)) => self.any(sql::END_GRANTS_OF_CLIENT, args![*now, c]).await,
                 (None, None) => self.any(sql::END_GRANTS, args![*now]).await,
             },
+            Step::EndGrantsOfSession { id, now } => self.any(sql::END_GRANTS_OF_SESSION, args![*now, id]).await,
+            Step::ForgetConsentsOfClient { client_id } => self.any(sql::FORGET_CONSENTS_OF_CLIENT, args![client_id]).await,
             Step::PutConsent(c) => self.any(sql::PUT_CONSENT, args![&c.subject, &c.client_id, &list(&c.scopes)?, c.granted_at]).await,
             Step::ForgetConsents { subject, client_id: Some(c) } => self.any(sql::FORGET_CONSENT, args![subject, c]).await,
             Step::ForgetConsents { subject, client_id: None } => self.any(sql::FORGET_CONSENTS, args![subject]).await,
@@ -304,6 +335,7 @@ impl<E: Exec> Doing<'_, E> {
 
     async fn object_step(&mut self, step: &Step) -> Result<bool, StoreError> {
         match step {
+            Step::ObjectIs { kind, id, version } => Ok(self.version(*kind, id).await? == Some(*version)),
             Step::CreateObject(o) => {
                 let document = o.document.to_string();
                 let args = args![o.kind.as_str(), &o.id, &o.key, &document, o.version, o.created_at, o.updated_at];

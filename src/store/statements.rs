@@ -42,6 +42,7 @@ statements! {
     END_GRANTS_OF_BOTH = "UPDATE grants SET ended_at = $1 WHERE subject = $2 AND client_id = $3 AND ended_at IS NULL";
     END_GRANTS_OF_SUBJECT = "UPDATE grants SET ended_at = $1 WHERE subject = $2 AND ended_at IS NULL";
     END_GRANTS_OF_CLIENT = "UPDATE grants SET ended_at = $1 WHERE client_id = $2 AND ended_at IS NULL";
+    END_GRANTS_OF_SESSION = "UPDATE grants SET ended_at = $1 WHERE session = $2 AND ended_at IS NULL";
     END_GRANTS = "UPDATE grants SET ended_at = $1 WHERE ended_at IS NULL";
     GRANT = "SELECT id, subject, client_id, session, scope, document, created_at, expires_at, ended_at FROM grants WHERE id = $1";
     GRANTS_OF_BOTH = "SELECT id, subject, client_id, session, scope, document, created_at, expires_at, ended_at FROM grants \
@@ -71,9 +72,11 @@ statements! {
         ON CONFLICT (subject, client_id) DO UPDATE SET scopes = excluded.scopes, granted_at = excluded.granted_at";
     FORGET_CONSENT = "DELETE FROM consents WHERE subject = $1 AND client_id = $2";
     FORGET_CONSENTS = "DELETE FROM consents WHERE subject = $1";
+    FORGET_CONSENTS_OF_CLIENT = "DELETE FROM consents WHERE client_id = $1";
     CONSENT = "SELECT scopes, granted_at FROM consents WHERE subject = $1 AND client_id = $2";
 
     // Objects and their secrets.
+    VERSION = "SELECT version FROM objects WHERE kind = $1 AND id = $2";
     CREATE_OBJECT = "INSERT INTO objects (kind, id, natural_key, document, version, created_at, updated_at) \
         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
     REPLACE_OBJECT = "UPDATE objects SET natural_key = $1, document = $2, version = version + 1, updated_at = $3 WHERE kind = $4 AND id = $5 AND version = $6 \

@@ -1,7 +1,7 @@
 //! Changes: guards, isolation, and who hears of them when.
 use std::sync::Arc;
 
-use ledger::{ArtefactKind, Change, Guarded, KeyRow, KeyState, ObjectKind, Outcome, RevocationKind, Step, StoreError};
+use ledger::{ArtefactKind, Change, Consent, Guarded, KeyRow, KeyState, ObjectKind, Outcome, RevocationKind, Step, StoreError};
 use serde_json::json;
 
 use super::kit::{Ear, NOW, World, artefact, consume, event, grant, object, session, told, verify};
@@ -185,6 +185,42 @@ pub(super) async fn an_object_is_replaced_only_at_its_version_and_keeps_its_key_
     assert_eq!(store.object_by_key(kind, "\0").await.expect("nothing has such a key"), None);
 }
 
+pub(super) async fn a_change_that_believed_another_version_of_an_object_is_refused(world: &mut World) {
+    let store = world.store();
+    let kind = ObjectKind::Client;
+    let is = |version| Step::ObjectIs { kind, id: "c".into(), version };
+    let replace = |version| Step::ReplaceObject { kind, id: "c".into(), key: "c".into(), document: json!({}), version, now: NOW };
+    assert!(!store.apply(told(is(1))).await.expect("answer").applied(), "it does not exist");
+    assert!(store.apply(told(Step::CreateObject(object(kind, "c", "c")))).await.expect("create").applied());
+    assert!(store.apply(told(is(1))).await.expect("answer").applied());
+    // Within one change and within one transaction: what stands is asked, not what stood.
+    assert!(store.apply(told(is(1)).step(replace(1)).step(is(2))).await.expect("answer").applied());
+    assert!(!store.apply(told(is(2)).step(replace(2)).step(is(2))).await.expect("answer").applied(), "undone as a whole");
+    assert!(store.apply(told(is(2))).await.expect("answer").applied());
+    // Tokens in a crowd with the change that ends them: those after it in the ledger are refused.
+    let tasks: Vec<_> = (0..90u32)
+        .map(|n| {
+            let change = match n {
+                30 => told(replace(2)),
+                _ => told(is(2)).step(Step::PutMeta { name: format!("token {n}"), value: vec![] }),
+            };
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { (n, store.apply(change).await.expect("answer")) })
+        })
+        .collect();
+    let (mut replaced_at, mut issued) = (0, Vec::new());
+    for task in tasks {
+        match task.await.expect("no panic") {
+            (30, Outcome::Applied { seq }) => replaced_at = seq,
+            (_, Outcome::Applied { seq }) => issued.push(seq),
+            (_, Outcome::Refused(guard)) => assert_eq!(guard, Guarded { step: 0 }),
+        }
+    }
+    assert!(replaced_at > 0 && issued.iter().all(|seq| *seq < replaced_at));
+    assert!(store.apply(told(Step::DeleteObject { kind, id: "c".into(), version: None })).await.expect("delete").applied());
+    assert!(!store.apply(told(is(3))).await.expect("answer").applied());
+}
+
 pub(super) async fn a_key_moves_only_from_the_named_states(world: &mut World) {
     let store = world.store();
     let key = KeyRow {
@@ -233,6 +269,17 @@ pub(super) async fn ending_reaches_exactly_what_is_named(world: &mut World) {
     }
     assert_eq!(store.grant("1").await.expect("read").expect("kept").ended_at, Some(NOW));
     assert!(store.apply(told(Step::EndSessionsOf { subject: "u".into(), now: NOW })).await.expect("end").applied());
+    let mut begun = grant("5", "v", "c");
+    begun.session = Some("4".into());
+    let consent = |client: &str| Consent { subject: "u".into(), client_id: client.into(), scopes: vec![], granted_at: NOW };
+    let more = told(Step::StartGrant(begun)).step(Step::PutConsent(consent("c"))).step(Step::PutConsent(consent("d")));
+    assert!(store.apply(more).await.expect("start").applied());
+    assert_eq!(live().await, "5");
+    let gone = told(Step::EndGrantsOfSession { id: "4".into(), now: NOW }).step(Step::ForgetConsentsOfClient { client_id: "c".into() });
+    assert!(store.apply(gone).await.expect("end").applied());
+    assert_eq!(live().await, "");
+    assert_eq!(store.consent("u", "c").await.expect("read"), None);
+    assert!(store.consent("u", "d").await.expect("read").is_some());
     let page = store.sessions(None, None, 10).await.expect("read");
     assert_eq!(page.items.into_iter().map(|s| s.id).collect::<String>(), "34");
     let mut later = session("3", "v");

@@ -38,6 +38,7 @@ contract! {
     changes::listeners_hear_before_the_acknowledgement,
     changes::a_revocation_needs_the_event_that_places_it,
     changes::an_object_is_replaced_only_at_its_version_and_keeps_its_key_to_itself,
+    changes::a_change_that_believed_another_version_of_an_object_is_refused,
     changes::a_key_moves_only_from_the_named_states,
     changes::ending_reaches_exactly_what_is_named,
     records::everything_survives_a_restart,

@@ -27,7 +27,7 @@ use crate::{
     writer::{QUEUE, Shared},
 };
 
-pub(crate) const MIGRATIONS: &[Migration] = migrations!("postgres": 1 "0001_ledger");
+pub(crate) const MIGRATIONS: &[Migration] = migrations!("postgres": 1 "0001_ledger", 2 "0002_ends");
 
 /// The channel on which nodes wake each other.
 const CHANNEL: &str = "doorward";
