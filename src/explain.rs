@@ -11,6 +11,7 @@ use crate::{
     config::{Config, Role},
     operations,
     server::{self, Ground},
+    telemetry,
 };
 
 /// The request that is asked about.
@@ -35,7 +36,7 @@ pub async fn run(config: &Config, asked: &Asked<'_>, json: bool) -> Result<(), F
     }
     let question = question(config, asked)?;
     let foundation = operations::existing(config).await?;
-    let ground = Ground::new(config, foundation, CancellationToken::new())?;
+    let ground = Ground::new(config, foundation, CancellationToken::new(), telemetry::start_metrics()?)?;
     ground.reload_routes(&config.issuer).await?;
     let told = server::gateway(config, &ground)?.explain(question).await;
     if json {

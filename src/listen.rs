@@ -38,7 +38,6 @@ pub const BODY_IDLE: Duration = Duration::from_secs(30);
 pub const MAX_URI: usize = 8 * 1024;
 /// The largest request head: the longest target and 32 KiB of fields.
 const MAX_HEAD: usize = 48 * 1024;
-const MAX_FIELDS: usize = 100;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A bound socket with its place in the process.
@@ -282,7 +281,6 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(MAX_HEAD)
-            .max_headers(MAX_FIELDS)
             .pipeline_flush(true)
             .serve_connection(TokioIo::new(Framed::new(stream, told)), service);
         tokio::pin!(connection);

@@ -160,7 +160,7 @@ impl Running {
         metrics: PrometheusHandle,
         shutdown: Shutdown,
     ) -> Result<Self, Failure> {
-        let ground = Arc::new(Ground::new(&config, foundation, shutdown.stop.clone())?);
+        let ground = Arc::new(Ground::new(&config, foundation, shutdown.stop.clone(), metrics.clone())?);
         server::follow(&config, &ground, &shutdown.stop);
         ground.reload_routes(&config.issuer).await?;
         let gateway = if config.plays(Role::Gateway) { Some(server::gateway(&config, &ground)?) } else { None };

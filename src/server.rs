@@ -18,6 +18,7 @@ use gateway::{
     remote::{self, Remote},
 };
 use http::{Request, Response, StatusCode};
+use metrics_exporter_prometheus::PrometheusHandle;
 use rustls_pki_types::CertificateDer;
 use tokens::secret::Plain;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -60,6 +61,8 @@ pub struct Ground {
     pub closing: CancellationToken,
     /// The background tasks.
     pub tasks: TaskTracker,
+    /// What the metrics have counted so far.
+    pub metrics: PrometheusHandle,
 }
 
 impl Ground {
@@ -67,14 +70,14 @@ impl Ground {
     ///
     /// # Errors
     /// A shared-state URL that cannot be used.
-    pub fn new(config: &Config, foundation: Foundation, closing: CancellationToken) -> anyhow::Result<Self> {
+    pub fn new(config: &Config, foundation: Foundation, closing: CancellationToken, metrics: PrometheusHandle) -> anyhow::Result<Self> {
         let counters: Arc<dyn Counters> = match &config.shared_state {
             Some(url) => Arc::new(store::redis::Redis::open(url.expose()).context("shared_state.url")?),
             None => Arc::new(store::memory::Memory::new()),
         };
         let table = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
         let mount = Mount::new(foundation.store.clone());
-        Ok(Self { foundation, mount, counters, hashing: Hashing::new(cores()), table, closing, tasks: TaskTracker::new() })
+        Ok(Self { foundation, mount, counters, hashing: Hashing::new(cores()), table, closing, tasks: TaskTracker::new(), metrics })
     }
 
     fn own_tokens(&self) -> anyhow::Result<OwnTokens> {
@@ -165,7 +168,12 @@ fn admin_router(config: &Config, ground: &Ground, app: Option<&Arc<App>>, gatewa
         settings,
         auth: Arc::new(ground.own_tokens()?),
         keys: ground.foundation.keys()?.clone(),
-        stats: Arc::new(Numbers { app: app.cloned(), gateway: gateway.cloned(), clock: ground.foundation.clock.clone() }),
+        stats: Arc::new(Numbers {
+            app: app.cloned(),
+            gateway: gateway.cloned(),
+            clock: ground.foundation.clock.clone(),
+            metrics: ground.metrics.clone(),
+        }),
     };
     Ok(admin::router(Arc::new(state)))
 }
@@ -247,6 +255,7 @@ struct Numbers {
     app: Option<Arc<App>>,
     gateway: Option<Arc<Gateway>>,
     clock: Arc<dyn tokens::Clock>,
+    metrics: PrometheusHandle,
 }
 
 impl StatsSource for Numbers {
@@ -256,7 +265,7 @@ impl StatsSource for Numbers {
         Stats {
             caches: caches.into_iter().map(|(name, size)| (name.to_owned(), size)).collect(),
             panics: telemetry::panics(),
-            jwks_fetches: 0,
+            jwks_fetches: telemetry::counted(&self.metrics, "jwks_fetch_total"),
             feed_lag_ms: self.gateway.as_ref().map(lag),
             build_id: telemetry::build_id(),
             more: serde_json::Map::new(),

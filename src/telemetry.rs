@@ -94,6 +94,17 @@ fn describe() {
     metrics::counter!("store_purged_rows_total").increment(0);
 }
 
+/// What a counter stands at, over all its labels.
+#[must_use]
+pub fn counted(metrics: &PrometheusHandle, counter: &str) -> u64 {
+    let page = metrics.render();
+    let values = page.lines().filter_map(|line| {
+        let rest = line.strip_prefix(counter)?;
+        rest.starts_with([' ', '{']).then(|| rest.rsplit(' ').next()?.parse::<u64>().ok())?
+    });
+    values.sum()
+}
+
 /// Refreshes the gauges of the process itself.
 pub fn refresh_process_gauges() {
     if let Some(bytes) = resident_memory() {
@@ -123,4 +134,21 @@ pub fn build_id() -> String {
     let written = std::env::current_exe().and_then(std::fs::metadata).and_then(|meta| meta.modified()).ok();
     let stamp = written.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |at| at.as_secs());
     format!("{}+{stamp:x}", env!("CARGO_PKG_VERSION"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_summed_over_its_labels_and_no_other_name() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            metrics::counter!("jwks_fetch_total", "outcome" => "ok").increment(2);
+            metrics::counter!("jwks_fetch_total", "outcome" => "failed").increment(3);
+            metrics::counter!("jwks_fetch_total_else").increment(9);
+        });
+        assert_eq!(counted(&handle, "jwks_fetch_total"), 5);
+    }
 }
