@@ -133,3 +133,44 @@ impl Store for Scoped {
         self.inner.fresh_at_ms()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use ledger::{EventKind, NewEvent};
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[derive(Default)]
+    struct Counts(AtomicUsize);
+
+    impl Listener for Counts {
+        fn committed(&self, _batch: &Committed) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_listens_for_something_dropped_is_let_go() {
+        let home = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", home.path().join("doorward.db").display());
+        let store = store::open(&url, &store::Options::default(), Arc::new(SystemClock)).await.unwrap();
+        let mount = Mount::new(store.clone());
+        let event = || Change::new().event(NewEvent::new(EventKind::Restored, 0));
+
+        let (owner, heard, view) = (Arc::new(()), Arc::<Counts>::default(), mount.view());
+        view.listen(heard.clone());
+        mount.show(&view, Arc::downgrade(&owner) as Weak<dyn Any + Send + Sync>);
+        view.apply(event()).await.unwrap();
+        assert_eq!(heard.0.load(Ordering::Relaxed), 1);
+
+        drop(owner);
+        store.apply(event()).await.unwrap();
+        assert_eq!(heard.0.load(Ordering::Relaxed), 1);
+        let (next, other) = (Arc::new(()), mount.view());
+        mount.show(&other, Arc::downgrade(&next) as Weak<dyn Any + Send + Sync>);
+        assert_eq!(Arc::strong_count(&heard), 1, "held by this test only");
+    }
+}

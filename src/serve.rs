@@ -367,3 +367,21 @@ fn accept_metrics(listener: Listener, shutdown: &Shutdown, metrics: PrometheusHa
     });
     tokio::spawn(serving);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(rest: &str) -> Config {
+        let text = format!("[server]\nissuer = \"https://id.example.com\"\n{rest}");
+        Config::parse(Path::new("/etc/doorward/doorward.toml"), &text, []).unwrap()
+    }
+
+    #[test]
+    fn a_reload_may_change_lifetimes_and_names_what_it_may_not() {
+        let old = config("");
+        assert!(fixed(&old, &config("[lifetimes]\naccess_token = \"7m\"\n")).is_empty());
+        let new = config("roles = [\"auth\"]\n[storage]\nurl = \"sqlite://other.db\"\n");
+        assert_eq!(fixed(&old, &new), ["server.roles", "storage"]);
+    }
+}
