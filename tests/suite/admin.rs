@@ -349,3 +349,48 @@ fn events_tell_the_story_in_order_and_hold_no_secret() {
         assert!(!text.contains(secret), "{secret}");
     }
 }
+
+#[test]
+fn a_disabled_client_is_nobody_and_its_tokens_are_dead() {
+    let stage = crate::kit::Stage::start(|_| {});
+    let token = stage.machine_token(&MACHINE, &[]);
+    assert_eq!(stage.call("/api/x", &token).status, 200);
+    let got = stage.admin("GET", "/clients/machine").go().expect(200);
+    let mut object = got.json();
+    object["disabled"] = json!(true);
+    let put = stage.admin("PUT", "/clients/machine").header("if-match", got.header("etag")).json(&object).go();
+    assert!([200, 204].contains(&put.status), "{}", put.text());
+    assert_eq!(stage.call("/api/x", &token).status, 401);
+    assert!(!stage.active(&token));
+    stage.token(&MACHINE, &[("grant_type", "client_credentials")]).expect_error(401, "invalid_client");
+}
+
+#[test]
+fn a_disabled_or_deleted_person_by_whatever_road_is_out() {
+    let stage = crate::kit::Stage::start(|_| {});
+    for (username, by_put) in [("alice", true), ("bob", false)] {
+        let tokens = stage.person_tokens(&APP, username);
+        let access = text(&tokens, "access_token");
+        let one = format!("/users/{username}");
+        let got = stage.admin("GET", &one).go().expect(200);
+        let done = if by_put {
+            let mut object = got.json();
+            object["disabled"] = json!(true);
+            stage.admin("PUT", &one).header("if-match", got.header("etag")).json(&object).go()
+        } else {
+            stage.admin("DELETE", &one).go()
+        };
+        assert!([200, 204].contains(&done.status), "{}", done.text());
+        assert_eq!(stage.call("/api/x", &access).status, 401, "{username}");
+        stage.refresh(&APP, &text(&tokens, "refresh_token")).expect_error(400, "invalid_grant");
+    }
+}
+
+#[test]
+fn what_others_need_is_not_deleted_from_under_them() {
+    let stage = STAGE.get();
+    let answer = stage.admin("DELETE", "/upstreams/echo").go();
+    problem(&answer, 409);
+    let token = stage.machine_token(&MACHINE, &[]);
+    assert_eq!(stage.call("/api/x", &token).status, 200);
+}

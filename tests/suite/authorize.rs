@@ -301,3 +301,45 @@ fn oversized_requests_are_refused() {
     let answer = client().get(url).go();
     assert!((400..500).contains(&answer.status), "{}", answer.status);
 }
+
+#[test]
+fn prompt_select_account_asks_whether_to_go_on_as_who_one_is() {
+    let stage = STAGE.get();
+    let mut visitor = Visitor::new();
+    visitor.tokens(stage, &Ask::new(&HOME), "alice");
+    let ask = Ask::new(&HOME).with("prompt", "select_account");
+    let page = visitor.open(&ask.url(stage)).page();
+    assert!(page.has("account-continue") && page.has("account-switch"), "{}", page.answer.text());
+    let code = visitor.clone().send(&page.press("account-continue")).code(stage, &ask);
+    ask.redeem(stage, &code).expect(200);
+    let ask = Ask::new(&HOME).with("prompt", "select_account");
+    let page = visitor.open(&ask.url(stage)).page();
+    let page = visitor.send(&page.press("account-switch")).kind("login");
+    let code = visitor.login(&page, "bob", PASSWORD).code(stage, &ask);
+    let switched = claims(&text(&ask.redeem(stage, &code).expect(200).json(), "id_token"));
+    assert_eq!(switched["sub"], claims(&text(&stage.person_tokens(&HOME, "bob"), "id_token"))["sub"]);
+}
+
+#[test]
+fn a_code_raced_on_one_node_wins_once() {
+    let stage = STAGE.get();
+    for _ in 0..20 {
+        let ask = Ask::new(&HOME);
+        let code = Visitor::new().walk(stage, &ask, "bob").code(stage, &ask);
+        let wins = std::thread::scope(|scope| {
+            let racers: Vec<_> = (0..4).map(|_| scope.spawn(|| ask.redeem(stage, &code).status)).collect();
+            racers.into_iter().map(|r| r.join().unwrap()).filter(|s| *s == 200).count()
+        });
+        assert_eq!(wins, 1);
+    }
+}
+
+#[test]
+fn pages_without_their_story_are_refused_kindly() {
+    let stage = STAGE.get();
+    for path in ["/login", "/consent", "/login?interaction=dwi_x", "/consent?x=1", "/account", "/logout"] {
+        let page = Visitor::new().open(&stage.url(path)).page();
+        assert!(page.status() < 500, "{path}: {}", page.status());
+        assert!(!page.kind().is_empty(), "{path} is a page of ours: {}", page.answer.text());
+    }
+}

@@ -127,3 +127,21 @@ fn a_websocket_without_a_good_token_is_refused_before_the_upstream() {
     assert_eq!(raw::exchange(&stage.listener("gateway"), request.as_bytes()).status, 401);
     assert!(stage.upstream.seen(&mark).is_empty());
 }
+
+#[test]
+fn logout_and_disable_close_what_is_open() {
+    let stage = Stage::start(|_| {});
+    let mut visitor = crate::kit::Visitor::new();
+    let tokens = visitor.tokens(&stage, &crate::kit::Ask::new(&crate::kit::seed::HOME), "alice");
+    let socket = websocket(&stage, &text(&tokens, "access_token"));
+    let page = visitor.open(&stage.url("/logout")).kind("logout");
+    let since = Instant::now();
+    visitor.send(&page.press("logout-confirm"));
+    closed_within_a_second(socket, "the WebSocket after logout", since);
+    let tokens = stage.person_tokens(&APP, "bob");
+    let stream = events(&stage, &text(&tokens, "access_token"));
+    let since = Instant::now();
+    let done = crate::kit::Go::go(stage.admin("POST", "/users/bob/disable"));
+    assert!([200, 204].contains(&done.status));
+    closed_within_a_second(stream, "the event stream after disable", since);
+}

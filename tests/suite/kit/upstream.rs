@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-/// A recording HTTP/1.1 server. `/…/ws` upgrades and echoes, `/…/sse` streams, `/…/raw?…` answers what the query says.
+/// A recording HTTP/1.1 server. `/…/ws` upgrades and echoes, `/…/sse` streams, `/…/raw?…` answers what the query says,
+/// `/…/drop` hangs up, `/…/half` breaks off in the middle of its answer.
 pub struct Upstream {
     port: u16,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -87,6 +88,11 @@ fn serve(mut stream: TcpStream, record: &Mutex<Vec<Seen>>) {
         let done = match path.rsplit('/').next().unwrap_or("") {
             "ws" => return websocket(stream, reader, key),
             "sse" => return events(stream),
+            "drop" => return,
+            "half" => stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+                .and_then(|()| stream.shutdown(std::net::Shutdown::Both)),
+            "empty" => stream.write_all(b"HTTP/1.1 204 No Content\r\nX-Upstream: yes\r\n\r\n"),
             "raw" => stream.write_all(&answer_of(&target)).and_then(|()| stream.shutdown(std::net::Shutdown::Both)),
             _ => stream.write_all(
                 format!(
