@@ -50,7 +50,7 @@ async fn jwt(worker: &Worker, table: &RouteTable, guard: &Guard, token: &str, no
     let believed = match known {
         Some(known) if keys_stand(worker, table, &known) => known,
         _ => {
-            let new = Rc::new(believe(worker, table, guard, token, now_ms).await?);
+            let new = Rc::new(Box::pin(believe(worker, table, guard, token, now_ms)).await?);
             worker.seen.borrow_mut().put(token.into(), Rc::clone(&new));
             new
         }
@@ -65,7 +65,7 @@ async fn jwt(worker: &Worker, table: &RouteTable, guard: &Guard, token: &str, no
         _ => STALE_TTL_MS,
     };
     if now_ms - believed.confirmed_ms.get() >= kept_ms {
-        match ask(worker, token).await {
+        match Box::pin(ask(worker, token)).await {
             Ok(Introspection::Active(_)) => believed.confirmed_ms.set(now_ms),
             Ok(Introspection::Inactive) => {
                 worker.seen.borrow_mut().forget(token);
@@ -96,7 +96,7 @@ async fn opaque(worker: &Worker, guard: &Guard, token: &str, now_ms: i64) -> Res
     }
     let revoked = &worker.gateway.parts().revoked;
     let (generation, head) = (revoked.generation(), revoked.head());
-    match ask(worker, token).await {
+    match Box::pin(ask(worker, token)).await {
         Ok(Introspection::Active(mut claims)) => {
             // What is active now was not killed by anything known before the question.
             claims.seq = claims.seq.max(head);

@@ -45,7 +45,7 @@ pub(crate) async fn forward(
         loop {
             let taken = match if retries > 0 { None } else { pool.take(target, websocket) } {
                 Some(taken) => taken,
-                None => match pool.open(target, websocket, Duration::from_millis(entry.upstream.connect_timeout_ms)).await {
+                None => match Box::pin(pool.open(target, websocket, Duration::from_millis(entry.upstream.connect_timeout_ms))).await {
                     Ok(taken) => taken,
                     Err(error) => {
                         tracing::warn!(target: "gateway", upstream = %entry.upstream.id, %error, "upstream not reached");

@@ -30,6 +30,8 @@ pub(crate) const HEAD_TIME: Duration = Duration::from_secs(10);
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// How long a connection may wait for its next request.
 const IDLE_TIME: Duration = Duration::from_secs(75);
+/// How long a peer may leave what it is sent unread.
+const UNREAD_TIME: Duration = Duration::from_secs(60);
 /// How long a peer that was refused may go on sending into nothing, so that it can read the answer.
 const LINGER: Duration = Duration::from_millis(500);
 const SCRATCH: usize = 8 * 1024;
@@ -109,6 +111,7 @@ pub(crate) struct Framed<T> {
     ended: bool,
     sleep: Pin<Box<Sleep>>,
     armed: Option<Place>,
+    unread: Option<Pin<Box<Sleep>>>,
     linger: Option<Pin<Box<Sleep>>>,
 }
 
@@ -126,6 +129,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
             ended: false,
             sleep: Box::pin(tokio::time::sleep(HEAD_TIME)),
             armed: Some(Place::Idle),
+            unread: None,
             linger: None,
         };
         framed.rescan();
@@ -192,6 +196,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
                 Poll::Ready(Ok(()))
             }
         }
+    }
+
+    /// Passes a write's outcome on; an error if the peer has read nothing for too long.
+    fn written(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if outcome.is_ready() {
+            if self.unread.is_some() {
+                self.unread = None;
+            }
+            return outcome;
+        }
+        let unread = self.unread.get_or_insert_with(|| Box::pin(tokio::time::sleep(UNREAD_TIME)));
+        ready!(unread.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -283,13 +300,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let outcome = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.written(cx, outcome)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let outcome = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.written(cx, outcome)
     }
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()

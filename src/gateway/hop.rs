@@ -103,7 +103,10 @@ async fn serve(
     let proved = prove(worker, current, entry, presented, now_ms).await;
     let authorized = authorize::authorize(&entry.access, &proved, now_ms)?;
     let from = route::client_address(conn.peer.ip(), &parts.headers, |ip| gateway.trusted_peer(ip));
-    let verdict = limit::count(gateway, entry, &authorized, from, &parts.headers, now_ms).await;
+    let verdict = match &entry.limit {
+        Some(limit) => Some(Box::pin(limit::count(gateway, entry, limit, &authorized, from, &parts.headers, now_ms)).await),
+        None => None,
+    };
     let permit = admission::limit(authorized, verdict)?;
     let believed = match &proved {
         Proved::Believed(believed) if permit.identity().is_some() => Some(believed),

@@ -4,22 +4,22 @@ use std::net::{IpAddr, Ipv6Addr};
 use edge::{
     Verdict,
     admission::Authorized,
-    table::{Entry, LimitKey},
+    table::{Entry, Limit, LimitKey},
 };
 use http::HeaderMap;
 
 use crate::Gateway;
 
-/// Counts this request; `None` where the route has no quota.
+/// Counts this request against the route's quota.
 pub(crate) async fn count(
     gateway: &Gateway,
     entry: &Entry,
+    limit: &Limit,
     authorized: &Authorized<'_>,
     from: IpAddr,
     headers: &HeaderMap,
     now_ms: i64,
-) -> Option<Verdict> {
-    let limit = entry.limit.as_ref()?;
+) -> Verdict {
     let who = authorized.identity();
     let value = match &limit.key {
         LimitKey::Ip => source(from),
@@ -29,7 +29,7 @@ pub(crate) async fn count(
         LimitKey::Header(name) => headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default(),
     };
     let key = format!("gateway:{}:{value}", entry.id);
-    Some(gateway.parts().counters.hit(&key, &limit.quota, 1, now_ms).await)
+    gateway.parts().counters.hit(&key, &limit.quota, 1, now_ms).await
 }
 
 /// A source of requests: an IPv4 address or an IPv6 /64.
