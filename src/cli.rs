@@ -85,7 +85,7 @@ enum Command {
         #[arg(long, required = true)]
         once: bool,
     },
-    /// Copies the database and the key-encryption key's fingerprint to a folder.
+    /// Writes everything in the database into one new file (secrets stay sealed; keep the key-encryption key too).
     Backup {
         #[command(flatten)]
         config: ConfigFile,
@@ -93,7 +93,7 @@ enum Command {
         #[arg(long)]
         to: PathBuf,
     },
-    /// Puts a backup in the place of the database.
+    /// Fills an empty database from a backup; everything it had let in is ended.
     Restore {
         #[command(flatten)]
         config: ConfigFile,

@@ -126,19 +126,30 @@ impl Reader {
         }
     }
 
-    /// Reads one key. `None` means that a mistake was noted.
+    /// Reads one key. What is wrong is noted, and the default stands in for it so that the other checks can go on; `None` where there
+    /// is no default.
     pub fn get<T: Setting>(&mut self, section: &str, name: &str, default: &str) -> Option<T> {
         let path = join(section, name);
         let read = match self.entries.get(&path) {
             Some(Entry { value: Given::Toml(value), .. }) => T::read(value, &self.base),
             Some(Entry { value: Given::Text(text), .. }) => T::read(&T::from_text(text), &self.base),
-            None if default.is_empty() => T::absent().ok_or_else(|| "this key is required".to_owned()),
-            None => match format!("v = {default}").parse::<Table>().ok().and_then(|mut table| table.remove("v")) {
-                Some(value) => T::read(&value, &self.base),
-                None => Err("its default cannot be read".to_owned()),
-            },
+            None => self.fallback(default).ok_or_else(|| "this key is required".to_owned()),
         };
-        read.map_err(|why| self.wrong(&path, &why)).ok()
+        match read {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.wrong(&path, &why);
+                self.fallback(default)
+            }
+        }
+    }
+
+    fn fallback<T: Setting>(&self, default: &str) -> Option<T> {
+        if default.is_empty() {
+            return T::absent();
+        }
+        let value = format!("v = {default}").parse::<Table>().ok()?.remove("v")?;
+        T::read(&value, &self.base).ok()
     }
 
     /// Notes a mistake about a key.

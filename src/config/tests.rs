@@ -27,6 +27,8 @@ fn every_mistake_is_reported_at_once_with_its_place() {
     for expected in [
         "doorward.toml:2: unknown key server.isuer; the nearest right key is server.issuer",
         "doorward.toml:3: server.roles: the role \"devices\" is not supported by this version",
+        "server.issuer: this key is required",
+        "doorward.toml:7: lifetimes.code: must be between 1 and 60 seconds",
         "doorward.toml:8: lifetimes.session: a string is expected, not a number",
         "doorward.toml:9: there is no section [storag]; the nearest is [storage]",
     ] {
