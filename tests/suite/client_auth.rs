@@ -90,7 +90,7 @@ fn basic_credentials_are_form_decoded() {
 #[test]
 fn a_body_that_is_not_a_form_is_refused() {
     let stage = STAGE.get();
-    let request = || client().post(stage.url("/token")).basic_auth(MACHINE.id, Some(MACHINE.secret));
+    let request = || crate::kit::http::alone().post(stage.url("/token")).basic_auth(MACHINE.id, Some(MACHINE.secret));
     let json = request().header("content-type", "application/json").body(r#"{"grant_type":"client_credentials"}"#).go();
     assert!([400, 415].contains(&json.status), "{}", json.status);
     let broken = request().header("content-type", "application/x-www-form-urlencoded").body(&b"grant_type=%ff%fe&\xff=1"[..]).go();

@@ -130,6 +130,19 @@ fn links_between_documents_lead_somewhere() {
 }
 
 #[test]
+fn every_decision_is_listed_once() {
+    let index = read("docs/decisions/README.md");
+    let mut numbers = BTreeSet::new();
+    for path in files("docs/decisions") {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name != "README.md" {
+            assert!(index.contains(&format!("({name})")), "{name} is not in docs/decisions/README.md");
+            assert!(numbers.insert(name[..4].to_owned()), "two decisions have the number of {name}");
+        }
+    }
+}
+
+#[test]
 fn every_threat_names_a_test_that_exists() {
     let tests: BTreeSet<String> = rust()
         .iter()

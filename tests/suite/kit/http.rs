@@ -31,6 +31,11 @@ pub fn client_from(address: &str) -> Client {
     build(Some(address.parse().expect("an IP address")))
 }
 
+/// A client that shares no connection with the others: for requests whose refusal may cost the connection.
+pub fn alone() -> Client {
+    build(None)
+}
+
 /// Seconds since the epoch.
 #[expect(clippy::disallowed_methods, reason = "tests compare the server's times with the real clock")]
 pub fn now() -> i64 {
