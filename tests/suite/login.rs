@@ -21,7 +21,7 @@ fn the_page_has_the_ids_of_the_contract_and_a_strict_policy() {
     assert!(!policy.contains("unsafe-inline") && !policy.contains("unsafe-eval"), "{policy}");
     assert!(page.answer.header("cache-control").contains("no-store"));
     assert_eq!(page.answer.header("x-content-type-options"), "nosniff");
-    assert_eq!(page.answer.header("referrer-policy"), "no-referrer");
+    assert_eq!(page.answer.header("referrer-policy"), "same-origin");
 }
 
 #[test]

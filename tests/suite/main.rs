@@ -41,6 +41,7 @@ mod rate_limits;
 mod refresh;
 mod remote_gateway;
 mod revoke;
+mod robustness;
 mod seed;
 mod transport;
 mod two_nodes;

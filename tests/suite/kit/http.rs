@@ -69,6 +69,10 @@ impl Answer {
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("")
     }
+    /// Every `Set-Cookie` line.
+    pub fn all_cookies(&self) -> String {
+        self.headers.get_all("set-cookie").iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join("\n")
+    }
     /// Passes the answer on when its status is right.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
