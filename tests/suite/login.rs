@@ -1,5 +1,5 @@
 //! Logging in: pages, cookies, forged posts, sameness of refusals.
-use crate::kit::http::{Go, client};
+use crate::kit::http::Go;
 use crate::kit::seed::{HOME, PASSWORD, WEB};
 use crate::kit::{Ask, Landing, Shared, Visitor};
 

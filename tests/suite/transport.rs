@@ -108,7 +108,7 @@ fn fail_as(server: &crate::kit::Server, source: &str) -> u16 {
         if answer.status == 429 {
             return 429;
         }
-        let press = Page::new(at.clone(), answer).press("login-submit").fill("username", "alice").fill("password", "wrong");
+        let press = Page::new(at, answer).press("login-submit").fill("username", "alice").fill("password", "wrong");
         let action = press.action.replace("https://id.example.com", &base);
         return dressed(client().post(action))
             .header("cookie", &cookies)
