@@ -9,8 +9,9 @@ pub struct Scope(Vec<String>);
 
 /// Scopes about a person (OpenID Connect Core §5.4, §11): of every audience, never of a machine.
 pub const IDENTITY: [&str; 6] = ["openid", "profile", "email", "address", "phone", "offline_access"];
-/// Scopes of the authorization server itself: available where it is the audience.
-pub const BUILT_IN: [&str; 3] = ["doorward.admin", "doorward.introspect", "doorward.feed"];
+/// Scopes of the authorization server itself: available where it is the audience, and to machines only. What a client may do here is the
+/// client's right, never a person's to give away (RFC 9700 §2.3).
+pub const BUILT_IN: [&str; 4] = ["doorward.admin", "doorward.admin.read", "doorward.introspect", "doorward.feed"];
 /// What begins a scope of the authorization server itself.
 pub const BUILT_IN_PREFIX: &str = "doorward.";
 
@@ -120,6 +121,9 @@ pub fn grant(requested: Option<&str>, client: &Client, audience: Audience<'_>, p
     if !asked.within(&registered) {
         return Err(OAuthError::new(Code::InvalidScope, "the client may not ask for this scope"));
     }
+    if party == Party::Person && asked.iter().any(|t| t.starts_with(BUILT_IN_PREFIX)) {
+        return Err(OAuthError::new(Code::InvalidScope, "no person can give this scope"));
+    }
     let granted = asked.only(|t| offered(t, audience, party));
     if granted.is_empty() && !asked.is_empty() {
         return Err(OAuthError::new(Code::InvalidScope, "the resource does not offer this scope"));
@@ -132,7 +136,7 @@ fn offered(token: &str, audience: Audience<'_>, party: Party) -> bool {
         return party == Party::Person;
     }
     match audience {
-        Audience::Issuer => token.starts_with(BUILT_IN_PREFIX),
+        Audience::Issuer => party == Party::Machine && BUILT_IN.contains(&token),
         Audience::Server(server) => !token.starts_with(BUILT_IN_PREFIX) && server.scopes.iter().any(|s| s.name == token),
     }
 }
@@ -168,5 +172,15 @@ mod tests {
         let (c, s) = (client("read doorward.admin"), server());
         assert!(grant(Some("doorward.admin"), &c, Audience::Server(&s), Party::Machine).is_err());
         assert_eq!(grant(Some("doorward.admin"), &c, Audience::Issuer, Party::Machine).unwrap().to_string(), "doorward.admin");
+    }
+
+    #[test]
+    fn no_person_gives_away_what_only_a_client_may_have() {
+        let c = client("openid doorward.admin doorward.admin.read doorward.made-up");
+        for asked in ["doorward.admin", "openid doorward.admin", "openid doorward.admin.read"] {
+            assert_eq!(grant(Some(asked), &c, Audience::Issuer, Party::Person).unwrap_err().code, Code::InvalidScope, "{asked}");
+        }
+        assert_eq!(grant(None, &c, Audience::Issuer, Party::Person).unwrap().to_string(), "openid");
+        assert_eq!(grant(None, &c, Audience::Issuer, Party::Machine).unwrap().to_string(), "doorward.admin doorward.admin.read");
     }
 }
