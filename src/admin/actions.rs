@@ -1,5 +1,5 @@
 //! What an administrator does to what is live: disable, end, rotate, revoke.
-use ledger::{Change, ObjectKind, Outcome, RevocationKind};
+use ledger::{Change, Grant, ObjectKind, Outcome, RevocationKind, Session};
 use serde_json::{Value, json};
 use tokens::secret::Plain;
 
@@ -47,8 +47,7 @@ pub async fn rotate_secret(state: &AdminState, call: &Call) -> Result<Answer, Pr
 /// `DELETE /sessions/{id}`
 pub async fn end_session(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
     state.store().session(&call.id).await?.ok_or_else(Problem::unknown)?;
-    let (change, _) = session(state, &call.id, order(state, call)).await?;
-    applied(state, change).await?;
+    whole_session(state, &call.id, order(state, call)).await?;
     Ok(Answer::empty())
 }
 
@@ -90,8 +89,8 @@ pub async fn revoke(state: &AdminState, call: &Call) -> Result<Answer, Problem> 
             (order.grant(id, grant.as_ref()), id.to_owned(), grant.is_some())
         }
         RevocationKind::Session => {
-            let (change, known) = session(state, id, order).await?;
-            (change, id.to_owned(), known)
+            let (seq, known) = whole_session(state, id, order).await?;
+            return Ok(revoked(kind, id, known, seq));
         }
         RevocationKind::Client => {
             let known = state.store().object(ObjectKind::Client, id).await?.is_some();
@@ -123,16 +122,29 @@ async fn token(state: &AdminState, given: &str, order: Order<'_>) -> Result<Answ
     }
 }
 
-/// A session's end takes the grants that began in it along.
-async fn session(state: &AdminState, id: &str, order: Order<'_>) -> Result<(Change, bool), Problem> {
-    let Some(session) = state.store().session(id).await? else { return Ok((order.session(id, None, &[]), false)) };
+/// A session's end takes the grants that began in it along, those for when the person is away too.
+async fn whole_session(state: &AdminState, id: &str, order: Order<'_>) -> Result<(u64, bool), Problem> {
+    let Some(session) = state.store().session(id).await? else {
+        return Ok((applied(state, order.session(id, None, &[])).await?, false));
+    };
+    let grants = begun_in(state, &session).await?;
+    let ids: Vec<String> = grants.into_iter().map(|g| g.id).collect();
+    let mut seq = applied(state, order.session(id, Some(&session), &ids)).await?;
+    // From here on none begins in it: what began between the look and the end is found now.
+    for grant in begun_in(state, &session).await? {
+        seq = applied(state, order.grant(&grant.id, Some(&grant))).await?;
+    }
+    Ok((seq, true))
+}
+
+async fn begun_in(state: &AdminState, session: &Session) -> Result<Vec<Grant>, Problem> {
     let (mut grants, mut after) = (Vec::new(), None);
     loop {
         let found = state.store().grants(Some(&session.subject), None, after.as_deref(), 500).await?;
-        grants.extend(found.items.into_iter().filter(|g| g.session.as_deref() == Some(id)).map(|g| g.id));
+        grants.extend(found.items.into_iter().filter(|g| g.session.as_ref() == Some(&session.id)));
         after = found.next;
         if after.is_none() {
-            return Ok((order.session(id, Some(&session), &grants), true));
+            return Ok(grants);
         }
     }
 }

@@ -235,7 +235,9 @@ impl Objects {
                 ObjectKind::User => {
                     guard.step(Step::ForgetConsents { subject: stored.id.clone(), client_id: None }).and(order.subject(&stored.id))
                 }
-                ObjectKind::Client => guard.and(order.client(&stored.id)),
+                ObjectKind::Client => {
+                    guard.step(Step::ForgetConsentsOfClient { client_id: stored.id.clone() }).and(order.client(&stored.id))
+                }
                 _ => guard,
             };
             if self.store.apply(change.event(about(order, EventKind::ObjectDeleted, kind, &stored.id))).await?.applied() {

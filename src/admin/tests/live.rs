@@ -74,7 +74,9 @@ async fn every_kind_of_revocation_is_one_change() {
     assert_eq!(revoke("device", "d".into()).await.status, StatusCode::OK);
     assert_eq!(revoke("key", "k1".into()).await.body["key"]["reason"], "test");
     assert_eq!(revoke("key", "k2".into()).await.status, StatusCode::NOT_FOUND);
-    assert_eq!(revoke("token", "dwa_garbage".into()).await.status, StatusCode::NOT_FOUND);
+    for never_in_the_ledger in ["dwa_garbage", "dwc_a-code", "dws_a-secret", "eyJhbGciOiJub25lIn0.e30.c2ln"] {
+        assert_eq!(revoke("token", never_in_the_ledger.into()).await.status, StatusCode::NOT_FOUND, "{never_in_the_ledger}");
+    }
     assert_eq!(revoke("moon", "x".into()).await.errors(), ["kind"]);
     let revoked = b.revoked().await;
     for expected in [
@@ -123,4 +125,19 @@ async fn an_opaque_token_is_revoked_by_its_text_and_a_refresh_token_with_its_fam
         assert!(!told.body.to_string().contains(issued.plain.expose()));
     }
     assert_eq!(b.revoked().await, [(RevocationKind::Token, "opaque-jti".to_owned()), (RevocationKind::Grant, "g-one".to_owned())]);
+}
+
+#[tokio::test]
+async fn what_people_allowed_a_deleted_client_is_forgotten() {
+    let b = bench().await;
+    let made = json!({ "client_id": "gone", "redirect_uris": ["https://rp.example.com/cb"], "scope": "openid" });
+    assert_eq!(b.ask("POST", "/clients", made).await.status, StatusCode::CREATED);
+    let consent =
+        |client: &str| ledger::Consent { subject: "u".into(), client_id: client.into(), scopes: vec!["openid".into()], granted_at: 1 };
+    let told = NewEvent::new(EventKind::ConsentGranted, 1);
+    let change = Change::new().step(Step::PutConsent(consent("gone"))).step(Step::PutConsent(consent("kept"))).event(told);
+    assert!(b.store.apply(change).await.unwrap().applied());
+    assert_eq!(b.ask("DELETE", "/clients/gone", Value::Null).await.status, StatusCode::NO_CONTENT);
+    assert!(b.store.consent("u", "gone").await.unwrap().is_none());
+    assert!(b.store.consent("u", "kept").await.unwrap().is_some());
 }
