@@ -1,5 +1,5 @@
 //! Single sign-on sessions as decisions: start, renew, end; each a change with its events.
-use ledger::{Change, EventKind, NewEvent, RevocationKind, Session, Step};
+use ledger::{Change, EventKind, Grant, NewEvent, ObjectKind, RevocationKind, Session, Step};
 use serde_json::json;
 use tokens::{Entropy, id};
 
@@ -8,6 +8,8 @@ use tokens::{Entropy, id};
 pub struct Proof<'a> {
     /// The account's `sub`.
     pub subject: &'a str,
+    /// The version of the account that was proved: what changed or disabled it meanwhile stops the session.
+    pub version: i64,
     /// RFC 8176 names: `pwd`, `otp`, …
     pub amr: &'a [String],
     /// The source address, for the record.
@@ -40,8 +42,10 @@ impl Ending {
 }
 
 const MAX_AGENT: usize = 256;
+/// With this scope a grant outlives the session it began in (OpenID Connect Core §11).
+const OFFLINE: &str = "offline_access";
 
-/// A new session of `ttl` seconds after a successful login.
+/// A new session of `ttl` seconds after a successful login. Guarded: the account is as it was when its person was proved.
 #[must_use]
 pub fn start(proof: &Proof<'_>, ttl: i64, now_ms: i64, entropy: &dyn Entropy) -> (Session, Change) {
     let now = now_ms.div_euclid(1000);
@@ -55,7 +59,7 @@ pub fn start(proof: &Proof<'_>, ttl: i64, now_ms: i64, entropy: &dyn Entropy) ->
         ended_at: None,
         document: origin(proof),
     };
-    let change = Change::new().step(Step::StartSession(session.clone())).event(login(proof, &session.id, now_ms)).event(about(
+    let change = proved(proof).step(Step::StartSession(session.clone())).event(login(proof, &session.id, now_ms)).event(about(
         EventKind::SessionStarted,
         &session,
         now_ms,
@@ -78,18 +82,30 @@ pub fn renew(session: &Session, proof: &Proof<'_>, ttl: i64, now_ms: i64) -> Opt
         document: origin(proof),
         ..session.clone()
     };
-    let change = Change::new().step(Step::UpdateSession(renewed.clone())).event(login(proof, &renewed.id, now_ms));
+    let change = proved(proof).step(Step::UpdateSession(renewed.clone())).event(login(proof, &renewed.id, now_ms));
     Some((renewed, change))
 }
 
-/// Ends a session and kills what was issued in it. `remember`: seconds after which nothing of it can be alive.
+/// Ends a session and kills the access tokens issued in it. Of `grants` (its person's live ones) those that began in it end too, but not
+/// those that were given for when the person is away (OpenID Connect Back-Channel Logout §2.7). `remember`: seconds after which nothing
+/// of it can be alive.
 #[must_use]
-pub fn end(session: &Session, why: Ending, remember: i64, now_ms: i64) -> Change {
+pub fn end(session: &Session, grants: &[Grant], why: Ending, remember: i64, now_ms: i64) -> Change {
     let now = now_ms.div_euclid(1000);
-    Change::new()
+    let bound =
+        |g: &&Grant| g.ended_at.is_none() && g.session.as_ref() == Some(&session.id) && !g.scope.split(' ').any(|scope| scope == OFFLINE);
+    let change = Change::new()
         .step(Step::EndSession { id: session.id.clone(), now })
         .revoke(RevocationKind::Session, session.id.clone(), now_ms, now.saturating_add(remember))
-        .event(about(EventKind::SessionEnded, session, now_ms).with("reason", why.as_str()))
+        .event(about(EventKind::SessionEnded, session, now_ms).with("reason", why.as_str()));
+    grants.iter().filter(bound).fold(change, |change, grant| {
+        let event = about(EventKind::GrantEnded, session, now_ms).client(&grant.client_id).grant(&grant.id).with("reason", "session");
+        change.step(Step::EndGrant { id: grant.id.clone(), now }).event(event)
+    })
+}
+
+fn proved(proof: &Proof<'_>) -> Change {
+    Change::new().step(Step::ObjectIs { kind: ObjectKind::User, id: proof.subject.to_owned(), version: proof.version })
 }
 
 /// Whether it has neither ended nor expired.
@@ -133,7 +149,7 @@ mod tests {
     }
 
     fn proof<'a>(subject: &'a str, amr: &'a [String]) -> Proof<'a> {
-        Proof { subject, amr, address: "192.0.2.1", agent: "Browser\n1" }
+        Proof { subject, version: 3, amr, address: "192.0.2.1", agent: "Browser\n1" }
     }
 
     #[test]
@@ -142,7 +158,8 @@ mod tests {
         let (session, change) = start(&proof("s", &amr), 60, 1_000_500, &Fixed);
         assert!(live(&session, 1_059) && !live(&session, 1_060));
         assert!(fresh(&session, 0, 1_000) && !fresh(&session, 9, 1_010));
-        assert_eq!(change.steps, [Step::StartSession(session.clone())]);
+        let guard = Step::ObjectIs { kind: ObjectKind::User, id: "s".into(), version: 3 };
+        assert_eq!(change.steps, [guard, Step::StartSession(session.clone())]);
         let kinds: Vec<EventKind> = change.events.iter().map(|e| e.kind).collect();
         assert_eq!(kinds, [EventKind::LoginSucceeded, EventKind::SessionStarted]);
         assert_eq!(session.document["agent"], "Browser1");
@@ -152,7 +169,8 @@ mod tests {
     fn only_the_same_person_renews_a_live_session() {
         let amr = ["pwd".to_owned()];
         let (session, _) = start(&proof("s", &amr), 60, 1_000_000, &Fixed);
-        let (renewed, _) = renew(&session, &proof("s", &amr), 60, 1_050_000).expect("renews");
+        let (renewed, change) = renew(&session, &proof("s", &amr), 60, 1_050_000).expect("renews");
+        assert!(matches!(&change.steps[0], Step::ObjectIs { version: 3, .. }));
         assert_eq!((renewed.id.as_str(), renewed.auth_time, renewed.expires_at), (session.id.as_str(), 1_050, 1_110));
         assert!(renew(&session, &proof("t", &amr), 60, 1_050_000).is_none());
         assert!(renew(&session, &proof("s", &amr), 60, 1_060_000).is_none());
@@ -161,10 +179,36 @@ mod tests {
     #[test]
     fn ending_revokes_what_was_issued_in_it() {
         let (session, _) = start(&proof("s", &[]), 60, 1_000_000, &Fixed);
-        let change = end(&session, Ending::Logout, 300, 1_010_000);
+        let change = end(&session, &[], Ending::Logout, 300, 1_010_000);
         assert!(
             matches!(&change.steps[1], Step::Revoke(r) if r.kind == RevocationKind::Session && r.id == session.id && r.expires_at == 1_310)
         );
         assert_eq!(change.events[0].data["reason"], "logout");
+    }
+
+    #[test]
+    fn what_was_given_for_when_the_person_is_away_outlives_the_session() {
+        let (session, _) = start(&proof("s", &[]), 60, 1_000_000, &Fixed);
+        let grant = |id: &str, session: &str, scope: &str| Grant {
+            id: id.into(),
+            subject: "s".into(),
+            client_id: "web".into(),
+            session: Some(session.into()),
+            scope: scope.into(),
+            document: serde_json::Value::Null,
+            created_at: 0,
+            expires_at: 2_000,
+            ended_at: None,
+        };
+        let grants = [
+            grant("bound", &session.id, "openid read"),
+            grant("offline", &session.id, "offline_access openid"),
+            grant("elsewhere", "another", "openid"),
+        ];
+        let change = end(&session, &grants, Ending::Logout, 300, 1_010_000);
+        let ended: Vec<&str> =
+            change.steps.iter().filter_map(|s| if let Step::EndGrant { id, .. } = s { Some(id.as_str()) } else { None }).collect();
+        assert_eq!(ended, ["bound"]);
+        assert_eq!(change.events[1].grant.as_deref(), Some("bound"));
     }
 }

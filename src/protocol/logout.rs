@@ -6,6 +6,9 @@ use crate::{
     authorize::{Params, Refusal, ReturnAddress, hint::Hint},
 };
 
+/// Seconds after which no access token issued before can be alive anywhere.
+pub const REMEMBER: i64 = Settings::MAX_ACCESS_TOKEN_TTL + Settings::LEEWAY;
+
 /// What a logout request says, before anybody is looked up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Asked {
@@ -121,16 +124,13 @@ fn farewell(asked: &Asked, client: Option<&Client>) -> Result<Option<Farewell>, 
 #[must_use]
 pub fn end_grant(grant: &Grant, now_ms: i64) -> Change {
     let now = now_ms.div_euclid(1000);
-    Change::new()
-        .step(Step::EndGrant { id: grant.id.clone(), now })
-        .revoke(RevocationKind::Grant, &grant.id, now_ms, now + Settings::MAX_ACCESS_TOKEN_TTL)
-        .event(
-            NewEvent::new(EventKind::GrantEnded, now_ms)
-                .subject(&grant.subject)
-                .client(&grant.client_id)
-                .grant(&grant.id)
-                .with("reason", "person"),
-        )
+    Change::new().step(Step::EndGrant { id: grant.id.clone(), now }).revoke(RevocationKind::Grant, &grant.id, now_ms, now + REMEMBER).event(
+        NewEvent::new(EventKind::GrantEnded, now_ms)
+            .subject(&grant.subject)
+            .client(&grant.client_id)
+            .grant(&grant.id)
+            .with("reason", "person"),
+    )
 }
 
 #[cfg(test)]

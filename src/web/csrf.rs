@@ -30,8 +30,6 @@ pub fn is_cross_site(headers: &HeaderMap, issuer: &str) -> bool {
     match (origins.next(), origins.next()) {
         (None, _) => false,
         (Some(_), Some(_)) => true,
-        // An opaque origin is another page's sandbox, unless the browser itself says that it is ours.
-        (Some(one), None) if one == "null" => fetch_site != Some(b"same-origin"),
         (Some(one), None) => one.to_str().ok() != Some(origin(issuer)),
     }
 }
@@ -65,7 +63,7 @@ mod tests {
             assert!(is_cross_site(&headers(&[("origin", evil)]), ISSUER), "{evil}");
         }
         assert!(is_cross_site(&headers(&[("sec-fetch-site", "cross-site")]), ISSUER));
-        assert!(!is_cross_site(&headers(&[("origin", "null"), ("sec-fetch-site", "same-origin")]), ISSUER));
+        assert!(is_cross_site(&headers(&[("origin", "null"), ("sec-fetch-site", "same-origin")]), ISSUER));
     }
 
     #[test]

@@ -42,6 +42,21 @@ impl Refused {
     pub const fn foreign() -> Self {
         Self::new(StatusCode::FORBIDDEN, "access_denied", "This form was not sent from a page of this server in this browser.")
     }
+    /// The account became another while its person was at it: decide again.
+    #[must_use]
+    pub const fn changed() -> Self {
+        Self::new(StatusCode::CONFLICT, "access_denied", "Your account was changed in the meantime. Try again.")
+    }
+    /// Too many beginnings from one place; come back in so many seconds.
+    #[must_use]
+    pub const fn crowded(seconds: i64) -> Self {
+        Self {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            code: "temporarily_unavailable",
+            description: "Too many requests come from your network right now. Wait a while and try again.",
+            retry_after: Some(seconds),
+        }
+    }
     /// Too many attempts; come back in so many seconds.
     #[must_use]
     pub const fn limited(seconds: i64) -> Self {
@@ -187,7 +202,7 @@ fn guard(headers: &mut HeaderMap) {
         (header::CACHE_CONTROL, "no-store"),
         (header::PRAGMA, "no-cache"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
+        (header::REFERRER_POLICY, "same-origin"),
         (header::X_FRAME_OPTIONS, "DENY"),
     ];
     for (name, value) in FIXED {

@@ -164,6 +164,7 @@ impl Browser {
     }
 
     fn live_until(&self, expires_at: i64) {
+        self.rows.until.store(expires_at, Ordering::Relaxed);
         let at = OffsetDateTime::from_unix_timestamp(expires_at).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         self.session.set_expiry(Some(Expiry::AtDateTime(at)));
     }

@@ -47,6 +47,12 @@ impl Params {
         self.pairs.iter().map(|(n, v)| (n.as_str(), v.as_str()))
     }
 
+    /// Whether something in it could not be decoded, and was left out.
+    #[must_use]
+    pub const fn is_malformed(&self) -> bool {
+        self.malformed
+    }
+
     fn repeated(&self) -> bool {
         self.pairs.iter().enumerate().any(|(at, (name, _))| self.pairs.iter().skip(at + 1).any(|(other, _)| other == name))
     }
@@ -63,9 +69,24 @@ pub(super) fn one_of_each(params: &Params, _: &Desk<'_>, _: &mut Request) -> Res
     if params.repeated() { Err(Refusal::new(Code::InvalidRequest, "a parameter is given more than once")) } else { Ok(()) }
 }
 
+/// Longest `state` or `nonce`, octets: both wait in the database while a person logs in.
+const LONGEST: usize = 4096;
+
+/// Step: `state` is kept as it is, by [`super::recognise`].
+pub(super) fn state(params: &Params, _: &Desk<'_>, _: &mut Request) -> Result<(), Refusal> {
+    match params.one("state")? {
+        Some(state) if state.len() > LONGEST => Err(Refusal::new(Code::InvalidRequest, "state is too long")),
+        _ => Ok(()),
+    }
+}
+
 /// Step: `nonce` is kept as it is.
 pub(super) fn nonce(params: &Params, _: &Desk<'_>, request: &mut Request) -> Result<(), Refusal> {
-    request.nonce = params.one("nonce")?.map(str::to_owned);
+    let nonce = params.one("nonce")?;
+    if nonce.is_some_and(|n| n.len() > LONGEST) {
+        return Err(Refusal::new(Code::InvalidRequest, "nonce is too long"));
+    }
+    request.nonce = nonce.map(str::to_owned);
     Ok(())
 }
 

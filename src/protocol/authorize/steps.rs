@@ -45,6 +45,7 @@ pub const STEPS: &[Step] = &[
     step("code_challenge",  "RFC 7636 §4.3",                   Some(pkce::s256)),
     step("resource",        "RFC 8707 §2",                     Some(resource::known)),
     step("scope",           "RFC 6749 §3.3",                   Some(resource::scope)),
+    step("state",           "RFC 6749 §4.1.1",                 Some(params::state)),
     step("nonce",           "OpenID Connect Core §3.1.2.1",    Some(params::nonce)),
     step("prompt",          "OpenID Connect Core §3.1.2.1",    Some(prompt::combination)),
     step("max_age",         "OpenID Connect Core §3.1.2.1",    Some(max_age::seconds)),

@@ -1,5 +1,5 @@
 //! The consent page: may this client have that?
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use askama::Template;
 use axum::{
@@ -15,7 +15,7 @@ use protocol::{
 };
 
 use super::{
-    Posted,
+    Posted, Source,
     flow::Walk,
     interaction::{self, Open},
     login::{Waiting, denied, walk},
@@ -49,8 +49,8 @@ struct ConsentPage<'a> {
 }
 
 /// `GET /consent`.
-pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
-    pages::finish(&app, show(&app, &headers, &Params::parse(&query.unwrap_or_default())).await)
+pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, from: Source, RawQuery(query): RawQuery) -> Response {
+    pages::finish(&app, show(&app, &headers, from.0, &Params::parse(&query.unwrap_or_default())).await)
 }
 
 /// `POST /consent`.
@@ -59,17 +59,17 @@ pub async fn post(State(app): State<Arc<App>>, headers: HeaderMap, posted: Poste
 }
 
 /// The request behind an interaction; the account page needs nobody's consent.
-async fn waiting<'a>(app: &'a App, browser: &'a Browser, open: &'a Open) -> Result<Walk<'a>, Refused> {
+async fn waiting<'a>(app: &'a App, browser: &'a Browser, source: IpAddr, open: &'a Open) -> Result<Walk<'a>, Refused> {
     match Waiting::load(app, open).await? {
-        Waiting::Client(request, client) => Ok(walk(app, browser, open, (*request, client), browser.sign_on().await?)),
+        Waiting::Client(request, client) => Ok(walk(app, (browser, source), open, (*request, client), browser.sign_on().await?)),
         Waiting::Account => Err(Refused::stale()),
     }
 }
 
-async fn show(app: &App, headers: &HeaderMap, params: &Params) -> Result<Response, Refused> {
+async fn show(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -> Result<Response, Refused> {
     let browser = Browser::of(app, headers);
     let open = interaction::open(app, &browser, params.one("interaction")?.unwrap_or_default()).await?;
-    let walk = waiting(app, &browser, &open).await?;
+    let walk = waiting(app, &browser, source, &open).await?;
     let remembered = walk.remembered().await?;
     match (walk.decide(remembered.as_ref()), walk.session.clone()) {
         (Next::Ask, Some(session)) => consent_page(app, &open, &walk, &session).await,
@@ -131,7 +131,7 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
     let params = posted.params?;
     let browser = Browser::of(app, headers);
     let open = interaction::open(app, &browser, params.one("interaction")?.unwrap_or_default()).await?;
-    let mut walk = waiting(app, &browser, &open).await?;
+    let mut walk = waiting(app, &browser, posted.source, &open).await?;
     let Some(session) = walk.session.clone() else { return walk.go().await };
     open.check(app, "consent", &session.id, params.one("csrf")?)?;
     let refusal = Refusal::new(Code::AccessDenied, "the person did not allow it");

@@ -1,9 +1,9 @@
 //! How an authorization request goes on: wait for the person, issue, or refuse; each in one transaction.
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::response::Response;
 use http::HeaderValue;
-use ledger::{Change, Consent, Outcome, Session, Step};
+use ledger::{Change, Consent, ObjectKind, Outcome, Session, Step};
 use protocol::{
     Client, Code,
     authorize::{Next, Pending, Refusal, Request, Seen, issue::Issue, next},
@@ -22,6 +22,8 @@ pub struct Walk<'a> {
     pub app: &'a App,
     /// The browser.
     pub browser: &'a Browser,
+    /// Where it is.
+    pub source: IpAddr,
     /// Who asks.
     pub client: Arc<Client>,
     /// What for.
@@ -90,6 +92,9 @@ impl Walk<'_> {
         {
             return Ok(self.show(path, &open.text));
         }
+        if self.open.is_none() && self.session.is_none() {
+            interaction::admit(self.app, self.source).await?;
+        }
         let binding = self.browser.bind(self.app.clock.now() + self.app.settings.interaction_ttl).await?;
         let fresh = self.session.as_ref().filter(|_| self.fresh).map(|s| s.id.clone());
         let purpose = Purpose::Authorize(Box::new(Pending::of(&self.request)));
@@ -148,7 +153,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Commits what has gathered, the interaction's end and the browser's session with it.
+    /// Commits what has gathered, the interaction's end and the browser's session with it. An account that is not as it was proved is
+    /// [`Refused::changed`].
     async fn commit(&mut self) -> Result<Result<Option<HeaderValue>, Stopped>, Refused> {
         let gathered = std::mem::take(&mut self.change);
         let first = self.open.map_or_else(Change::new, |open| Change::new().step(open.consume(self.app)));
@@ -156,10 +162,13 @@ impl Walk<'_> {
         if change == Change::new() {
             return Ok(Ok(cookie));
         }
-        let used = change.steps.iter().position(|s| matches!(s, Step::Consume { .. }));
+        let at = |is: fn(&Step) -> bool| change.steps.iter().position(is);
+        let used = at(|s| matches!(s, Step::Consume { .. }));
+        let account = at(|s| matches!(s, Step::ObjectIs { kind: ObjectKind::User, .. }));
         match self.app.store.apply(change).await? {
             Outcome::Applied { .. } => Ok(Ok(cookie)),
             Outcome::Refused(guard) if Some(guard.step) == used => Ok(Err(Stopped::Used)),
+            Outcome::Refused(guard) if Some(guard.step) == account => Err(Refused::changed()),
             Outcome::Refused(_) => Ok(Err(Stopped::Ended)),
         }
     }

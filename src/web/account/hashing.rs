@@ -4,7 +4,7 @@
 //! tokens and introspection need; beyond it the answer is 503 with `Retry-After`.
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The pool. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -49,20 +49,39 @@ impl Hashing {
         self.queue
     }
 
+    /// Waits for a turn to hash.
+    ///
+    /// # Errors
+    /// [`Busy`] if the queue is full (or the process is going down).
+    pub async fn turn(&self) -> Result<Turn, Busy> {
+        let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| Busy)?;
+        let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| Busy)?;
+        Ok(Turn { _permits: [running, admitted] })
+    }
+
     /// Runs one hash off the event loop.
     ///
     /// # Errors
     /// [`Busy`] if the queue is full (or the process is going down).
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
-        let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| Busy)?;
-        let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| Busy)?;
+        self.turn().await?.run(work).await.map(|(result, _)| result)
+    }
+}
+
+/// A turn to hash: nobody else has it until it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _permits: [OwnedSemaphorePermit; 2],
+}
+
+impl Turn {
+    /// Runs one hash off the event loop, and gives the turn back: what follows from the result may be settled before the next one's turn.
+    ///
+    /// # Errors
+    /// [`Busy`] if the process is going down.
+    pub async fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> Result<(T, Self), Busy> {
         // The permits go with the work: a visitor who leaves does not make room for more than the pool can do.
-        let done = tokio::task::spawn_blocking(move || {
-            let result = work();
-            drop((running, admitted));
-            result
-        });
-        done.await.map_err(|_| Busy)
+        tokio::task::spawn_blocking(move || (work(), self)).await.map_err(|_| Busy)
     }
 }
 

@@ -1,4 +1,7 @@
 //! Something that waits for a person: an authorization request, or the wish to see one's account. One browser's, used once.
+use std::net::IpAddr;
+
+use edge::limit::Quota;
 use ledger::{Artefact, ArtefactKind, Step};
 use protocol::authorize::Pending;
 use serde::{Deserialize, Serialize};
@@ -42,6 +45,27 @@ pub struct Open {
     pub interaction: Interaction,
     id: [u8; 16],
     binding: String,
+}
+
+/// What browsers of one source in which nobody is signed in may begin: each leaves two rows until it ends.
+const BEGUN: Quota = Quota::per(1200, 60);
+
+fn begun(source: IpAddr) -> String {
+    format!("begun:{source}")
+}
+
+/// Counts a beginning of a browser in which nobody is signed in.
+///
+/// # Errors
+/// 429 when there were too many.
+pub(crate) async fn admit(app: &App, source: IpAddr) -> Result<(), Refused> {
+    let verdict = app.counters.hit(&begun(source), &BEGUN, 1, app.clock.now_ms()).await;
+    if verdict.allowed { Ok(()) } else { Err(Refused::crowded(verdict.retry_after_s())) }
+}
+
+/// Somebody there signed in: it is no flood of strangers.
+pub(super) async fn welcome(app: &App, source: IpAddr) {
+    app.counters.clear(&begun(source)).await;
 }
 
 fn hashed(binding: &str) -> String {

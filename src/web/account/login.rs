@@ -1,5 +1,5 @@
 //! The login page: who are you? Also the page that asks whether to go on as who you are (`prompt=select_account`).
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use accounts::session::{self, Ending, Proof};
 use askama::Template;
@@ -10,20 +10,20 @@ use axum::{
 use http::{HeaderMap, StatusCode, header::USER_AGENT};
 use ledger::{Change, EventKind, NewEvent, Outcome, Session};
 use protocol::{
-    Code, Settings,
+    Code,
     authorize::{Next, Params, Refusal, Request},
 };
 use tokens::secret::Plain;
 
 use super::{
-    Posted,
+    Posted, Source, ending,
     flow::Walk,
     interaction::{self, Open, Purpose},
     name_of,
     password::{self, Attempt},
 };
 use crate::{
-    App, csrf, limits,
+    App, csrf,
     pages::{self, Allow, Refused, Shown},
     sessions::Browser,
 };
@@ -49,9 +49,14 @@ struct ChoosePage<'a> {
     person: &'a str,
 }
 
+/// The form of the page that asks whether to go on as who one is.
+const CHOICE: &str = "choice";
+/// How often a password is checked again when its account was changed meanwhile.
+const TRIES: usize = 3;
+
 /// `GET /login`.
-pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
-    pages::finish(&app, show(&app, &headers, &Params::parse(&query.unwrap_or_default())).await)
+pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, from: Source, RawQuery(query): RawQuery) -> Response {
+    pages::finish(&app, show(&app, &headers, from.0, &Params::parse(&query.unwrap_or_default())).await)
 }
 
 /// `POST /login`.
@@ -83,20 +88,20 @@ impl Waiting {
 /// The request goes on from an open interaction.
 pub(super) fn walk<'a>(
     app: &'a App,
-    browser: &'a Browser,
+    (browser, source): (&'a Browser, IpAddr),
     open: &'a Open,
     (request, client): (Request, Arc<protocol::Client>),
     session: Option<Session>,
 ) -> Walk<'a> {
     let fresh = session.as_ref().is_some_and(|s| open.interaction.fresh.as_ref() == Some(&s.id));
-    Walk { app, browser, client, request, session, fresh, chosen: open.interaction.chosen, open: Some(open), change: Change::new() }
+    Walk { app, browser, source, client, request, session, fresh, chosen: open.interaction.chosen, open: Some(open), change: Change::new() }
 }
 
-async fn show(app: &App, headers: &HeaderMap, params: &Params) -> Result<Response, Refused> {
+async fn show(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -> Result<Response, Refused> {
     let browser = Browser::of(app, headers);
     let session = browser.sign_on().await?;
     let Some(text) = params.one("interaction")? else {
-        return if session.is_some() { Ok(account(app)) } else { begin(app, &browser).await };
+        return if session.is_some() { Ok(account(app)) } else { begin(app, &browser, source).await };
     };
     let open = interaction::open(app, &browser, text).await?;
     let (request, client) = match Waiting::load(app, &open).await? {
@@ -104,7 +109,7 @@ async fn show(app: &App, headers: &HeaderMap, params: &Params) -> Result<Respons
         Waiting::Account => return Ok(login_page(app, &open, None, false)),
         Waiting::Client(request, client) => (*request, client),
     };
-    let walk = walk(app, &browser, &open, (request, client), session);
+    let walk = walk(app, (&browser, source), &open, (request, client), session);
     let consent = walk.remembered().await?;
     match walk.decide(consent.as_ref()) {
         Next::LogIn => Ok(login_page(app, &open, Some(&walk), false)),
@@ -115,7 +120,8 @@ async fn show(app: &App, headers: &HeaderMap, params: &Params) -> Result<Respons
 }
 
 /// Somebody came without a request: they want to see their account.
-pub(super) async fn begin(app: &App, browser: &Browser) -> Result<Response, Refused> {
+pub(super) async fn begin(app: &App, browser: &Browser, source: IpAddr) -> Result<Response, Refused> {
+    interaction::admit(app, source).await?;
     let binding = browser.bind(app.clock.now() + app.settings.interaction_ttl).await?;
     let (step, text) = interaction::begin(app, &binding, Purpose::Account, None, false);
     let (change, cookie) = browser.seal(Change::new().step(step)).await?;
@@ -147,15 +153,13 @@ fn login_page(app: &App, open: &Open, walk: Option<&Walk<'_>>, failed: bool) -> 
 
 async fn choose_page(app: &App, open: &Open, walk: &Walk<'_>) -> Result<Response, Refused> {
     let client = Shown::of(&walk.client);
-    let person = match &walk.session {
-        Some(session) => name_of(app, &session.subject).await?,
-        None => return Err(Refused::stale()),
-    };
+    let Some(session) = &walk.session else { return Err(Refused::stale()) };
+    let person = name_of(app, &session.subject).await?;
     let template = ChoosePage {
         base: pages::base(&app.settings.issuer),
         client: Some(&client),
         interaction: &open.text,
-        csrf: &open.csrf(app, "login", ""),
+        csrf: &open.csrf(app, CHOICE, &session.id),
         person: &person,
     };
     let allow = Allow::form(Some(walk.request.back.address.source())).picture_of(Some(&client));
@@ -169,13 +173,18 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
     let params = posted.params?;
     let browser = Browser::of(app, headers);
     let open = interaction::open(app, &browser, params.one("interaction")?.unwrap_or_default()).await?;
-    open.check(app, "login", "", params.one("csrf")?)?;
     let waiting = Waiting::load(app, &open).await?;
-    let session = browser.sign_on().await?;
+    let (session, source, form) = (browser.sign_on().await?, posted.source, params.one("csrf")?);
+    // The page that names an account is about its session: in another one its buttons do nothing.
+    let choice = session.as_ref().is_some_and(|s| open.check(app, CHOICE, &s.id, form).is_ok());
+    if !choice {
+        open.check(app, "login", "", form)?;
+    }
     match (params.one("action")?, waiting) {
+        (Some("cancel"), Waiting::Account) if session.is_some() => Ok(account(app)),
         (Some("cancel"), Waiting::Account) => super::super::oauth::logout::goodbye(app),
         (Some("cancel"), Waiting::Client(request, client)) => {
-            let mut walk = walk(app, &browser, &open, (*request, client), session);
+            let mut walk = walk(app, (&browser, source), &open, (*request, client), session);
             walk.change = denied(app, &walk);
             walk.refuse(Refusal::new(Code::AccessDenied, "the person cancelled the login")).await
         }
@@ -183,34 +192,43 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
             let location = format!("{}/login?interaction={}&switch=1", pages::base(&app.settings.issuer), open.text);
             Ok(pages::see_other(&location))
         }
-        (Some("continue"), Waiting::Client(request, client)) => {
-            let mut walk = walk(app, &browser, &open, (*request, client), session);
+        (Some("continue"), Waiting::Client(request, client)) if choice => {
+            let mut walk = walk(app, (&browser, source), &open, (*request, client), session);
             walk.chosen = true;
             walk.go().await
         }
-        (_, waiting) => {
-            let address = limits::source_of(app, posted.peer, headers);
-            let given = Plain::new(params.one("password")?.unwrap_or_default());
-            let username = params.one("username")?.unwrap_or_default();
-            match password::attempt(app, username, given, address).await? {
-                Attempt::Wrong => Ok(again(app, &browser, &open, waiting, session)),
-                Attempt::Right(user) => {
-                    let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-                    let amr = ["pwd".to_owned()];
-                    let address = address.to_string();
-                    let proof = Proof { subject: &user.id, amr: &amr, address: &address, agent };
-                    enter(app, &browser, &open, waiting, session, &proof).await
-                }
-            }
-        }
+        (Some("continue"), _) => Err(Refused::foreign()),
+        _ => prove(app, headers, source, &params, &open).await,
     }
 }
 
+/// Checks the password and lets the person in. Whoever changed, disabled or deleted the account while its password was checked decides:
+/// it is checked again.
+async fn prove(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params, open: &Open) -> Result<Response, Refused> {
+    let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let (username, address, amr) = (params.one("username")?.unwrap_or_default(), source.to_string(), ["pwd".to_owned()]);
+    let given = Plain::new(params.one("password")?.unwrap_or_default());
+    for _ in 0..TRIES {
+        let browser = Browser::of(app, headers);
+        let (waiting, session) = (Waiting::load(app, open).await?, browser.sign_on().await?);
+        let found = match password::attempt(app, username, given.clone(), source).await? {
+            Attempt::Wrong => return Ok(again(app, (&browser, source), open, waiting, session)),
+            Attempt::Right(found) => found,
+        };
+        let proof = Proof { subject: &found.id, version: found.version, amr: &amr, address: &address, agent };
+        match enter(app, (&browser, source), open, waiting, session, &proof).await {
+            Err(why) if why == Refused::changed() => {}
+            entered => return entered,
+        }
+    }
+    Err(Refused::changed())
+}
+
 /// The same page again, saying that it was wrong.
-fn again(app: &App, browser: &Browser, open: &Open, waiting: Waiting, session: Option<Session>) -> Response {
+fn again(app: &App, at: (&Browser, IpAddr), open: &Open, waiting: Waiting, session: Option<Session>) -> Response {
     match waiting {
         Waiting::Account => login_page(app, open, None, true),
-        Waiting::Client(request, client) => login_page(app, open, Some(&walk(app, browser, open, (*request, client), session)), true),
+        Waiting::Client(request, client) => login_page(app, open, Some(&walk(app, at, open, (*request, client), session)), true),
     }
 }
 
@@ -218,38 +236,46 @@ fn again(app: &App, browser: &Browser, open: &Open, waiting: Waiting, session: O
 /// all in one transaction.
 async fn enter(
     app: &App,
-    browser: &Browser,
+    (browser, source): (&Browser, IpAddr),
     open: &Open,
     waiting: Waiting,
     before: Option<Session>,
     proof: &Proof<'_>,
 ) -> Result<Response, Refused> {
     let (now_ms, ttl) = (app.clock.now_ms(), app.settings.session_ttl);
-    let renewed = before.as_ref().and_then(|s| session::renew(s, proof, ttl, now_ms));
-    let (session, change) = renewed.unwrap_or_else(|| {
-        let (session, change) = session::start(proof, ttl, now_ms, app.entropy.as_ref());
-        let replaced = before.as_ref().map(|b| session::end(b, Ending::Replaced, Settings::MAX_ACCESS_TOKEN_TTL, now_ms));
-        (session, change.and(replaced.unwrap_or_default()))
-    });
+    let (session, change) = match before.as_ref().and_then(|s| session::renew(s, proof, ttl, now_ms)) {
+        Some(renewed) => renewed,
+        None => {
+            let (session, change) = session::start(proof, ttl, now_ms, app.entropy.as_ref());
+            match &before {
+                Some(before) => (session, change.and(ending(app, before, Ending::Replaced).await?)),
+                None => (session, change),
+            }
+        }
+    };
     browser.sign_in(&session).await?;
     match waiting {
         Waiting::Client(request, client) => {
             let (fresh, chosen) = (true, open.interaction.chosen);
-            let walk = Walk { app, browser, client, request: *request, session: Some(session), fresh, chosen, open: Some(open), change };
+            let walk =
+                Walk { app, browser, source, client, request: *request, session: Some(session), fresh, chosen, open: Some(open), change };
             walk.go().await
         }
         Waiting::Account => {
             let (change, cookie) = browser.seal(Change::new().step(open.consume(app)).and(change)).await?;
             match app.store.apply(change).await? {
                 Outcome::Applied { .. } => Ok(pages::with_cookie(account(app), cookie)),
-                Outcome::Refused(_) => Err(Refused::stale()),
+                // The first step is the form's: it was used.
+                Outcome::Refused(guard) if guard.step == 0 => Err(Refused::stale()),
+                Outcome::Refused(_) => Err(Refused::changed()),
             }
         }
     }
 }
 
-/// The event of a person who said no.
+/// The event of a person who said no. A stranger who leaves the login page is no event.
 pub(super) fn denied(app: &App, walk: &Walk<'_>) -> Change {
-    let event = NewEvent::new(EventKind::ConsentDenied, app.clock.now_ms()).client(&walk.client.client_id);
-    Change::new().event(walk.session.iter().fold(event, |event, s| event.subject(&s.subject).session(&s.id)))
+    let Some(session) = &walk.session else { return Change::new() };
+    let event = NewEvent::new(EventKind::ConsentDenied, app.clock.now_ms());
+    Change::new().event(event.client(&walk.client.client_id).subject(&session.subject).session(&session.id))
 }

@@ -10,46 +10,71 @@ pub mod login;
 pub mod page;
 pub mod password;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, net::IpAddr, sync::Arc};
 
-use axum::extract::{FromRequest, Request};
-use http::{StatusCode, header::CONTENT_TYPE};
-use ledger::{ObjectKind, StoreError};
-use protocol::authorize::Params;
+use accounts::session::{self, Ending};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use http::{StatusCode, header::CONTENT_TYPE, request::Parts};
+use ledger::{Change, ObjectKind, Session, StoreError};
+use protocol::{authorize::Params, logout};
 
-use crate::{App, Peer, oauth, pages::Refused, reply::Failed};
+use crate::{App, limits, oauth, pages::Refused, reply::Failed};
 
 /// A posted form, and who posted it.
 pub struct Posted {
     /// What was posted, if it was a form.
     pub(crate) params: Result<Params, Refused>,
-    /// The other end of the connection.
-    pub(crate) peer: Option<Peer>,
+    /// Where it comes from.
+    pub(crate) source: IpAddr,
+}
+
+/// Where a request comes from.
+pub struct Source(pub(crate) IpAddr);
+
+impl FromRequestParts<Arc<App>> for Source {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Infallible> {
+        Ok(Self(limits::source(app, parts)))
+    }
 }
 
 impl FromRequest<Arc<App>> for Posted {
     type Rejection = Infallible;
 
-    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Infallible> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Infallible> {
         let (parts, body) = request.into_parts();
-        let peer = parts.extensions.get::<Peer>().copied();
+        let source = limits::source(app, &parts);
         let media = parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).and_then(|v| v.split(';').next()).unwrap_or_default();
         if !media.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
             let why = Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", "The form was not sent as a form.");
-            return Ok(Self { params: Err(why), peer });
+            return Ok(Self { params: Err(why), source });
         }
         let params = match oauth::read(&parts, body).await {
             Ok(octets) => std::str::from_utf8(&octets).map(Params::parse).map_err(|_| Refused::request("The form is not text.")),
             Err(Failed::TooLarge) => Err(Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", "The form is too large.")),
             Err(_) => Err(Refused::request("The form could not be read.")),
         };
-        Ok(Self { params, peer })
+        Ok(Self { params, source })
     }
 }
 
 /// How pages call a person: the username.
 pub(crate) async fn name_of(app: &App, subject: &str) -> Result<String, StoreError> {
     Ok(app.store.object(ObjectKind::User, subject).await?.map_or_else(|| subject.to_owned(), |user| user.key))
+}
+
+/// The change that ends a session and what ends with it.
+pub(crate) async fn ending(app: &App, session: &Session, why: Ending) -> Result<Change, StoreError> {
+    let (mut grants, mut after) = (Vec::new(), None);
+    loop {
+        let found = app.store.grants(Some(&session.subject), None, after.as_deref(), 500).await?;
+        grants.extend(found.items);
+        after = found.next;
+        if after.is_none() {
+            return Ok(session::end(session, &grants, why, logout::REMEMBER, app.clock.now_ms()));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! The account page: where a person is signed in, what they have allowed, and their password.
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use accounts::{
     password::{self as rules, PasswordError},
@@ -11,17 +11,17 @@ use axum::{
     response::Response,
 };
 use http::{HeaderMap, StatusCode, header::USER_AGENT};
-use ledger::{Change, EventKind, NewEvent, ObjectKind, RevocationKind, Session, Step};
-use protocol::{Settings, authorize::Params, logout};
+use ledger::{Change, EventKind, NewEvent, Object, ObjectKind, RevocationKind, Session, Step};
+use protocol::{authorize::Params, logout};
 use time::{OffsetDateTime, macros::format_description};
 use tokens::secret::Plain;
 
 use super::{
-    Posted, login, name_of,
+    Posted, Source, ending, login, name_of,
     password::{self, Attempt},
 };
 use crate::{
-    App, Peer, csrf, limits,
+    App, csrf,
     pages::{self, Allow, Refused},
     sessions::Browser,
 };
@@ -62,8 +62,8 @@ struct AccountPage<'a> {
 }
 
 /// `GET /account`.
-pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
-    pages::finish(&app, show(&app, &headers, &Params::parse(&query.unwrap_or_default())).await)
+pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, from: Source, RawQuery(query): RawQuery) -> Response {
+    pages::finish(&app, show(&app, &headers, from.0, &Params::parse(&query.unwrap_or_default())).await)
 }
 
 /// `POST /account`.
@@ -71,9 +71,9 @@ pub async fn post(State(app): State<Arc<App>>, headers: HeaderMap, posted: Poste
     pages::finish(&app, act(&app, &headers, posted).await)
 }
 
-async fn show(app: &App, headers: &HeaderMap, params: &Params) -> Result<Response, Refused> {
+async fn show(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -> Result<Response, Refused> {
     let browser = Browser::of(app, headers);
-    let Some(session) = browser.sign_on().await? else { return login::begin(app, &browser).await };
+    let Some(session) = browser.sign_on().await? else { return login::begin(app, &browser, source).await };
     let notice = params.one("done")?.map(|_| Notice { kind: "note", text: "Done." });
     account_page(app, &browser, &session, StatusCode::OK, notice).await
 }
@@ -156,7 +156,7 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
     match params.one("action")? {
         Some("end-session") => end_session(app, &browser, &session, params.one("session")?.unwrap_or_default()).await,
         Some("end-grant") => end_grant(app, &session, params.one("grant")?.unwrap_or_default()).await,
-        Some("password") => change_password(app, (&browser, &session), posted.peer, headers, &params).await,
+        Some("password") => change_password(app, (&browser, &session), posted.source, headers, &params).await,
         _ => Err(Refused::request("The form was not filled in.")),
     }
 }
@@ -167,7 +167,6 @@ fn done(app: &App) -> Response {
 
 /// Ends one of the person's own sessions; the present one is a logout.
 async fn end_session(app: &App, browser: &Browser, session: &Session, id: &str) -> Result<Response, Refused> {
-    let now_ms = app.clock.now_ms();
     let target = app.store.session(id).await?.filter(|s| s.subject == session.subject).ok_or(Refused::request("No such session."))?;
     if target.ended_at.is_some() {
         return Ok(done(app));
@@ -175,7 +174,7 @@ async fn end_session(app: &App, browser: &Browser, session: &Session, id: &str) 
     if target.id == session.id {
         browser.sign_out().await?;
     }
-    let change = session::end(&target, Ending::Logout, Settings::MAX_ACCESS_TOKEN_TTL, now_ms);
+    let change = ending(app, &target, Ending::Logout).await?;
     let (change, cookie) = browser.seal(change).await?;
     app.store.apply(change).await?;
     Ok(pages::with_cookie(done(app), cookie))
@@ -195,11 +194,10 @@ async fn end_grant(app: &App, session: &Session, id: &str) -> Result<Response, R
 async fn change_password(
     app: &App,
     (browser, session): (&Browser, &Session),
-    peer: Option<Peer>,
+    address: IpAddr,
     headers: &HeaderMap,
     params: &Params,
 ) -> Result<Response, Refused> {
-    let address = limits::source_of(app, peer, headers);
     let old = Plain::new(params.one("old_password")?.unwrap_or_default());
     let new = Plain::new(params.one("new_password")?.unwrap_or_default());
     let alert = |text| Some(Notice { kind: "alert", text });
@@ -212,8 +210,8 @@ async fn change_password(
         return account_page(app, browser, session, StatusCode::UNPROCESSABLE_ENTITY, alert(text)).await;
     }
     let username = name_of(app, &session.subject).await?;
-    let user = match password::attempt(app, &username, old, address).await? {
-        Attempt::Right(user) if user.id == session.subject => user,
+    let account = match password::attempt(app, &username, old, address).await? {
+        Attempt::Right(account) if account.id == session.subject => account,
         _ => return account_page(app, browser, session, StatusCode::FORBIDDEN, alert("The present password is not right.")).await,
     };
     let entropy = Arc::clone(&app.entropy);
@@ -221,28 +219,41 @@ async fn change_password(
     let Ok(hashed) = hashed else { return Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "Try again.")) };
     let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let address = address.to_string();
-    let proof = Proof { subject: &user.id, amr: &session.amr, address: &address, agent };
-    let (next, change) = replaced(app, &proof, hashed);
+    // The change itself makes the account the next version.
+    let proof = Proof { subject: &account.id, version: account.version + 1, amr: &session.amr, address: &address, agent };
+    let (next, change) = replaced(app, &account, &proof, hashed);
     browser.sign_in(&next).await?;
     let (change, cookie) = browser.seal(change).await?;
     if !app.store.apply(change).await?.applied() {
-        return Err(Refused::stale());
+        return Err(Refused::changed());
     }
     Ok(pages::with_cookie(done(app), cookie))
 }
 
-/// The change that sets a password: everything of the person so far ends, then a session begins.
-fn replaced(app: &App, proof: &Proof<'_>, hashed: String) -> (Session, Change) {
+/// The change that sets a password: everything of the person so far ends, then a session begins. The account becomes another version, so
+/// that no login goes on that proved the old password.
+fn replaced(app: &App, account: &Object, proof: &Proof<'_>, hashed: String) -> (Session, Change) {
     let now_ms = app.clock.now_ms();
     let now = now_ms.div_euclid(1000);
     let subject = proof.subject.to_owned();
     let (next, begun) = session::start(proof, app.settings.session_ttl, now_ms, app.entropy.as_ref());
+    let event = |kind| NewEvent::new(kind, now_ms).subject(&subject);
     let change = Change::new()
+        .step(Step::ReplaceObject {
+            kind: ObjectKind::User,
+            id: subject.clone(),
+            key: account.key.clone(),
+            document: account.document.clone(),
+            version: account.version,
+            now,
+        })
         .step(Step::PutSecret { kind: ObjectKind::User, id: subject.clone(), slot: "password".to_owned(), value: hashed.into_bytes() })
         .step(Step::EndSessionsOf { subject: subject.clone(), now })
         .step(Step::EndGrantsOf { subject: Some(subject.clone()), client_id: None, now })
-        .revoke(RevocationKind::Subject, &subject, now_ms, now + Settings::MAX_ACCESS_TOKEN_TTL)
-        .event(NewEvent::new(EventKind::PasswordChanged, now_ms).subject(&subject).with("by", "person"))
-        .event(NewEvent::new(EventKind::SubjectRevoked, now_ms).subject(&subject).with("reason", "password changed"));
+        .revoke(RevocationKind::Subject, &subject, now_ms, now + logout::REMEMBER)
+        .event(
+            event(EventKind::PasswordChanged).with("object", ObjectKind::User.as_str()).with("id", subject.as_str()).with("by", "person"),
+        )
+        .event(event(EventKind::SubjectRevoked).with("reason", "password changed"));
     (next, change.and(begun))
 }

@@ -3,9 +3,10 @@ use std::net::IpAddr;
 
 use accounts::{User, password, throttle};
 use edge::limit::Quota;
-use ledger::{Change, EventKind, NewEvent, ObjectKind};
+use ledger::{Change, EventKind, NewEvent, Object, ObjectKind};
 use tokens::secret::Plain;
 
+use super::interaction;
 use crate::{App, pages::Refused};
 
 /// Longest username looked up, octets.
@@ -17,8 +18,8 @@ const TOLD: Quota = Quota { rate: 1, period_s: 60, burst: 1 };
 
 /// What an attempt came to.
 pub enum Attempt {
-    /// It is them.
-    Right(Box<User>),
+    /// It is them: the account as it was before its password was read.
+    Right(Box<Object>),
     /// It is not; never says why.
     Wrong,
 }
@@ -63,25 +64,31 @@ pub async fn attempt(app: &App, username: &str, given: Plain, address: IpAddr) -
     let id = object.as_ref().map_or(NOBODY, |o| o.id.as_str());
     let stored = app.store.secret(ObjectKind::User, id, "password").await?.and_then(|v| String::from_utf8(v).ok());
     let known = object.is_some();
-    let right = app.hashing.run(move || password::verify(stored.as_deref().filter(|_| known), given.expose())).await?;
-    let user: Option<User> = object.and_then(|o| serde_json::from_value(o.document).ok());
+    let turn = app.hashing.turn().await?;
+    // Those who stood before in the queue may have used up what was left: each guess is counted before the turn goes on.
+    admitted(app, &counters, address).await?;
+    let (right, turn) = turn.run(move || password::verify(stored.as_deref().filter(|_| known), given.expose())).await?;
+    let user: Option<User> = object.as_ref().and_then(|o| serde_json::from_value(o.document.clone()).ok());
     let reason = match &user {
         None => "unknown",
         Some(_) if !right => "password",
         Some(user) if user.disabled => "disabled",
         Some(_) => "",
     };
-    match user {
-        Some(user) if reason.is_empty() => {
+    match object {
+        Some(object) if reason.is_empty() => {
+            drop(turn);
             app.counters.clear(&counters.pair).await;
+            interaction::welcome(app, address).await;
             metrics::counter!("logins_total", "outcome" => "succeeded").increment(1);
-            Ok(Attempt::Right(Box::new(user)))
+            Ok(Attempt::Right(Box::new(object)))
         }
-        user => {
+        _ => {
             let now_ms = app.clock.now_ms();
             for (key, limit) in counters.each() {
                 app.counters.hit(key, &quota(limit), 1, now_ms).await;
             }
+            drop(turn);
             let event = NewEvent::new(EventKind::LoginFailed, now_ms).with("reason", reason).with("address", address.to_string());
             let event = user.into_iter().fold(event, |event, user| event.subject(user.id));
             app.store.apply(Change::new().event(event)).await?;

@@ -1,5 +1,5 @@
 //! The authorization endpoint (RFC 6749 §3.1, OpenID Connect Core §3.1.2).
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{RawQuery, State},
@@ -11,28 +11,30 @@ use protocol::authorize::{self, Desk, Endpoint, Params, resource};
 
 use crate::{
     App,
-    account::{Posted, flow::Walk},
+    account::{Posted, Source, flow::Walk},
     csrf,
     pages::{self, Refused},
     sessions::Browser,
 };
 
 /// `GET /authorize`.
-pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
-    pages::finish(&app, authorize(&app, &headers, &Params::parse(&query.unwrap_or_default())).await)
+pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, from: Source, RawQuery(query): RawQuery) -> Response {
+    pages::finish(&app, authorize(&app, &headers, from.0, &Params::parse(&query.unwrap_or_default())).await)
 }
 
 /// `POST /authorize`: clients may post from their own site; the cookie that such a post leaves at home comes with the GET it becomes.
 pub async fn post(State(app): State<Arc<App>>, headers: HeaderMap, posted: Posted) -> Response {
     let result = match posted.params {
+        // What was left out would not be missed after a carry-over.
+        Ok(params) if params.is_malformed() => authorize(&app, &headers, posted.source, &params).await,
         Ok(params) if csrf::is_cross_site(&headers, &app.settings.issuer) => Ok(pages::carry_over(&app, "/authorize", &params)),
-        Ok(params) => authorize(&app, &headers, &params).await,
+        Ok(params) => authorize(&app, &headers, posted.source, &params).await,
         Err(why) => Err(why),
     };
     pages::finish(&app, result)
 }
 
-async fn authorize(app: &App, headers: &HeaderMap, params: &Params) -> Result<Response, Refused> {
+async fn authorize(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -> Result<Response, Refused> {
     let known = app.catalog.client(authorize::client_id(params)?).await?;
     let client = known.as_ref().map(|k| &k.client);
     let caller = authorize::recognise(params, client.map(AsRef::as_ref))?;
@@ -58,5 +60,5 @@ async fn authorize(app: &App, headers: &HeaderMap, params: &Params) -> Result<Re
     let browser = Browser::of(app, headers);
     let session = browser.sign_on().await?;
     let (client, change) = (Arc::clone(client), Change::new());
-    Walk { app, browser: &browser, client, request, session, fresh: false, chosen: false, open: None, change }.go().await
+    Walk { app, browser: &browser, source, client, request, session, fresh: false, chosen: false, open: None, change }.go().await
 }

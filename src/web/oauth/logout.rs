@@ -1,7 +1,7 @@
 //! The end-session endpoint (OpenID Connect RP-Initiated Logout 1.0).
 use std::sync::Arc;
 
-use accounts::session::{self, Ending};
+use accounts::session::Ending;
 use askama::Template;
 use axum::{
     extract::{RawQuery, State},
@@ -10,14 +10,13 @@ use axum::{
 use http::{HeaderMap, StatusCode};
 use ledger::Session;
 use protocol::{
-    Settings,
     authorize::{Params, hint},
     logout::{self, Asked, Farewell, Next},
 };
 
 use crate::{
     App,
-    account::{Posted, name_of},
+    account::{Posted, ending, name_of},
     csrf,
     pages::{self, Allow, Refused},
     sessions::Browser,
@@ -91,7 +90,7 @@ async fn leave(app: &App, browser: &Browser, params: &Params, confirmed: bool) -
     match (logout::next(&asked, hint.as_ref(), client, session.as_ref(), confirmed)?, session) {
         (Next::Confirm(farewell), Some(session)) => confirm_page(app, browser, &session, &asked, farewell.as_ref()).await,
         (Next::End(farewell), Some(session)) => {
-            let change = session::end(&session, Ending::Logout, Settings::MAX_ACCESS_TOKEN_TTL, app.clock.now_ms());
+            let change = ending(app, &session, Ending::Logout).await?;
             browser.sign_out().await?;
             let (change, cookie) = browser.seal(change).await?;
             app.store.apply(change).await?;

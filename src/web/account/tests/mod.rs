@@ -2,4 +2,5 @@
 mod browser;
 mod login;
 mod logout;
+mod races;
 mod store;

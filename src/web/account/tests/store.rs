@@ -36,7 +36,11 @@ pub(super) struct World {
     pub(super) now_ms: AtomicI64,
     seed: AtomicU64,
     counters: Mutex<BTreeMap<String, i64>>,
+    /// What somebody else does right after a person's password was read.
+    pub(super) overtaking: Mutex<Option<Overtaking>>,
 }
+
+pub(super) type Overtaking = Box<dyn FnOnce(&mut Rows) + Send>;
 
 impl Clock for World {
     fn now_ms(&self) -> i64 {
@@ -81,6 +85,13 @@ impl Rows {
                 _ => return false,
             },
             Step::SessionLive { id, now } => return self.sessions.get(&id).is_some_and(|s| s.ended_at.is_none() && s.expires_at > now),
+            Step::ObjectIs { kind, id, version } => {
+                return self.objects.get(&(kind.as_str(), id)).is_some_and(|o| o.version == version);
+            }
+            Step::ReplaceObject { kind, id, key, document, version, .. } => match self.objects.get_mut(&(kind.as_str(), id)) {
+                Some(o) if o.version == version => (o.key, o.document, o.version) = (key, document, version + 1),
+                _ => return false,
+            },
             Step::Put(a) => return self.artefacts.insert((a.kind.as_str(), a.id.clone()), a).is_none(),
             Step::Save(a) => drop(self.artefacts.insert((a.kind.as_str(), a.id.clone()), a)),
             Step::Remove { kind, id } => drop(self.artefacts.remove(&(kind.as_str(), id))),
@@ -99,6 +110,7 @@ impl Rows {
             Step::ForgetConsents { subject, client_id } => {
                 self.consents.retain(|(s, c), _| *s != subject || client_id.as_ref().is_some_and(|id| id != c));
             }
+            Step::ForgetConsentsOfClient { client_id } => self.consents.retain(|(_, c), _| *c != client_id),
             Step::Revoke(r) => self.revocations.push(r),
             other => panic!("pages do not need {other:?}"),
         }
@@ -155,7 +167,11 @@ impl Store for World {
         Ok(page(Vec::new()))
     }
     async fn secret(&self, kind: ObjectKind, id: &str, slot: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.rows.lock().secrets.get(&secret(kind, id, slot)).cloned())
+        let found = self.rows.lock().secrets.get(&secret(kind, id, slot)).cloned();
+        if let Some(overtaking) = self.overtaking.lock().take_if(|_| kind == ObjectKind::User) {
+            overtaking(&mut self.rows.lock());
+        }
+        Ok(found)
     }
     async fn keys(&self) -> Result<Vec<KeyRow>, StoreError> {
         Ok(Vec::new())
