@@ -68,6 +68,8 @@ pub enum Step {
     InitMeta { name: String, value: Vec<u8> },
     /// Stores or replaces a named value.
     PutMeta { name: String, value: Vec<u8> },
+    /// Removes a named value if it is there.
+    RemoveMeta { name: String },
     /// Adds a live revocation; the store gives it the position of this change's last event.
     Revoke(Revocation),
 }

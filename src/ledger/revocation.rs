@@ -111,6 +111,9 @@ struct Entry {
     expires_at: i64,
 }
 
+/// Seconds a revocation is kept beyond its expiry: whoever still accepts what it names may have a leeway and a clock that is behind.
+pub const KEPT_LONGER_S: i64 = 300;
+
 /// The set of live revocations. Cheap to ask, idempotent to fill, order does not matter.
 #[derive(Debug, Default)]
 pub struct RevocationSet {
@@ -138,12 +141,13 @@ impl RevocationSet {
         self.head.load(Ordering::Acquire)
     }
 
-    /// Notes that the ledger is known up to `seq`.
+    /// Notes that the ledger is known up to `seq` without a gap, and that whoever remembers anything else of it has heard.
     pub fn advance(&self, seq: u64) {
         self.head.fetch_max(seq, Ordering::AcqRel);
     }
 
-    /// Takes in one revocation. The later of two for the same id wins.
+    /// Takes in one revocation. The later of two for the same id wins. Knowing one position is not knowing those before
+    /// it: the head stays where it is until [`advance`](Self::advance).
     pub fn apply(&self, revocation: &Revocation) {
         {
             let mut map = self.map(revocation.kind).write();
@@ -159,7 +163,6 @@ impl RevocationSet {
                 .or_insert(entry);
         }
         self.generation.fetch_add(1, Ordering::AcqRel);
-        self.advance(revocation.seq);
     }
 
     /// Which revocation, if any, kills a credential with these facts.
@@ -180,7 +183,7 @@ impl RevocationSet {
             .map(|map| {
                 let mut map = map.write();
                 let before = map.len();
-                map.retain(|_, e| e.expires_at > now);
+                map.retain(|_, e| e.expires_at.saturating_add(KEPT_LONGER_S) > now);
                 before - map.len()
             })
             .sum()
@@ -260,6 +263,16 @@ mod tests {
         set.apply(&revoke(RevocationKind::Subject, "s", 4));
         assert!(set.revoked(&Facts { subject: Some("s"), seq: 8, ..Facts::default() }).is_some());
         assert_eq!(set.len(), 1);
+    }
+
+    #[test]
+    fn hearing_of_one_position_is_not_knowing_those_before_it() {
+        let set = RevocationSet::new();
+        set.advance(3);
+        set.apply(&revoke(RevocationKind::Subject, "s", 9));
+        assert_eq!(set.head(), 3);
+        set.advance(9);
+        set.advance(5);
         assert_eq!(set.head(), 9);
     }
 
@@ -267,8 +280,8 @@ mod tests {
     fn expired_revocations_are_forgotten() {
         let set = RevocationSet::new();
         set.apply(&revoke(RevocationKind::Grant, "g", 1));
-        assert_eq!(set.purge(99), 0);
-        assert_eq!(set.purge(100), 1);
+        assert_eq!(set.purge(99 + KEPT_LONGER_S), 0);
+        assert_eq!(set.purge(100 + KEPT_LONGER_S), 1);
         assert!(set.is_empty());
     }
 }

@@ -27,12 +27,16 @@ pub struct Committed {
     pub events: Vec<Event>,
     /// The revocations among them.
     pub revocations: Vec<Revocation>,
-    /// The furthest ledger position known to this node.
+    /// Up to here the ledger is known to this node without a gap, and every listener has heard it.
     pub head: u64,
 }
 
 /// Hears of every commit: this node's before it is acknowledged, other nodes' within a second. Must be quick,
 /// must not block, must tolerate hearing the same thing twice.
+///
+/// A batch is told in two rounds. First every listener hears its rows, with the head as it was before them; when all
+/// have heard, each hears the new head without rows. Whoever believes the head therefore believes nothing that
+/// another listener still remembers differently.
 pub trait Listener: Send + Sync {
     /// Called with each committed batch.
     fn committed(&self, batch: &Committed);
@@ -90,7 +94,7 @@ pub trait Store: Send + Sync {
     async fn events(&self, after: u64, limit: u32) -> Result<Vec<Event>, StoreError>;
     /// The ledger's head: position and chain value.
     async fn head(&self) -> Result<(u64, [u8; 32]), StoreError>;
-    /// Unexpired revocations after a position, by ascending position, at most `limit`.
+    /// Revocations after a position that may still matter ([`KEPT_LONGER_S`](crate::revocation::KEPT_LONGER_S)), by ascending position, at most `limit`.
     async fn revocations(&self, after: u64, now: i64, limit: u32) -> Result<Vec<Revocation>, StoreError>;
 
     /// Deletes expired rows in small batches (at most `batch` rows a table a call). Returns how many went.

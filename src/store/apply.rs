@@ -115,8 +115,11 @@ impl<'a> Batch<'a> {
             }
         }
         let wanted = self.puts.len() as u64;
-        let stored = insert_many(w, &sql::PUT_ARTEFACTS, &self.puts).await?;
-        Ok((stored == wanted).then_some(answers))
+        match insert_many(w, &sql::PUT_ARTEFACTS, &self.puts).await {
+            Ok(stored) => Ok((stored == wanted).then_some(answers)),
+            Err(StoreError::Corrupt(_)) if asks.len() > 1 => Ok(None),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// The careful pass: a savepoint around each change.
@@ -281,9 +284,12 @@ impl<E: Exec> Doing<'_, E> {
             | Step::DeleteObject { .. }
             | Step::PutSecret { .. }
             | Step::RemoveSecret { .. } => self.object_step(step).await,
-            Step::PutKey(_) | Step::MoveKey { .. } | Step::RemoveKey { .. } | Step::InitMeta { .. } | Step::PutMeta { .. } => {
-                self.key_step(step).await
-            }
+            Step::PutKey(_)
+            | Step::MoveKey { .. }
+            | Step::RemoveKey { .. }
+            | Step::InitMeta { .. }
+            | Step::PutMeta { .. }
+            | Step::RemoveMeta { .. } => self.key_step(step).await,
             Step::Revoke(r) => self.revoke(r).await,
         }
     }
@@ -369,6 +375,7 @@ impl<E: Exec> Doing<'_, E> {
             }
             Step::RemoveKey { kid } => self.any(sql::REMOVE_KEY, args![kid]).await,
             Step::InitMeta { name, value } => self.one(sql::INIT_META, args![name, value]).await,
+            Step::RemoveMeta { name } => self.any(sql::REMOVE_META, args![name]).await,
             Step::PutMeta { name, value } => self.any(sql::PUT_META, args![name, value]).await,
             _ => Ok(true),
         }

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use ledger::{
     Artefact, ArtefactKind, Change, Consent, Event, EventKind, Grant, KeyRow, Listener, NewEvent, Object, ObjectKind, Outcome, Page,
-    Revocation, Session, Store, StoreError, chain,
+    Revocation, Session, Store, StoreError, chain, revocation::KEPT_LONGER_S,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,6 +14,9 @@ use crate::{
     purge, read,
     writer::{Job, Shared},
 };
+
+/// The named value that says that a restored database has not been cut off from what was alive in its backup.
+pub const RESTORE_PENDING: &str = "restore.pending";
 
 /// Rows per table.
 pub(crate) type Counts = Vec<(&'static str, u64)>;
@@ -41,8 +44,11 @@ pub trait Database: Store {
     fn engine(&self) -> &'static str;
     /// Writes everything, as of one moment, into a new file that either engine can restore. Never overwrites a file.
     async fn backup_to(&self, path: &Path, progress: Progress) -> Result<Saved, BackupError>;
-    /// Fills an empty database from a backup and appends a `storage.restored` event. Rows are as they were: what was
-    /// revoked or consumed after the backup has to be cut off by the caller (end all grants and sessions, revoke the signing keys).
+    /// Fills an empty database from a backup and appends a `storage.restored` event. What a bearer or a browser could
+    /// use at once (opaque access tokens, codes, interactions, forms, browsers) stays behind. The rest is as it was: what
+    /// was revoked or consumed after the backup has to be cut off by the caller (end all grants and sessions, revoke the
+    /// signing keys). Until that is done the named value [`RESTORE_PENDING`] is there, put by the same transaction that
+    /// brought the rows: whoever opens such a database finishes the cut before serving anything, and removes it last.
     async fn restore_from(&self, path: &Path, progress: Progress) -> Result<Restored, BackupError>;
     /// Removes the events before `before_seq` (the newest always stays) and keeps a checkpoint from which the rest verifies.
     /// Appends a `ledger.truncated` event. Returns how many events went.
@@ -135,7 +141,7 @@ impl<B: Backend> Store for Engine<B> {
         read::head(&mut self.backend.reader().await?).await
     }
     async fn revocations(&self, after: u64, now: i64, limit: u32) -> Result<Vec<Revocation>, StoreError> {
-        read::revocations(&mut self.backend.reader().await?, after, now, limit).await
+        read::revocations(&mut self.backend.reader().await?, after, now.saturating_sub(KEPT_LONGER_S), limit).await
     }
 
     async fn purge(&self, now: i64, batch: u32) -> Result<u64, StoreError> {

@@ -22,5 +22,5 @@ mod statements;
 mod writer;
 
 pub use backup::{BackupError, Progress, Restored, Saved};
-pub use engine::Database;
+pub use engine::{Database, RESTORE_PENDING};
 pub use open::{OpenError, Options, open};

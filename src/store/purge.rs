@@ -1,5 +1,5 @@
 //! Forgetting: expired rows in small batches, and old events up to a checkpoint.
-use ledger::StoreError;
+use ledger::{StoreError, revocation::KEPT_LONGER_S};
 
 use crate::{
     exec::{Write, args, place, row},
@@ -28,7 +28,7 @@ async fn purge_all<W: Write>(w: &mut W, now: i64, batch: i64) -> Result<u64, Sto
     let mut gone = 0;
     for (sql, before) in [
         (sql::PURGE_ARTEFACTS, now),
-        (sql::PURGE_REVOCATIONS, now),
+        (sql::PURGE_REVOCATIONS, now.saturating_sub(KEPT_LONGER_S)),
         (sql::PURGE_GRANTS_EXPIRED, now),
         (sql::PURGE_GRANTS_ENDED, long_ago),
         (sql::PURGE_SESSIONS_EXPIRED, now),

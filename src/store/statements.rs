@@ -22,8 +22,10 @@ statements! {
     SET_HEAD = "UPDATE chain SET seq = $1, hash = $2 WHERE one = 1";
 
     // Short-lived things.
-    /// A thing whose grant has ended cannot be consumed; one whose grant does not exist (yet) can.
-    CONSUME = "UPDATE artefacts SET consumed_at = $1, successor = $2 WHERE kind = $3 AND id = $4 AND consumed_at IS NULL AND expires_at > $1 \
+    /// A thing whose grant has ended cannot be consumed; one whose grant does not exist (yet) can. What is consumed stays
+    /// until its grant's end: a late replay has to be noticed.
+    CONSUME = "UPDATE artefacts SET consumed_at = $1, successor = $2, expires_at = COALESCE((SELECT CASE WHEN g.expires_at > artefacts.expires_at \
+        THEN g.expires_at ELSE artefacts.expires_at END FROM grants g WHERE g.id = artefacts.grant_id), expires_at) WHERE kind = $3 AND id = $4 AND consumed_at IS NULL AND expires_at > $1 \
         AND NOT EXISTS (SELECT 1 FROM grants WHERE grants.id = artefacts.grant_id AND grants.ended_at IS NOT NULL)";
     SAVE = "INSERT INTO artefacts (kind, id, mac, grant_id, document, created_at, expires_at, consumed_at, successor, seq) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
@@ -100,6 +102,7 @@ statements! {
     KEYS = "SELECT kid, alg, state, public_jwk, sealed, created_at, changed_at FROM keys ORDER BY created_at, kid";
     INIT_META = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     PUT_META = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    REMOVE_META = "DELETE FROM meta WHERE name = $1";
     META = "SELECT value FROM meta WHERE name = $1";
 
     // The ledger.

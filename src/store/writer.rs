@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use ledger::{Committed, Listener, StoreError};
+use ledger::{Committed, Event, Listener, Revocation, StoreError};
 use parking_lot::RwLock;
 use tokens::Clock;
 use tokio::sync::oneshot;
@@ -50,9 +50,18 @@ impl Shared {
         self.listeners.write().push(listener);
     }
 
-    pub(crate) fn tell(&self, batch: &Committed) {
-        for listener in self.listeners.read().iter() {
-            listener.committed(batch);
+    /// Tells every listener the rows, and only then the head they lead to.
+    pub(crate) fn tell(&self, events: Vec<Event>, revocations: Vec<Revocation>, head: u64) {
+        let listeners = self.listeners.read();
+        let mut batch = Committed { events, revocations, head: self.known().min(head) };
+        for listener in listeners.iter() {
+            listener.committed(&batch);
+        }
+        if head > batch.head {
+            batch = Committed { head, ..Committed::default() };
+            for listener in listeners.iter() {
+                listener.committed(&batch);
+            }
         }
     }
 
@@ -117,11 +126,14 @@ async fn flush<W: Write>(w: &mut W, asks: &mut Vec<Ask>, callers: &mut Vec<onesh
         Ok(done) => {
             metrics::histogram!("store_commit_seconds", "engine" => W::ENGINE).record(began.elapsed().as_secs_f64());
             metrics::histogram!("store_batch_changes", "engine" => W::ENGINE).record(asks.len() as f64);
-            if !done.committed.events.is_empty() {
-                shared.tell(&done.committed);
+            let Committed { events, revocations, head } = done.committed;
+            if !events.is_empty() {
+                // Others' commits in between are not known yet: the head waits for the follower, who tells all of it.
+                let contiguous = shared.known() == done.before;
+                shared.tell(events, revocations, if contiguous { head } else { shared.known() });
             }
             // Only now: nobody may call this node up to date before its listeners have heard.
-            shared.committed(done.before, done.committed.head);
+            shared.committed(done.before, head);
             for (caller, answer) in callers.drain(..).zip(done.answers) {
                 let _ = caller.send(answer);
             }

@@ -42,10 +42,11 @@ impl Catalog {
         }
         let before = self.generation.load(Ordering::Acquire);
         let Some(object) = self.store.object(ObjectKind::Client, id).await? else { return Ok(None) };
-        let client: Client = parse(object.document)?;
+        // The version is older than the secrets read after it, or as old: a rotation in between refuses what is given.
+        let (client, version): (Client, i64) = (parse(object.document)?, object.version);
         let secret = self.store.secret(ObjectKind::Client, id, KnownClient::SECRET).await?;
         let previous = self.store.secret(ObjectKind::Client, id, KnownClient::PREVIOUS_SECRET).await?;
-        let known = Arc::new(KnownClient::new(client, [secret, previous]));
+        let known = Arc::new(KnownClient::new(client, version, [secret, previous]));
         self.remember(&self.clients, id, &known, before);
         Ok(Some(known))
     }
@@ -63,6 +64,12 @@ impl Catalog {
         let server: Arc<ResourceServer> = Arc::new(parse(object.document)?);
         self.remember(&self.servers, identifier, &server, before);
         Ok(Some(server))
+    }
+
+    /// Forgets a client: a change found another version of it in the database than this one.
+    pub fn forget_client(&self, id: &str) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.clients.invalidate(id);
     }
 
     /// Entries per cache.

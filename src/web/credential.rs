@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use ledger::{ArtefactKind, ObjectKind, StoreError};
 use moka::sync::Cache;
-use protocol::{Code, OAuthError, introspect, introspect::Known};
+use protocol::{Code, OAuthError, Settings, introspect, introspect::Known};
 use tokens::{
     access::{self, Expected},
     jws::Parsed,
@@ -46,13 +46,21 @@ impl Credentials {
 }
 
 /// How old this node's knowledge of revocations may be when it answers from memory, milliseconds.
-const STALE_MS: i64 = 5_000;
+const STALE_MS: i64 = 1_000;
 
 /// An active access token of this issuer, or nothing.
 ///
 /// # Errors
 /// When the store is away, or this node has not heard from it for too long to vouch for anything.
 pub(crate) async fn look(app: &App, token: &str) -> Result<Option<Arc<Seen>>, StoreError> {
+    within(app, token, 0).await
+}
+
+/// The same, also of a token that expired so few seconds ago that somebody may accept it still.
+///
+/// # Errors
+/// As [`look`].
+pub(crate) async fn within(app: &App, token: &str, leeway: i64) -> Result<Option<Arc<Seen>>, StoreError> {
     let now_ms = app.clock.now_ms();
     if now_ms.saturating_sub(app.store.fresh_at_ms()) > STALE_MS {
         return Err(StoreError::Unavailable("the ledger has not been heard of for too long".into()));
@@ -67,7 +75,7 @@ pub(crate) async fn look(app: &App, token: &str) -> Result<Option<Arc<Seen>>, St
             seen
         }
     };
-    let alive = seen.known.expires_at > now_ms.div_euclid(1000) && app.revoked.revoked(&seen.known.facts()).is_none();
+    let alive = seen.known.expires_at + leeway > now_ms.div_euclid(1000) && app.revoked.revoked(&seen.known.facts()).is_none();
     Ok(alive.then_some(seen))
 }
 
@@ -103,10 +111,11 @@ async fn reference(app: &App, token: &str) -> Result<Option<(Known, Option<Vec<u
 
 fn signed(app: &App, token: &str) -> Option<Known> {
     let parsed = Parsed::parse(token).ok()?;
+    // Other nodes' clocks may be a little ahead; expiry is asked again, to the second, by whoever looks.
     let ring = app.keys.load();
     let key = ring.keys().find(Some(parsed.kid.as_deref()?), parsed.alg)?;
     let typ = [access::TYP, "application/at+jwt"];
-    let expected = Expected { issuer: &app.settings.issuer, audience: None, typ: &typ, now: app.clock.now(), leeway: 0 };
+    let expected = Expected { issuer: &app.settings.issuer, audience: None, typ: &typ, now: app.clock.now(), leeway: Settings::LEEWAY };
     let claims = access::believe(&parsed, key, &expected).ok()?.into_inner();
     Known::of_claims(claims, key.kid())
 }

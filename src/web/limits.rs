@@ -2,7 +2,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use edge::limit::Quota;
-use http::{HeaderMap, request::Parts};
+use http::{HeaderMap, HeaderValue, header, request::Parts};
 use ledger::{Change, EventKind, NewEvent};
 use moka::sync::Cache;
 use protocol::OAuthError;
@@ -11,10 +11,52 @@ use crate::{App, Peer};
 
 /// Failed client authentications of one source against one client, before it has to wait.
 const FAILURES: Quota = Quota { rate: 200, period_s: 60, burst: 200 };
+/// The same with its name on the wire.
+pub(crate) const FAILURES_OF_ONE: Policy = Policy { name: "client-auth", quota: FAILURES };
 /// Failures of one source that are written to the ledger; the rest are counted only.
 const TOLD: Quota = Quota { rate: 30, period_s: 60, burst: 30 };
 /// Failures of all sources together that are written to the ledger.
 const TOLD_TOGETHER: Quota = Quota { rate: 600, period_s: 60, burst: 600 };
+
+/// A quota as the wire names it (draft-ietf-httpapi-ratelimit-headers-10).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Policy {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// How much.
+    pub(crate) quota: Quota,
+}
+
+impl Policy {
+    /// It is used up for so many seconds.
+    pub(crate) const fn waits(self, seconds: i64) -> Wait {
+        Wait { policy: self, seconds }
+    }
+}
+
+/// A quota that is used up.
+#[derive(Debug, Clone, Copy)]
+pub struct Wait {
+    policy: Policy,
+    seconds: i64,
+}
+
+impl Wait {
+    /// Writes `Retry-After`, `RateLimit` and `RateLimit-Policy`.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+        let (Policy { name, quota }, seconds) = (self.policy, self.seconds.max(1));
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        let told = [
+            ("ratelimit", format!("\"{name}\";r=0;t={seconds}")),
+            ("ratelimit-policy", format!("\"{name}\";q={};w={}", quota.burst, quota.period_s)),
+        ];
+        for (header, value) in told {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.insert(header, value);
+            }
+        }
+    }
+}
 
 /// Where a request comes from: the peer, or what a trusted proxy says of it. IPv6 addresses count by their /64.
 #[must_use]

@@ -8,6 +8,8 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use ledger::StoreError;
 use protocol::{Code, OAuthError, form::FormError};
 
+use crate::limits::Wait;
+
 /// Why a request ended without what was asked for.
 #[derive(Debug)]
 pub enum Failed {
@@ -17,8 +19,8 @@ pub enum Failed {
     Challenged(OAuthError),
     /// A refused bearer token (RFC 6750 §3); `None` if none was presented.
     Bearer(Option<OAuthError>),
-    /// Too many: seconds until another try may succeed.
-    Limited(i64),
+    /// Too many, and when another try may succeed.
+    Limited(Wait),
     /// A body over the limit.
     TooLarge,
     /// A body that did not arrive in time.
@@ -51,9 +53,11 @@ impl IntoResponse for Failed {
                 with(oauth(&error), header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"doorward\", charset=\"UTF-8\""))
             }
             Self::Bearer(error) => bearer(error.as_ref()),
-            Self::Limited(seconds) => {
+            Self::Limited(wait) => {
                 let body = "{\"error\":\"temporarily_unavailable\",\"error_description\":\"too many failed attempts\"}";
-                retry(json(StatusCode::TOO_MANY_REQUESTS, Bytes::from_static(body.as_bytes())), seconds)
+                let mut response = json(StatusCode::TOO_MANY_REQUESTS, Bytes::from_static(body.as_bytes()));
+                wait.tell(response.headers_mut());
+                response
             }
             Self::TooLarge => oauth_at(StatusCode::PAYLOAD_TOO_LARGE, &OAuthError::request("the body is too large")),
             Self::TooSlow => oauth_at(StatusCode::REQUEST_TIMEOUT, &OAuthError::request("the body did not arrive in time")),

@@ -5,6 +5,7 @@ pub mod post;
 
 use std::sync::Arc;
 
+use ledger::{ObjectKind, Step};
 use tokens::secret::{MacKey, Plain};
 
 use crate::{Client, Form, OAuthError, Scope};
@@ -15,6 +16,8 @@ pub struct KnownClient {
     pub client: Arc<Client>,
     /// What it may ask for, parsed once.
     pub scope: Scope,
+    /// The version of its object: whatever is given because of this copy is given only while that stands.
+    pub version: i64,
     macs: [Option<Vec<u8>>; 2],
 }
 
@@ -28,9 +31,15 @@ impl KnownClient {
 
     /// A client with what the store holds in its two slots.
     #[must_use]
-    pub fn new(client: Client, macs: [Option<Vec<u8>>; 2]) -> Self {
+    pub fn new(client: Client, version: i64, macs: [Option<Vec<u8>>; 2]) -> Self {
         let scope = Scope::parse(&client.scope).unwrap_or_default();
-        Self { client: Arc::new(client), scope, macs }
+        Self { client: Arc::new(client), scope, version, macs }
+    }
+
+    /// The guard of every change that gives this client something: it was not disabled, deleted or changed meanwhile.
+    #[must_use]
+    pub fn unchanged(&self) -> Step {
+        Step::ObjectIs { kind: ObjectKind::Client, id: self.client.client_id.clone(), version: self.version }
     }
 }
 
@@ -100,6 +109,11 @@ impl AuthenticatedClient {
     pub fn id(&self) -> &str {
         &self.known.client.client_id
     }
+    /// The guard of every change that gives it something.
+    #[must_use]
+    pub fn unchanged(&self) -> Step {
+        self.known.unchanged()
+    }
     /// How it proved itself.
     #[must_use]
     pub fn method(&self) -> Method {
@@ -107,18 +121,18 @@ impl AuthenticatedClient {
     }
 }
 
-/// Reads what a request shows: exactly one method (RFC 6749 §2.3).
+/// Reads what a request shows: exactly one method (RFC 6749 §2.3). A parameter without a value is none (§3.2).
 ///
 /// # Errors
 /// `invalid_request` for two methods at once or another `client_id` in the body; `invalid_client` for none or a broken header.
 pub fn present(authorization: &[&[u8]], form: &Form<'_>) -> Result<Presented, OAuthError> {
-    if form.has("client_assertion") || form.has("client_assertion_type") {
+    if form.get("client_assertion").is_some() || form.get("client_assertion_type").is_some() {
         return Err(OAuthError::client("client assertions are not supported"));
     }
     match authorization {
-        [] if form.has("client_secret") => post::present(form),
+        [] if form.get("client_secret").is_some() => post::present(form),
         [] => none::present(form),
-        [_] if form.has("client_secret") => Err(OAuthError::request("more than one client authentication method")),
+        [_] if form.get("client_secret").is_some() => Err(OAuthError::request("more than one client authentication method")),
         [header] => basic::present(header, form),
         _ => Err(OAuthError::request("more than one Authorization header")),
     }
@@ -164,11 +178,11 @@ pub(crate) mod tests {
 
     pub(crate) fn known(method: &str, secrets: [Option<&str>; 2], mac: &MacKey) -> Arc<KnownClient> {
         let client = Client { client_id: "c".into(), token_endpoint_auth_method: method.into(), ..Client::default() };
-        Arc::new(KnownClient::new(client, secrets.map(|s| s.map(|s| mac.mac(KnownClient::DOMAIN, s.as_bytes()).to_vec()))))
+        Arc::new(KnownClient::new(client, 1, secrets.map(|s| s.map(|s| mac.mac(KnownClient::DOMAIN, s.as_bytes()).to_vec()))))
     }
     pub(crate) fn authenticated(client: Client) -> AuthenticatedClient {
         let method = Method::parse(&client.token_endpoint_auth_method).unwrap();
-        AuthenticatedClient { known: Arc::new(KnownClient::new(client, [None, None])), method }
+        AuthenticatedClient { known: Arc::new(KnownClient::new(client, 7, [None, None])), method }
     }
     fn shown(header: Option<&str>, body: &str) -> Result<Presented, OAuthError> {
         let header: Vec<&[u8]> = header.iter().map(|h| h.as_bytes()).collect();
@@ -210,6 +224,8 @@ pub(crate) mod tests {
         assert_eq!(shown(Some("Basic Yzpz"), "client_id=c&client_secret=s").unwrap_err().code, InvalidRequest);
         assert_eq!(shown(Some("Basic Yzpz"), "client_id=d").unwrap_err().code, InvalidRequest);
         assert!(shown(Some("Basic Yzpz"), "client_id=c").is_ok());
+        assert_eq!(shown(Some("Basic Yzpz"), "client_secret=&client_assertion=").unwrap().method, Method::Basic, "no value, no method");
+        assert_eq!(shown(None, "client_id=c&client_secret=").unwrap().method, Method::None);
         assert_eq!(shown(None, "").unwrap_err().code, InvalidClient);
         assert_eq!(shown(Some("Bearer x"), "client_id=c").unwrap_err().code, InvalidClient);
     }
@@ -219,6 +235,6 @@ pub(crate) mod tests {
         let mac = MacKey::new([7; 32]);
         let client = Client { client_id: "c".into(), token_endpoint_auth_method: "none".into(), disabled: true, ..Client::default() };
         let shown = shown(None, "client_id=c").unwrap();
-        assert!(authenticate(&shown, Some(Arc::new(KnownClient::new(client, [None, None]))), &mac).is_err());
+        assert!(authenticate(&shown, Some(Arc::new(KnownClient::new(client, 1, [None, None]))), &mac).is_err());
     }
 }

@@ -1,4 +1,6 @@
 //! The client stands for itself (RFC 6749 §4.4).
+use ledger::Change;
+
 use super::{CLIENT_CREDENTIALS, Granted, answer, audience, unauthorized};
 use crate::{
     AuthenticatedClient, Form, OAuthError, ResourceServer, client_auth, issue,
@@ -49,6 +51,6 @@ pub fn decide(
             grant_type: CLIENT_CREDENTIALS,
         },
     )?;
-    let (change, answer) = answer(access, scope.to_string());
-    Ok(Granted { change, answer })
+    let (issued, answer) = answer(access, scope.to_string());
+    Ok(Granted { change: Change::new().step(client.unchanged()).and(issued), answer })
 }

@@ -76,15 +76,16 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
     let access = redeem(&redemption, || issue::access_token(ctx, &order))?;
     let lives_until = now + access.expires_in;
     let (issued, mut answer) = answer(access, scope.to_string());
-    let mut steps = guards(found, &grant.id, now);
+    let mut steps = guards(client, found, &grant.id, now);
+    let consume = Step::Consume { kind: ArtefactKind::Code, id: artefact.id.clone(), now, successor: None };
+    // The consumed code stays until its grant's end, which therefore stands first.
     if scope.has("offline_access") && client.client().may_use(REFRESH_TOKEN) {
         let first = refresh_document(ctx, client, document);
         let (plain, put) = family::first(ctx, &grant.id, &first)?;
-        steps.push(until(grant, first.family_expires_at.max(lives_until)));
-        steps.push(put);
+        steps.extend([until(grant, first.family_expires_at.max(lives_until)), consume, put]);
         answer.refresh_token = Some(plain);
     } else {
-        steps.push(until(grant, lives_until));
+        steps.extend([until(grant, lives_until), consume]);
     }
     if userinfo::opens(&scope) {
         let asked = userinfo::asked_for(user, document.claims.as_ref(), userinfo::Place::IdToken);
@@ -94,13 +95,12 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
     Ok(Granted { change: ledger::Change { steps, events: issued.events }, answer })
 }
 
-/// One statement each: the code is consumed once, under a live grant and session. What only looks comes first.
-fn guards(found: &Found<'_>, grant: &str, now: i64) -> Vec<Step> {
-    let mut steps = vec![Step::GrantLive { id: grant.to_owned(), now }];
+/// What has to stand: the client as it was believed, a live grant and session. The code itself is consumed after them.
+fn guards(client: &AuthenticatedClient, found: &Found<'_>, grant: &str, now: i64) -> Vec<Step> {
+    let mut steps = vec![client.unchanged(), Step::GrantLive { id: grant.to_owned(), now }];
     if let Some(session) = &found.document.session {
         steps.push(Step::SessionLive { id: session.clone(), now });
     }
-    steps.push(Step::Consume { kind: ArtefactKind::Code, id: found.artefact.id.clone(), now, successor: None });
     steps
 }
 

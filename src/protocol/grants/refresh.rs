@@ -76,7 +76,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
         issue::access_token(ctx, &order).map(|access| (access, scope.clone()))
     })?;
     let id_token = userinfo::opens(&scope).then(|| id_token(ctx, client, document, &access)).transpose()?;
-    let mut change = Change::new();
+    let mut change = Change::new().step(client.unchanged());
     let refresh_token = if let Some(same) = retry {
         change = change.step(Step::GrantLive { id: grant.id.clone(), now });
         same

@@ -2,7 +2,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use accounts::User;
-use ledger::{Artefact, ArtefactKind, Change, EventKind, Grant, RevocationKind, Step};
+use ledger::{Artefact, ArtefactKind, Change, EventKind, Grant, ObjectKind, RevocationKind, Step};
 use serde_json::{Value, json};
 use tokens::{
     Alg, Entropy,
@@ -153,6 +153,11 @@ fn claims(token: &str) -> Value {
     serde_json::from_slice(&tokens::b64::decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap()
 }
 
+/// Nothing is given to a client that changed since it was looked at.
+fn believed() -> Step {
+    Step::ObjectIs { kind: ObjectKind::Client, id: "web".into(), version: 7 }
+}
+
 fn kills(change: &Change) -> bool {
     change.steps.iter().any(|s| matches!(s, Step::Revoke(r) if r.kind == RevocationKind::Grant && r.id == "g1"))
         && change.steps.iter().any(|s| matches!(s, Step::EndGrant { id, .. } if id == "g1"))
@@ -163,7 +168,9 @@ fn a_code_gives_tokens_in_one_change_that_consumes_it_under_a_live_grant() {
     let world = World::new();
     let (artefact, document) = world.code("offline_access openid read");
     let Granted { change, answer } = world.redeem(&artefact, &document, REDEMPTION).unwrap();
-    assert!(matches!(&change.steps[2], Step::Consume { kind: ArtefactKind::Code, id, .. } if *id == artefact.id));
+    assert!(matches!(&change.steps[3], Step::UpdateGrant { .. }), "a consumed code stays until its grant's end");
+    assert!(matches!(&change.steps[4], Step::Consume { kind: ArtefactKind::Code, id, .. } if *id == artefact.id));
+    assert_eq!(change.steps[0], believed(), "of the client that was believed");
     assert!(change.steps.contains(&Step::GrantLive { id: "g1".into(), now: NOW }));
     assert!(change.steps.contains(&Step::SessionLive { id: "s1".into(), now: NOW }));
     assert_eq!(change.events.iter().map(|e| e.kind).collect::<Vec<_>>(), [EventKind::TokenIssued]);
@@ -241,7 +248,8 @@ fn a_refresh_consumes_its_token_and_puts_a_successor_with_the_whole_scope() {
     assert_eq!(next.document.family_expires_at, family.document.family_expires_at);
     assert_eq!(claims(answer.access_token.expose())["scope"], "read");
     assert!(answer.id_token.is_none());
-    assert!(matches!(&change.steps[1], Step::Consume { successor: Some(id), .. } if *id == next.artefact.id));
+    assert_eq!(change.steps[0], believed());
+    assert!(matches!(&change.steps[2], Step::Consume { successor: Some(id), .. } if *id == next.artefact.id));
     assert_eq!(change.events.iter().map(|e| e.kind).collect::<Vec<_>>(), [EventKind::TokenIssued, EventKind::TokenRefreshed]);
     assert_eq!(world.refresh(&family, None, "scope=read+write").unwrap_err().error.code, Code::InvalidScope);
 }
@@ -299,10 +307,12 @@ fn a_machine_gets_a_token_of_its_own_in_the_format_of_the_api() {
     let signed = decide(&world);
     let told = claims(signed.answer.access_token.expose());
     assert_eq!((&told["sub"], &told["aud"], told.get("grant")), (&json!("web"), &json!(API), None));
-    assert!(signed.change.steps.is_empty() && signed.change.events.len() == 1 && signed.answer.refresh_token.is_none());
+    assert!(signed.change.steps == [believed()] && signed.change.events.len() == 1 && signed.answer.refresh_token.is_none());
     world.server.access_token_format = "opaque".into();
     world.server.access_token_ttl = Some("10s".into());
     let opaque = decide(&world);
     assert!(opaque.answer.access_token.expose().starts_with("dwa_") && opaque.answer.expires_in == 10);
-    assert!(matches!(&opaque.change.steps[..], [Step::Put(a)] if a.kind == ArtefactKind::Access && a.expires_at == NOW + 10));
+    assert!(
+        matches!(&opaque.change.steps[..], [Step::ObjectIs { .. }, Step::Put(a)] if a.kind == ArtefactKind::Access && a.expires_at == NOW + 10)
+    );
 }

@@ -7,7 +7,7 @@ use std::{
 
 use aws_lc_rs::digest::{Context, SHA256};
 use ledger::{
-    Event, EventKind, NewEvent, StoreError,
+    ArtefactKind, Event, EventKind, NewEvent, StoreError,
     chain::{self, Verifier},
 };
 use serde_json::Value as Json;
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     apply::{Columns, insert_many},
+    engine::RESTORE_PENDING,
     exec::{Cell, Exec, Value, Write, args, place},
     migrate, purge, statements as sql,
 };
@@ -115,7 +116,9 @@ async fn fill<W: Write>(
             store(w, &waiting).await?;
             waiting = (table, Vec::new());
         }
-        waiting.1.push(row);
+        if !alive(table, &row) {
+            waiting.1.push(row);
+        }
         rows += 1;
         if rows % 1024 == 0 {
             progress(rows, total);
@@ -127,9 +130,20 @@ async fn fill<W: Write>(
         .finish(header.head, &unhex(&header.hash).and_then(|h| h.try_into().ok()).unwrap_or_default())
         .map_err(|e| BackupError::Malformed { line: 1, why: format!("the ledger in the backup does not verify: {e}") })?;
     let head = announce(w, header, rows, at_ms).await?;
+    w.run(sql::PUT_META, args![RESTORE_PENDING, head.to_string().as_bytes()]).await?;
     w.commit(Some(head)).await?;
     progress(rows, total);
     Ok(Restored { rows, head })
+}
+
+/// Whether a row is something that whoever holds its text could use without anything else being looked at.
+fn alive(table: usize, row: &Line) -> bool {
+    use ArtefactKind::{Access, Browser, Code, Form, Interaction};
+    let kind = match (TABLES.get(table).map(|t| t.name), row.cells.first()) {
+        (Some("artefacts"), Some(Cell::Text(kind))) => kind,
+        _ => return false,
+    };
+    [Access, Browser, Code, Form, Interaction].iter().any(|k| k.as_str() == kind)
 }
 
 async fn empty<E: Exec>(e: &mut E) -> Result<bool, StoreError> {

@@ -1,7 +1,9 @@
 //! Changes: guards, isolation, and who hears of them when.
 use std::sync::Arc;
 
-use ledger::{ArtefactKind, Change, Consent, Guarded, KeyRow, KeyState, ObjectKind, Outcome, RevocationKind, Step, StoreError};
+use ledger::{
+    ArtefactKind, Change, Committed, Consent, Guarded, KeyRow, KeyState, Listener, ObjectKind, Outcome, RevocationKind, Step, StoreError,
+};
 use serde_json::json;
 
 use super::kit::{Ear, NOW, World, artefact, consume, event, grant, object, session, told, verify};
@@ -126,6 +128,48 @@ pub(super) async fn what_expired_or_whose_grant_ended_cannot_be_consumed(world: 
     assert!(store.apply(told(Step::EndGrant { id: "g".into(), now: NOW })).await.expect("end").applied());
     assert!(!store.apply(told(consume(ArtefactKind::Refresh, b"r", NOW))).await.expect("answer").applied());
     assert!(!store.apply(told(Step::GrantLive { id: "g".into(), now: NOW })).await.expect("answer").applied());
+}
+
+pub(super) async fn a_replay_is_noticed_as_long_as_there_is_something_to_take_back(world: &mut World) {
+    let store = world.store();
+    let put = |id: &[u8], of: Option<&str>| {
+        let mut one = artefact(ArtefactKind::Code, id);
+        one.grant = of.map(Into::into);
+        Step::Put(one)
+    };
+    let begun = told(Step::StartGrant(grant("g", "u", "c")))
+        .step(put(b"used", Some("g")))
+        .step(put(b"unused", Some("g")))
+        .step(put(b"alone", None));
+    assert!(store.apply(begun).await.expect("start").applied());
+    for id in [b"used".as_slice(), b"alone"] {
+        assert!(store.apply(told(consume(ArtefactKind::Code, id, NOW))).await.expect("consume").applied());
+    }
+    while store.purge(NOW + 3599, 100).await.expect("purge") > 0 {}
+    let kept = store.artefact(ArtefactKind::Code, b"used").await.expect("read").expect("kept");
+    assert_eq!((kept.consumed_at, kept.expires_at), (Some(NOW), NOW + 3600));
+    for id in [b"unused".as_slice(), b"alone"] {
+        assert_eq!(store.artefact(ArtefactKind::Code, id).await.expect("read"), None);
+    }
+    while store.purge(NOW + 3600, 100).await.expect("purge") > 0 {}
+    assert_eq!(store.artefact(ArtefactKind::Code, b"used").await.expect("read"), None);
+}
+
+pub(super) async fn nobody_hears_a_head_before_everybody_heard_what_leads_to_it(world: &mut World) {
+    #[derive(Default)]
+    struct Board(parking_lot::Mutex<Vec<(usize, u64, usize)>>);
+    struct Place(usize, Arc<Board>);
+    impl Listener for Place {
+        fn committed(&self, batch: &Committed) {
+            self.1.0.lock().push((self.0, batch.head, batch.events.len()));
+        }
+    }
+    let (store, board) = (world.store(), Arc::new(Board::default()));
+    for place in 0..2 {
+        store.listen(Arc::new(Place(place, Arc::clone(&board))));
+    }
+    assert!(store.apply(Change::new().event(event()).event(event())).await.expect("applies").applied());
+    assert_eq!(*board.0.lock(), [(0, 0, 2), (1, 0, 2), (0, 2, 0), (1, 2, 0)]);
 }
 
 pub(super) async fn listeners_hear_before_the_acknowledgement(world: &mut World) {

@@ -35,6 +35,8 @@ contract! {
     changes::a_put_of_a_taken_id_is_refused,
     changes::a_refused_change_leaves_nothing_and_disturbs_no_neighbour,
     changes::what_expired_or_whose_grant_ended_cannot_be_consumed,
+    changes::a_replay_is_noticed_as_long_as_there_is_something_to_take_back,
+    changes::nobody_hears_a_head_before_everybody_heard_what_leads_to_it,
     changes::listeners_hear_before_the_acknowledgement,
     changes::a_revocation_needs_the_event_that_places_it,
     changes::an_object_is_replaced_only_at_its_version_and_keeps_its_key_to_itself,

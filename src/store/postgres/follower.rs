@@ -52,12 +52,11 @@ impl Freshness {
 
 /// Follows for as long as the database is open.
 pub(crate) async fn follow(options: PgConnectOptions, shared: Arc<Shared>, fresh: Arc<Freshness>) {
-    let (mut connection, mut ears, mut listen_at) = (None, None, Instant::now());
-    let mut well = true;
+    let (mut connection, mut ears, mut listen_at) = (None, None::<PgListener>, Instant::now());
+    let (mut well, mut listening) = (true, None);
     loop {
-        if ears.is_none() && Instant::now() >= listen_at {
-            ears = listen(&options).await.ok();
-            listen_at = Instant::now() + LISTEN_AGAIN;
+        if ears.is_none() && listening.is_none() && Instant::now() >= listen_at {
+            listening = Some(Box::pin(listen(&options)));
         }
         let looked = match timeout(PATIENCE, look(&options, &mut connection, &shared, &fresh)).await {
             Ok(looked) => looked,
@@ -78,13 +77,23 @@ pub(crate) async fn follow(options: PgConnectOptions, shared: Arc<Shared>, fresh
                 None => std::future::pending().await,
             }
         };
-        let connected = tokio::select! {
-            connected = heard => connected,
-            () = fresh.wake.notified() => true,
-            () = tokio::time::sleep(LOOK) => true,
+        // Beside the looks, not before them: they go on while nobody lets this node listen.
+        let listened = async {
+            match &mut listening {
+                Some(listening) => listening.await,
+                None => std::future::pending().await,
+            }
         };
-        if !connected {
-            ears = None;
+        tokio::select! {
+            connected = heard => if !connected {
+                ears = None;
+            },
+            new = listened => {
+                (ears, listening) = (new.ok(), None);
+                listen_at = Instant::now() + LISTEN_AGAIN;
+            }
+            () = fresh.wake.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
         }
     }
 }
@@ -96,7 +105,8 @@ async fn look(options: &PgConnectOptions, kept: &mut Option<Direct>, shared: &Sh
     };
     let began = shared.clock.now_ms();
     follow::catch_up(&mut connection, shared).await?;
-    fresh.at_ms.fetch_max(began, Ordering::AcqRel);
+    // Not the furthest of all: a clock that was set back must not make this node look fresh.
+    fresh.at_ms.store(began, Ordering::Release);
     *kept = Some(connection);
     Ok(())
 }

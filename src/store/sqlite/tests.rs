@@ -1,12 +1,12 @@
-//! What is particular to SQLite: the lock, full disks, plans, speed.
+//! What is particular to SQLite: the lock, full disks, plans.
 use std::sync::Arc;
 
-use ledger::{ArtefactKind, Change, Step, StoreError};
+use ledger::{Change, Step, StoreError};
 use tokens::Clock;
 
 use crate::{
     OpenError, Options, apply,
-    contract::kit::{NOW, Stopped, World, artefact, consume, event, grant, told},
+    contract::kit::{Stopped, World, event, told},
     exec::{Exec as _, Write as _},
     migrate, open, read,
     sqlite::{MIGRATIONS, connection::Writer},
@@ -88,66 +88,4 @@ async fn a_read_only_database_is_unavailable() {
     writer.script("PRAGMA query_only = ON").await.expect("set");
     assert!(matches!(apply::commit(&mut writer, &[Change::new().event(event()).into()]).await, Err(StoreError::Unavailable(_))));
     writer.rollback().await;
-}
-
-/// `cargo test -p doorward-store --release -- --ignored --nocapture changes_per_second`
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn changes_per_second() {
-    let world = World::sqlite().await;
-    let store = world.store();
-    assert!(store.apply(told(Step::StartGrant(grant("g", "u", "c")))).await.expect("start").applied());
-    for (what, kind) in [("client credentials (one event)", 0), ("refresh (live grant, consume, put, event)", 1)] {
-        let (began, cpu) = (std::time::Instant::now(), cpu_seconds());
-        let tasks: Vec<_> = (0..32u64)
-            .map(|task| {
-                let store = Arc::clone(&store);
-                tokio::spawn(async move {
-                    let id = |n: u64| [n.to_be_bytes(), task.to_be_bytes()].concat();
-                    let refresh = |n| {
-                        let mut a = artefact(ArtefactKind::Refresh, &id(n));
-                        (a.grant, a.expires_at, a.document) = (Some("g".into()), NOW + 3600, "x".repeat(400));
-                        Step::Put(a)
-                    };
-                    if kind == 1 {
-                        store.apply(told(refresh(0))).await.expect("put");
-                    }
-                    for n in 1..1500 {
-                        let change = match kind {
-                            0 => Change::new().event(event()),
-                            _ => Change::new()
-                                .step(Step::GrantLive { id: "g".into(), now: NOW })
-                                .step(consume(ArtefactKind::Refresh, &id(n - 1), NOW))
-                                .step(refresh(n))
-                                .event(event()),
-                        };
-                        assert!(store.apply(change).await.expect("answer").applied());
-                    }
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.expect("no panic");
-        }
-        let (wall, cpu, changes) = (began.elapsed().as_secs_f64(), cpu_seconds() - cpu, 32.0 * 1499.0);
-        println!("{what}: {:.0} changes/s, {:.0} per CPU-second", changes / wall, changes / cpu);
-    }
-    let (began, cpu, reads) = (std::time::Instant::now(), cpu_seconds(), 100_000);
-    for _ in 0..reads {
-        store.artefact(ArtefactKind::Refresh, &[0; 16]).await.expect("read");
-    }
-    println!(
-        "point reads: {:.0}/s, {:.0} per CPU-second",
-        f64::from(reads) / began.elapsed().as_secs_f64(),
-        f64::from(reads) / (cpu_seconds() - cpu)
-    );
-    drop(store);
-    world.end().await;
-}
-
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
-    let after = stat.rsplit(')').next().expect("fields");
-    let ticks: f64 = after.split_whitespace().skip(11).take(2).map(|t| t.parse::<f64>().expect("ticks")).sum();
-    ticks / 100.0
 }

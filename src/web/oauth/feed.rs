@@ -27,6 +27,8 @@ const BEAT: Duration = Duration::from_millis(900);
 const FRESH_MS: i64 = 1_500;
 /// Rows a read.
 const PAGE: u32 = 1_000;
+/// Revocations in the snapshot itself; where there are more, the older ones come before it, one by one.
+const SNAPSHOT: usize = 20_000;
 /// How long a subscriber may not read before it is dropped.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -74,19 +76,23 @@ async fn beginning(app: &App, after: Option<u64>) -> Result<(Bytes, u64), StoreE
     if let Some(after) = after.filter(|a| *a <= head) {
         return Ok((Bytes::from_static(b": resumed\n\n"), after));
     }
-    let mut all = Vec::new();
-    let mut cursor = 0;
+    let (mut all, mut before, mut cursor) = (Vec::new(), String::new(), 0);
     loop {
         let (page, next) = page(app, cursor).await?;
         if page.is_empty() {
             break;
         }
         cursor = next;
+        if all.len() >= SNAPSHOT {
+            write_rows(&mut before, &all)?;
+            all.clear();
+        }
         all.extend(page);
     }
     let cursor = cursor.max(head);
     let snapshot = serde_json::json!({"head": cursor, "at_ms": at_ms, "revocations": all});
-    Ok((Bytes::from(format!("event: snapshot\nid: {cursor}\ndata: {snapshot}\n\n")), cursor))
+    let _ = write!(before, "event: snapshot\nid: {cursor}\ndata: {snapshot}\n\n");
+    Ok((Bytes::from(before), cursor))
 }
 
 /// Revocations after a position, never a part of those that share one.
@@ -152,20 +158,33 @@ async fn news(app: &App, cursor: &mut u64) -> Result<Bytes, StoreError> {
     // Taken before the read: everything up to here is in it.
     let (fresh_ms, now_ms) = (app.store.fresh_at_ms(), app.clock.now_ms());
     let head = app.revoked.head().max(*cursor);
+    let mut reached = *cursor;
     loop {
-        let (rows, next) = page(app, *cursor).await?;
+        let (rows, next) = page(app, reached).await?;
         if rows.is_empty() {
             break;
         }
-        *cursor = next;
-        for row in rows {
-            let data = serde_json::to_string(&row).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-            let _ = write!(out, "event: revocation\nid: {}\ndata: {data}\n\n", row.seq);
-        }
+        reached = next;
+        write_rows(&mut out, &rows)?;
     }
     if now_ms.saturating_sub(fresh_ms) <= FRESH_MS {
         let at_ms = fresh_ms.min(now_ms);
         let _ = write!(out, "event: beat\ndata: {{\"head\":{head},\"at_ms\":{at_ms}}}\n\n");
     }
+    // Only now that nothing can fail any more: what was not sent is read again.
+    *cursor = reached;
     Ok(Bytes::from(out))
+}
+
+/// Whole positions as events. Only the last of a position names it: who resumes there has all of it.
+fn write_rows(out: &mut String, rows: &[Revocation]) -> Result<(), StoreError> {
+    for (at, row) in rows.iter().enumerate() {
+        let data = serde_json::to_string(row).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+        out.push_str("event: revocation\n");
+        if rows.get(at + 1).is_none_or(|next| next.seq != row.seq) {
+            let _ = writeln!(out, "id: {}", row.seq);
+        }
+        let _ = write!(out, "data: {data}\n\n");
+    }
+    Ok(())
 }

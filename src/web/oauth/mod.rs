@@ -1,6 +1,6 @@
 //! The protocol's endpoints: thin handlers around `protocol`'s decisions.
 pub(crate) mod authorize;
-pub(crate) mod discovery;
+pub mod discovery;
 pub(crate) mod feed;
 pub(crate) mod health;
 pub(crate) mod introspect;
@@ -70,7 +70,7 @@ pub(crate) async fn client(app: &App, endpoint: &'static str, parts: &Parts, for
     let presented = client_auth::present(authorization, form).map_err(refuse)?;
     let source = limits::source(app, parts);
     if let Some(seconds) = app.failures.wait(source, &presented.client_id, app.clock.now_ms()) {
-        return Err(Failed::Limited(seconds));
+        return Err(Failed::Limited(limits::FAILURES_OF_ONE.waits(seconds)));
     }
     let known = app.catalog.client(&presented.client_id).await?;
     match client_auth::authenticate(&presented, known, &app.mac) {
@@ -82,16 +82,10 @@ pub(crate) async fn client(app: &App, endpoint: &'static str, parts: &Parts, for
     }
 }
 
-/// What a decision that issues something may look at, now.
-pub(crate) fn context<'a>(app: &'a App, keys: &'a KeyRing) -> Context<'a> {
-    Context {
-        settings: &app.settings,
-        keys,
-        mac: &app.mac,
-        entropy: app.entropy.as_ref(),
-        now_ms: app.clock.now_ms(),
-        head: app.revoked.head(),
-    }
+/// What a decision that issues something may look at, now. `head` was read before anybody was believed: what is revoked
+/// after that lies above it.
+pub(crate) fn context<'a>(app: &'a App, keys: &'a KeyRing, head: u64) -> Context<'a> {
+    Context { settings: &app.settings, keys, mac: &app.mac, entropy: app.entropy.as_ref(), now_ms: app.clock.now_ms(), head }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use axum::{
 use bytes::Bytes;
 use http::StatusCode;
 use ledger::{ArtefactKind, Change};
-use protocol::{AuthenticatedClient, OAuthError, revoke, stored::RefreshDocument};
+use protocol::{AuthenticatedClient, OAuthError, Settings, revoke, stored::RefreshDocument};
 use tokens::secret::{self, SecretKind};
 
 use super::{client, form, octets};
@@ -42,7 +42,7 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
 
 /// Unknown, expired and already revoked tokens need nothing (RFC 7009 §2.2).
 async fn access(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<Option<Change>, Failed> {
-    let Some(seen) = credential::look(app, token).await? else { return Ok(None) };
+    let Some(seen) = credential::within(app, token, Settings::LEEWAY).await? else { return Ok(None) };
     Ok(Some(revoke::access(caller, &seen.known, seen.row.as_deref(), app.clock.now_ms())?))
 }
 

@@ -7,7 +7,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::StatusCode;
-use ledger::{Artefact, ArtefactKind, Grant, Outcome};
+use ledger::{Artefact, ArtefactKind, Grant, Guarded, Outcome, StoreError};
 use protocol::{
     AuthenticatedClient, Code, Form, OAuthError, ResourceServer,
     grants::{self, Behind, Granted, Refused},
@@ -33,43 +33,68 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     let (parts, body) = request.into_parts();
     let octets = octets(&parts, body).await?;
     let form = form(&parts, &octets)?;
-    let client = client(app, "token", &parts, &form).await?;
-    match form.get("grant_type") {
-        Some(grants::CLIENT_CREDENTIALS) => client_credentials(app, &client, &form).await,
-        Some(grants::AUTHORIZATION_CODE) => code(app, &client, &form).await,
-        Some(grants::REFRESH_TOKEN) => refresh(app, &client, &form).await,
-        Some(_) => Err(OAuthError::new(Code::UnsupportedGrantType, "the grant_type is not supported").into()),
-        None => Err(OAuthError::request("grant_type is missing").into()),
-    }
-}
-
-async fn client_credentials(app: &App, client: &AuthenticatedClient, form: &Form<'_>) -> Result<Response, Failed> {
-    let target = grants::client_credentials::target(&context(app, &app.keys.load()), client, form)?;
-    let server = server(app, &target).await?;
-    let granted = grants::client_credentials::decide(&context(app, &app.keys.load()), client, form, &target, server.as_deref())?;
-    match give(app, grants::CLIENT_CREDENTIALS, granted).await? {
-        Some(response) => Ok(response),
-        None => Err(OAuthError::fault("a change without guards was refused").into()),
-    }
-}
-
-async fn code(app: &App, client: &AuthenticatedClient, form: &Form<'_>) -> Result<Response, Failed> {
-    let text = form.get("code").ok_or(OAuthError::request("code is missing"))?;
     for _ in 0..TRIES {
+        // Before the client is believed: a revocation that is not seen in the catalogue lies above this position.
+        let head = app.revoked.head();
+        let client = client(app, "token", &parts, &form).await?;
+        let asked = Asked { app, client: &client, form: &form, head };
+        let given = match form.get("grant_type") {
+            Some(grants::CLIENT_CREDENTIALS) => asked.client_credentials().await?,
+            Some(grants::AUTHORIZATION_CODE) => asked.code().await?,
+            Some(grants::REFRESH_TOKEN) => asked.refresh().await?,
+            Some(_) => return Err(OAuthError::new(Code::UnsupportedGrantType, "the grant_type is not supported").into()),
+            None => return Err(OAuthError::request("grant_type is missing").into()),
+        };
+        match given {
+            Given::Answer(response) => return Ok(response),
+            // The client was changed, perhaps on another node: believe it anew, or not at all.
+            Given::Refused(Guarded { step: 0 }) => app.catalog.forget_client(client.id()),
+            Given::Refused(_) => {}
+        }
+    }
+    match form.get("grant_type") {
+        Some(grants::CLIENT_CREDENTIALS) => Err(StoreError::Unavailable("the client keeps changing".into()).into()),
+        _ => Err(OAuthError::grant("a guard of the change keeps refusing").into()),
+    }
+}
+
+/// What became of one try.
+enum Given {
+    Answer(Response),
+    /// By this guard; the first is the client's.
+    Refused(Guarded),
+}
+
+/// One try: who asks for what, and the ledger's head from before they were believed.
+struct Asked<'a> {
+    app: &'a App,
+    client: &'a AuthenticatedClient,
+    form: &'a Form<'a>,
+    head: u64,
+}
+
+impl Asked<'_> {
+    async fn client_credentials(&self) -> Result<Given, Failed> {
+        let Self { app, client, form, head } = *self;
+        let target = grants::client_credentials::target(&context(app, &app.keys.load(), head), client, form)?;
+        let server = server(app, &target).await?;
+        let decided = grants::client_credentials::decide(&context(app, &app.keys.load(), head), client, form, &target, server.as_deref());
+        give(app, grants::CLIENT_CREDENTIALS, decided?).await
+    }
+
+    async fn code(&self) -> Result<Given, Failed> {
+        let Self { app, client, form, head } = *self;
+        let text = form.get("code").ok_or(OAuthError::request("code is missing"))?;
         let (artefact, document) = found::<CodeDocument>(app, SecretKind::Code, ArtefactKind::Code, text).await?;
         let loaded = Loaded::of(app, &artefact, &document.subject, &document.resource).await?;
         let found = grants::code::Found { artefact: &artefact, document: &document, behind: loaded.behind() };
-        let decided = grants::code::decide(&context(app, &app.keys.load()), client, form, &found);
-        if let Some(response) = conclude(app, grants::AUTHORIZATION_CODE, decided).await? {
-            return Ok(response);
-        }
+        let decided = grants::code::decide(&context(app, &app.keys.load(), head), client, form, &found);
+        conclude(app, grants::AUTHORIZATION_CODE, decided).await
     }
-    Err(OAuthError::grant("a guard of the change keeps refusing").into())
-}
 
-async fn refresh(app: &App, client: &AuthenticatedClient, form: &Form<'_>) -> Result<Response, Failed> {
-    let text = form.get("refresh_token").ok_or(OAuthError::request("refresh_token is missing"))?;
-    for _ in 0..TRIES {
+    async fn refresh(&self) -> Result<Given, Failed> {
+        let Self { app, client, form, head } = *self;
+        let text = form.get("refresh_token").ok_or(OAuthError::request("refresh_token is missing"))?;
         let (artefact, document) = found::<RefreshDocument>(app, SecretKind::Refresh, ArtefactKind::Refresh, text).await?;
         let successor = match &artefact.successor {
             Some(id) if app.settings.refresh_grace > 0 => app.store.artefact(ArtefactKind::Refresh, id).await?,
@@ -78,12 +103,9 @@ async fn refresh(app: &App, client: &AuthenticatedClient, form: &Form<'_>) -> Re
         let loaded = Loaded::of(app, &artefact, &document.subject, &document.resource).await?;
         let found =
             grants::refresh::Found { artefact: &artefact, document: &document, successor: successor.as_ref(), behind: loaded.behind() };
-        let decided = grants::refresh::decide(&context(app, &app.keys.load()), client, form, &found);
-        if let Some(response) = conclude(app, grants::REFRESH_TOKEN, decided).await? {
-            return Ok(response);
-        }
+        let decided = grants::refresh::decide(&context(app, &app.keys.load(), head), client, form, &found);
+        conclude(app, grants::REFRESH_TOKEN, decided).await
     }
-    Err(OAuthError::grant("a guard of the change keeps refusing").into())
 }
 
 /// A code or refresh token by its text, its secret compared.
@@ -130,8 +152,8 @@ async fn server(app: &App, resource: &str) -> Result<Option<Arc<ResourceServer>>
     Ok(app.catalog.resource_server(resource).await?)
 }
 
-/// Makes a decision durable and answers; nothing if a guard refused and it has to be made anew.
-async fn conclude(app: &App, grant_type: &'static str, decided: Result<Granted, Refused>) -> Result<Option<Response>, Failed> {
+/// Makes a decision durable and answers, or says which guard refused it: it has to be made anew.
+async fn conclude(app: &App, grant_type: &'static str, decided: Result<Granted, Refused>) -> Result<Given, Failed> {
     match decided {
         Ok(granted) => give(app, grant_type, granted).await,
         Err(Refused { error, change }) => {
@@ -143,13 +165,13 @@ async fn conclude(app: &App, grant_type: &'static str, decided: Result<Granted, 
     }
 }
 
-async fn give(app: &App, grant_type: &'static str, granted: Granted) -> Result<Option<Response>, Failed> {
+async fn give(app: &App, grant_type: &'static str, granted: Granted) -> Result<Given, Failed> {
     let Granted { change, answer } = granted;
     match app.store.apply(change).await? {
         Outcome::Applied { .. } => {
             metrics::counter!("tokens_issued_total", "grant_type" => grant_type, "format" => answer.format.as_str()).increment(1);
-            Ok(Some(reply::json(StatusCode::OK, Bytes::from(answer.json()))))
+            Ok(Given::Answer(reply::json(StatusCode::OK, Bytes::from(answer.json()))))
         }
-        Outcome::Refused(_) => Ok(None),
+        Outcome::Refused(guard) => Ok(Given::Refused(guard)),
     }
 }

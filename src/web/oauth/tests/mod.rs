@@ -9,7 +9,7 @@ use axum::{Router, body::Body};
 use base64::Engine;
 use futures_util::StreamExt;
 use http::{HeaderMap, Request, StatusCode, header};
-use ledger::{Artefact, ArtefactKind, Grant};
+use ledger::{Artefact, ArtefactKind, EventKind, Grant, NewEvent, RevocationKind, Store};
 use protocol::{
     Client, ResourceServer, Settings,
     client_auth::KnownClient,
@@ -349,14 +349,88 @@ async fn a_changed_client_is_seen_at_once() {
 }
 
 #[tokio::test]
+async fn a_client_disabled_on_another_node_gets_nothing_from_a_copy_in_memory() {
+    let server = Server::new(|_| {});
+    let (_, _, first) = server.redeem(&server.code("offline_access openid read")).await;
+    for (id, grant_types) in [("machine", vec!["client_credentials"]), ("opaque", vec!["client_credentials"])] {
+        server.token(id).await;
+        let grant_types = grant_types.into_iter().map(str::to_owned).collect();
+        let gone = Client { client_id: id.into(), grant_types, disabled: true, ..Client::default() };
+        server.world.object_elsewhere(&gone);
+        let (status, _, body) = server.post("/token", id, "grant_type=client_credentials").await;
+        assert_eq!((status, &body["error"]), (StatusCode::UNAUTHORIZED, &json!("invalid_client")));
+    }
+    let issued = server.world.kinds().iter().filter(|k| *k == "token.issued").count();
+    server.world.object_elsewhere(&Client { client_id: "web".into(), disabled: true, ..Client::default() });
+    assert_eq!(server.refresh(&first["refresh_token"]).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(server.world.kinds().iter().filter(|k| *k == "token.issued").count(), issued);
+}
+
+#[tokio::test]
+async fn a_client_changed_on_another_node_is_read_again_and_served() {
+    let server = Server::new(|_| {});
+    server.token("machine").await;
+    let changed = Client {
+        client_id: "machine".into(),
+        grant_types: vec!["client_credentials".into()],
+        scope: "read".into(),
+        allowed_resources: vec![API.into()],
+        access_token_ttl: Some("7s".into()),
+        ..Client::default()
+    };
+    server.world.object_elsewhere(&changed);
+    let (status, _, body) = server.post("/token", "machine", "grant_type=client_credentials").await;
+    assert_eq!((status, &body["expires_in"]), (StatusCode::OK, &json!(7)));
+}
+
+#[tokio::test]
+async fn a_token_of_a_node_whose_clock_is_ahead_is_active() {
+    let server = Server::new(|s| s.access_token_ttl = 60);
+    server.world.now_ms.fetch_add(8_000, Ordering::Relaxed);
+    let token = server.token("machine").await;
+    server.world.now_ms.fetch_sub(8_000, Ordering::Relaxed);
+    assert!(server.active("gw", &token).await);
+    // Expired here, still accepted by whoever allows for clocks: it can be revoked.
+    server.world.now_ms.fetch_add(8_000 + 65_000, Ordering::Relaxed);
+    assert!(!server.active("gw", &token).await);
+    assert_eq!(server.post("/revoke", "machine", &format!("token={token}")).await.0, StatusCode::OK);
+    assert_eq!(server.world.kinds().last().map(String::as_str), Some("token.revoked"));
+}
+
+#[tokio::test]
+async fn the_feed_loses_nothing_to_a_failed_read_and_names_a_position_when_it_is_complete() {
+    let server = Server::new(|_| {});
+    let feed = server.token("gw").await;
+    let two = ledger::Change::new()
+        .revoke(RevocationKind::Grant, "g1", 1, i64::MAX)
+        .revoke(RevocationKind::Grant, "g2", 1, i64::MAX)
+        .event(NewEvent::new(EventKind::GrantEnded, 1));
+    assert!(server.world.apply(two).await.unwrap().applied());
+    server.world.fail_read_of_revocations.store(2, Ordering::Relaxed);
+    let request = Request::get("/t/feed?after=1").header(header::AUTHORIZATION, format!("Bearer {feed}")).body(Body::empty()).unwrap();
+    let mut stream = server.router.clone().oneshot(request).await.unwrap().into_body().into_data_stream();
+    assert_eq!(&stream.next().await.unwrap().unwrap()[..], b": resumed\n\n");
+    let news = String::from_utf8(stream.next().await.unwrap().unwrap().to_vec()).unwrap();
+    let events: Vec<&str> = news.split("\n\n").collect();
+    assert!(events[0].contains("\"g1\"") && !events[0].contains("id: 2"), "{news}");
+    assert!(events[1].contains("\"g2\"") && events[1].contains("\nid: 2\n"), "{news}");
+    assert!(events[2].starts_with("event: beat"), "{news}");
+}
+
+#[tokio::test]
 async fn a_flood_of_wrong_secrets_waits_and_disturbs_nobody_else() {
     let server = Server::new(|_| {});
     let wrong = || posted("/token", None, FORM, "grant_type=client_credentials&client_id=machine&client_secret=x");
-    let mut last = StatusCode::OK;
+    let mut last = (StatusCode::OK, HeaderMap::new());
     for _ in 0..202 {
-        last = server.send(wrong()).await.0;
+        let (status, headers, _) = server.send(wrong()).await;
+        last = (status, headers);
     }
-    assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
+    let (status, headers) = last;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    let told = |name: &str| headers[name].to_str().unwrap().to_owned();
+    assert_eq!(told("ratelimit-policy"), "\"client-auth\";q=200;w=60");
+    assert_eq!(told("ratelimit"), format!("\"client-auth\";r=0;t={}", told("retry-after")));
     server.token("other").await;
     assert!(server.world.kinds().len() <= 31, "the ledger is not flooded");
 }

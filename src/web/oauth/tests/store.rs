@@ -32,6 +32,8 @@ pub(super) struct World {
     pub(super) rows: Mutex<Rows>,
     pub(super) now_ms: AtomicI64,
     pub(super) away: AtomicBool,
+    /// So many reads from now, counted from 1.
+    pub(super) fail_read_of_revocations: AtomicI64,
     pub(super) revoked: Arc<RevocationSet>,
     seed: AtomicU64,
     counters: Mutex<BTreeMap<String, i64>>,
@@ -75,6 +77,7 @@ impl Rows {
             },
             Step::GrantLive { id, now } => return self.grants.get(&id).is_some_and(|g| g.ended_at.is_none() && g.expires_at > now),
             Step::SessionLive { .. } => {}
+            Step::ObjectIs { kind, id, version } => return self.objects.get(&(kind.as_str(), id)).is_some_and(|o| o.version == version),
             Step::Put(mut a) => {
                 a.seq = seq;
                 return self.artefacts.insert((a.kind.as_str(), a.id.clone()), a).is_none();
@@ -98,12 +101,19 @@ impl Rows {
 impl World {
     /// Stores an object as an administrator would, event and all.
     pub(super) fn object<T: Record>(&self, record: &T) {
-        let (kind, id) = (T::KIND, record.id().to_owned());
-        let document = serde_json::to_value(record).unwrap();
-        let object = Object { kind, id: id.clone(), key: record.key().to_owned(), document, version: 1, created_at: 0, updated_at: 0 };
-        self.rows.lock().objects.insert((kind.as_str(), id.clone()), object);
+        self.object_elsewhere(record);
+        let (kind, id) = (T::KIND, record.id());
         let document = serde_json::json!({"data": {"object": kind.as_str(), "id": id}}).to_string();
         self.tell(vec![Event { seq: 0, at_ms: 0, kind: "object.replaced".into(), document, hash: [0; 32] }], Vec::new());
+    }
+    /// The same on another node, whose events have not come yet.
+    pub(super) fn object_elsewhere<T: Record>(&self, record: &T) {
+        let (kind, id) = (T::KIND, record.id().to_owned());
+        let document = serde_json::to_value(record).unwrap();
+        let mut rows = self.rows.lock();
+        let version = rows.objects.get(&(kind.as_str(), id.clone())).map_or(1, |o| o.version + 1);
+        let object = Object { kind, id: id.clone(), key: record.key().to_owned(), document, version, created_at: 0, updated_at: 0 };
+        rows.objects.insert((kind.as_str(), id), object);
     }
     fn tell(&self, events: Vec<Event>, revocations: Vec<Revocation>) {
         let head = self.rows.lock().events.len() as u64;
@@ -195,6 +205,9 @@ impl Store for World {
         Ok((self.rows.lock().events.len() as u64, [0; 32]))
     }
     async fn revocations(&self, after: u64, now: i64, limit: u32) -> Result<Vec<Revocation>, StoreError> {
+        if self.fail_read_of_revocations.fetch_sub(1, Ordering::Relaxed) == 1 {
+            return Err(StoreError::Unavailable("for a moment".into()));
+        }
         let due = |r: &&Revocation| r.seq > after && r.expires_at > now;
         Ok(self.rows.lock().revocations.iter().filter(due).take(limit as usize).cloned().collect())
     }
