@@ -9,8 +9,10 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use arc_swap::ArcSwap;
-use axum::{Router, routing::get};
+use axum::{Router, body::Body, response::Response, routing::get};
+use futures_util::future::Either;
 use gateway::Gateway;
+use http::Request;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -20,7 +22,7 @@ use crate::{
     config::{Config, Role, TlsFiles},
     foundation::{self, Foundation},
     jobs,
-    listen::{self, Listener, Shutdown, serve_http},
+    listen::{self, Listener, Shutdown, Timed, serve_http},
     server::{self, Ground, Wings},
     telemetry,
     tls::Tls,
@@ -171,10 +173,10 @@ impl Running {
         let forwards = bound.gateway.as_ref().map(|(socket, _)| socket.local_addr()).transpose()?;
         let ports = Ports { public: at(&bound.public), gateway: forwards, admin: at(&bound.admin), metrics: Some(bound.metrics.at) };
         if let Some(listener) = bound.public {
-            accept(listener, &shutdown, wings.clone(), |wings| wings.public.clone());
+            accept(listener, &shutdown, wings.clone(), |wings| wings.public.clone(), Wings::ready);
         }
         if let Some(listener) = bound.admin {
-            accept(listener, &shutdown, wings.clone(), |wings| wings.admin.clone());
+            accept(listener, &shutdown, wings.clone(), |wings| wings.admin.clone(), |_, _| None);
         }
         if let (Some((socket, encryption)), Some(gateway)) = (bound.gateway, gateway.clone()) {
             forward(gateway, socket, encryption.as_deref(), &config, &shutdown);
@@ -324,11 +326,20 @@ async fn next(term: &mut Signal, int: &mut Signal, hup: &mut Signal) -> Heard {
     }
 }
 
+/// An answer that needs no router, if there is one.
+type Ready = fn(&Wings, &Request<Timed>) -> Option<Response<Body>>;
+
 /// Serves one of our routers, whichever the latest wings hold.
-fn accept(listener: Listener, shutdown: &Shutdown, wings: Arc<ArcSwap<Wings>>, choose: fn(&Wings) -> Option<Router>) {
+fn accept(listener: Listener, shutdown: &Shutdown, wings: Arc<ArcSwap<Wings>>, choose: fn(&Wings) -> Option<Router>, ready: Ready) {
     let serving = listener.accept(shutdown.clone(), move |accepted| {
         let wings = wings.clone();
-        serve_http(accepted, move |request, peer| server::answer(choose(&wings.load()).unwrap_or_default(), request, peer))
+        serve_http(accepted, move |request, peer| {
+            let wings = wings.load();
+            match ready(&wings, &request) {
+                Some(response) => Either::Left(std::future::ready(response)),
+                None => Either::Right(server::answer(choose(&wings).unwrap_or_default(), request, peer)),
+            }
+        })
     });
     tokio::spawn(serving);
 }

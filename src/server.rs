@@ -131,6 +131,12 @@ impl Wings {
         Ok(Self { public: app.clone().map(web::router), admin, app })
     }
 
+    /// The answer of the public listener to a request that needs no routing.
+    #[must_use]
+    pub fn ready(&self, request: &Request<Timed>) -> Option<Response<Body>> {
+        web::ready(self.app.as_deref()?, request)
+    }
+
     /// Entries by cache.
     #[must_use]
     pub fn cache_sizes(&self) -> Vec<(String, u64)> {

@@ -16,4 +16,5 @@ pub mod routes;
 pub mod sessions;
 
 pub use app::{App, Parts, Peer};
+pub use oauth::discovery::ready;
 pub use routes::router;

@@ -1,5 +1,5 @@
 //! Metadata and key set as prepared octets, rebuilt when the keys change (OpenID Connect Discovery §4, RFC 8414 §3, RFC 7517 §5).
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -8,8 +8,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use protocol::{Settings, discovery};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use metrics::Histogram;
+use protocol::{Settings, discovery, discovery::issuer_path};
 use tokens::keyring::KeyRing;
 
 use crate::{
@@ -40,6 +41,7 @@ impl Prepared {
             })
         });
         let mut response = Response::new(if known { Body::empty() } else { Body::from(self.octets.clone()) });
+        response.headers_mut().reserve(12);
         if known {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
         } else {
@@ -60,23 +62,58 @@ pub(crate) struct Documents {
     pub(crate) keys: Prepared,
 }
 
-/// The documents now.
-pub(crate) struct Published(ArcSwap<Documents>);
+/// The documents now, and where [`ready`] answers them.
+pub(crate) struct Published {
+    documents: ArcSwap<Documents>,
+    keys: (String, OnceLock<Histogram>),
+    metadata: (String, OnceLock<Histogram>),
+}
 
 impl Published {
     pub(crate) fn new(settings: &Settings, ring: Arc<KeyRing>) -> Self {
-        Self(ArcSwap::from_pointee(Documents::new(settings, ring)))
+        let base = issuer_path(&settings.issuer);
+        Self {
+            documents: ArcSwap::from_pointee(Documents::new(settings, ring)),
+            keys: (format!("{base}/jwks"), OnceLock::new()),
+            metadata: (format!("{base}/.well-known/openid-configuration"), OnceLock::new()),
+        }
     }
 
     pub(crate) fn current(&self, app: &App) -> Arc<Documents> {
-        let (documents, ring) = (self.0.load(), app.keys.load());
+        let (documents, ring) = (self.documents.load(), app.keys.load());
         if Arc::ptr_eq(&documents.ring, &ring) {
             return Arc::clone(&documents);
         }
         let fresh = Arc::new(Documents::new(&app.settings, Arc::clone(&ring)));
-        self.0.store(Arc::clone(&fresh));
+        self.documents.store(Arc::clone(&fresh));
         fresh
     }
+}
+
+/// The answer to a request for one of the two documents that everybody fetches, before any routing: nothing but prepared
+/// octets and headers. Anything else, a query included, goes the router's way.
+#[must_use]
+pub fn ready<B>(app: &App, request: &Request<B>) -> Option<Response> {
+    if request.method() != Method::GET || request.uri().query().is_some() {
+        return None;
+    }
+    let (path, published) = (request.uri().path(), &app.published);
+    let (endpoint, histogram) = if path == published.keys.0 {
+        ("jwks", &published.keys.1)
+    } else if path == published.metadata.0 {
+        ("discovery", &published.metadata.1)
+    } else {
+        return None;
+    };
+    let begun = tokio::time::Instant::now();
+    let documents = published.current(app);
+    let document = if endpoint == "jwks" { Some(&documents.keys) } else { documents.metadata.as_ref() };
+    let answer = reply::secure(app.settings.issuer.starts_with("https:"), document?.send(request.headers()));
+    if answer.status() == StatusCode::OK {
+        let named = || metrics::histogram!("http_request_seconds", "endpoint" => endpoint, "status" => "200");
+        histogram.get_or_init(named).record(begun.elapsed());
+    }
+    Some(answer)
 }
 
 impl Documents {
