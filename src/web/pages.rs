@@ -1,6 +1,7 @@
 //! Pages for people: plain HTML forms under a policy that lets nothing else run (CONTRACT §3).
 use askama::Template;
 use axum::response::{IntoResponse, Response};
+use edge::limit::Quota;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use ledger::StoreError;
 use protocol::{
@@ -8,7 +9,7 @@ use protocol::{
     authorize::{Answer, Params, Refusal},
 };
 
-use crate::{App, account::hashing::Busy};
+use crate::{App, account::hashing::Busy, limits::Policy};
 
 const STYLE: &str = include_str!("../../static/doorward.css");
 
@@ -19,13 +20,14 @@ pub struct Refused {
     code: &'static str,
     description: &'static str,
     retry_after: Option<i64>,
+    quota: Option<(&'static str, Quota)>,
 }
 
 impl Refused {
     /// An error page.
     #[must_use]
     pub const fn new(status: StatusCode, code: &'static str, description: &'static str) -> Self {
-        Self { status, code, description, retry_after: None }
+        Self { status, code, description, retry_after: None, quota: None }
     }
     /// A request that makes no sense.
     #[must_use]
@@ -47,24 +49,26 @@ impl Refused {
     pub const fn changed() -> Self {
         Self::new(StatusCode::CONFLICT, "access_denied", "Your account was changed in the meantime. Try again.")
     }
-    /// Too many beginnings from one place; come back in so many seconds.
+    /// Too many beginnings from one place; come back in so many seconds. The quota goes by a name on the wire.
     #[must_use]
-    pub const fn crowded(seconds: i64) -> Self {
+    pub const fn crowded(seconds: i64, quota: (&'static str, Quota)) -> Self {
         Self {
             status: StatusCode::TOO_MANY_REQUESTS,
             code: "temporarily_unavailable",
             description: "Too many requests come from your network right now. Wait a while and try again.",
             retry_after: Some(seconds),
+            quota: Some(quota),
         }
     }
     /// Too many attempts; come back in so many seconds.
     #[must_use]
-    pub const fn limited(seconds: i64) -> Self {
+    pub const fn limited(seconds: i64, quota: (&'static str, Quota)) -> Self {
         Self {
             status: StatusCode::TOO_MANY_REQUESTS,
             code: "temporarily_unavailable",
             description: "Too many failed attempts. Wait a while and try again.",
             retry_after: Some(seconds),
+            quota: Some(quota),
         }
     }
 }
@@ -78,6 +82,7 @@ impl From<StoreError> for Refused {
                 code: "temporarily_unavailable",
                 description: "The server is busy or being repaired. Nothing was changed; try again.",
                 retry_after: Some(2),
+                quota: None,
             },
             StoreError::Corrupt(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "The server could not complete the request.")
@@ -93,6 +98,7 @@ impl From<Busy> for Refused {
             code: "temporarily_unavailable",
             description: "Too many people are signing in right now. Try again in a moment.",
             retry_after: Some(Busy::RETRY_AFTER),
+            quota: None,
         }
     }
 }
@@ -262,6 +268,9 @@ pub fn refused(app: &App, why: &Refused) -> Response {
     let mut response = page(why.status, &template, &Allow::nothing());
     if let Some(seconds) = why.retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        if let Some((name, quota)) = why.quota {
+            Policy { name, quota }.waits(seconds).tell(response.headers_mut());
+        }
     }
     response
 }

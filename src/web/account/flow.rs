@@ -26,6 +26,8 @@ pub struct Walk<'a> {
     pub source: IpAddr,
     /// Who asks.
     pub client: Arc<Client>,
+    /// The guard of what is given to it: its registration is as it was read.
+    pub registered: Step,
     /// What for.
     pub request: Request,
     /// The person's live session.
@@ -46,6 +48,8 @@ enum Stopped {
     Used,
     /// The session ended meanwhile.
     Ended,
+    /// The client was changed, disabled or deleted meanwhile.
+    Client,
 }
 
 impl Walk<'_> {
@@ -102,7 +106,7 @@ impl Walk<'_> {
         self.change = std::mem::take(&mut self.change).step(step);
         match self.commit().await? {
             Ok(cookie) => Ok(pages::with_cookie(self.show(path, text.expose()), cookie)),
-            Err(Stopped::Used | Stopped::Ended) => Err(Refused::stale()),
+            Err(_) => Err(Refused::stale()),
         }
     }
 
@@ -126,14 +130,14 @@ impl Walk<'_> {
             now_ms: self.app.clock.now_ms(),
         }
         .change(self.app.entropy.as_ref(), &self.app.mac);
-        self.change = std::mem::take(&mut self.change).and(change);
+        self.change = std::mem::take(&mut self.change).step(self.registered.clone()).and(change);
         let issuer = &self.app.settings.issuer;
         match self.commit().await? {
             Ok(cookie) => {
                 let answer = self.request.back.code(issuer, code.expose());
                 Ok(pages::with_cookie(pages::answer(self.app, &answer), cookie))
             }
-            Err(Stopped::Used) => Err(Refused::stale()),
+            Err(Stopped::Used | Stopped::Client) => Err(Refused::stale()),
             Err(Stopped::Ended) => {
                 let refusal = Refusal::new(Code::LoginRequired, "the session ended meanwhile");
                 Ok(pages::answer(self.app, &self.request.back.refuse(issuer, refusal)))
@@ -149,7 +153,7 @@ impl Walk<'_> {
         let answer = self.request.back.refuse(&self.app.settings.issuer, refusal);
         match self.commit().await? {
             Ok(cookie) => Ok(pages::with_cookie(pages::answer(self.app, &answer), cookie)),
-            Err(Stopped::Used | Stopped::Ended) => Err(Refused::stale()),
+            Err(_) => Err(Refused::stale()),
         }
     }
 
@@ -164,10 +168,15 @@ impl Walk<'_> {
         }
         let at = |is: fn(&Step) -> bool| change.steps.iter().position(is);
         let used = at(|s| matches!(s, Step::Consume { .. }));
+        let client = at(|s| matches!(s, Step::ObjectIs { kind: ObjectKind::Client, .. }));
         let account = at(|s| matches!(s, Step::ObjectIs { kind: ObjectKind::User, .. }));
         match self.app.store.apply(change).await? {
             Outcome::Applied { .. } => Ok(Ok(cookie)),
             Outcome::Refused(guard) if Some(guard.step) == used => Ok(Err(Stopped::Used)),
+            Outcome::Refused(guard) if Some(guard.step) == client => {
+                self.app.catalog.forget_client(&self.client.client_id);
+                Ok(Err(Stopped::Client))
+            }
             Outcome::Refused(guard) if Some(guard.step) == account => Err(Refused::changed()),
             Outcome::Refused(_) => Ok(Err(Stopped::Ended)),
         }

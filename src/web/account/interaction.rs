@@ -60,7 +60,7 @@ fn begun(source: IpAddr) -> String {
 /// 429 when there were too many.
 pub(crate) async fn admit(app: &App, source: IpAddr) -> Result<(), Refused> {
     let verdict = app.counters.hit(&begun(source), &BEGUN, 1, app.clock.now_ms()).await;
-    if verdict.allowed { Ok(()) } else { Err(Refused::crowded(verdict.retry_after_s())) }
+    if verdict.allowed { Ok(()) } else { Err(Refused::crowded(verdict.retry_after_s(), ("begin", BEGUN))) }
 }
 
 /// Somebody there signed in: it is no flood of strangers.

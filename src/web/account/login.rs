@@ -12,6 +12,7 @@ use ledger::{Change, EventKind, NewEvent, Outcome, Session};
 use protocol::{
     Code,
     authorize::{Next, Params, Refusal, Request},
+    client_auth::KnownClient,
 };
 use tokens::secret::Plain;
 
@@ -67,7 +68,7 @@ pub async fn post(State(app): State<Arc<App>>, headers: HeaderMap, posted: Poste
 /// What an interaction is about, loaded.
 pub(super) enum Waiting {
     /// A client's request.
-    Client(Box<Request>, Arc<protocol::Client>),
+    Client(Box<Request>, Arc<KnownClient>),
     /// The account page.
     Account,
 }
@@ -79,7 +80,7 @@ impl Waiting {
             Purpose::Authorize(pending) => {
                 let known = app.catalog.client(&pending.client_id).await?.ok_or(Refused::stale())?;
                 let request = pending.as_ref().clone().resume(Some(&known.client)).ok_or(Refused::stale())?;
-                Ok(Self::Client(Box::new(request), Arc::clone(&known.client)))
+                Ok(Self::Client(Box::new(request), known))
             }
         }
     }
@@ -90,11 +91,23 @@ pub(super) fn walk<'a>(
     app: &'a App,
     (browser, source): (&'a Browser, IpAddr),
     open: &'a Open,
-    (request, client): (Request, Arc<protocol::Client>),
+    (request, known): (Request, Arc<KnownClient>),
     session: Option<Session>,
 ) -> Walk<'a> {
     let fresh = session.as_ref().is_some_and(|s| open.interaction.fresh.as_ref() == Some(&s.id));
-    Walk { app, browser, source, client, request, session, fresh, chosen: open.interaction.chosen, open: Some(open), change: Change::new() }
+    Walk {
+        app,
+        browser,
+        source,
+        client: Arc::clone(&known.client),
+        registered: known.unchanged(),
+        request,
+        session,
+        fresh,
+        chosen: open.interaction.chosen,
+        open: Some(open),
+        change: Change::new(),
+    }
 }
 
 async fn show(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -> Result<Response, Refused> {
@@ -255,11 +268,9 @@ async fn enter(
     };
     browser.sign_in(&session).await?;
     match waiting {
-        Waiting::Client(request, client) => {
-            let (fresh, chosen) = (true, open.interaction.chosen);
-            let walk =
-                Walk { app, browser, source, client, request: *request, session: Some(session), fresh, chosen, open: Some(open), change };
-            walk.go().await
+        Waiting::Client(request, known) => {
+            let waited = walk(app, (browser, source), open, (*request, known), Some(session));
+            Walk { fresh: true, change, ..waited }.go().await
         }
         Waiting::Account => {
             let (change, cookie) = browser.seal(Change::new().step(open.consume(app)).and(change)).await?;

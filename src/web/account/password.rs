@@ -31,22 +31,21 @@ fn quota(limit: throttle::Limit) -> Quota {
 /// Looks whether the source, or the account at that source, has used up its failures.
 async fn admitted(app: &App, counters: &throttle::Counters, address: IpAddr) -> Result<(), Refused> {
     let now_ms = app.clock.now_ms();
-    let mut wait = 0;
+    let mut refused: Option<(i64, Quota)> = None;
     for (key, limit) in counters.each() {
-        let verdict = app.counters.peek(key, &quota(limit), now_ms).await;
-        if !verdict.allowed {
-            wait = wait.max(verdict.retry_after_s());
+        let (quota, longest) = (quota(limit), refused.map_or(0, |(wait, _)| wait));
+        let verdict = app.counters.peek(key, &quota, now_ms).await;
+        if !verdict.allowed && verdict.retry_after_s() > longest {
+            refused = Some((verdict.retry_after_s(), quota));
         }
     }
-    if wait == 0 {
-        return Ok(());
-    }
+    let Some((wait, quota)) = refused else { return Ok(()) };
     if app.counters.hit(&format!("{}:told", counters.source), &TOLD, 1, now_ms).await.allowed {
         let event = NewEvent::new(EventKind::LoginThrottled, now_ms).with("address", address.to_string());
         app.store.apply(Change::new().event(event)).await?;
     }
     metrics::counter!("logins_total", "outcome" => "throttled").increment(1);
-    Err(Refused::limited(wait))
+    Err(Refused::limited(wait, ("login", quota)))
 }
 
 /// Checks a username and a password from an address. A failure is counted and told; a success forgets the account's failures there.

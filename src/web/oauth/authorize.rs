@@ -38,7 +38,8 @@ async fn authorize(app: &App, headers: &HeaderMap, source: IpAddr, params: &Para
     let known = app.catalog.client(authorize::client_id(params)?).await?;
     let client = known.as_ref().map(|k| &k.client);
     let caller = authorize::recognise(params, client.map(AsRef::as_ref))?;
-    let Some(client) = client else { return Err(Refused::stale()) };
+    let Some(known) = &known else { return Err(Refused::stale()) };
+    let client = &known.client;
     let issuer = app.settings.issuer.as_str();
     let server = match resource::target(params, client, &app.settings) {
         Ok(target) if target != issuer => app.catalog.resource_server(&target).await?,
@@ -59,6 +60,9 @@ async fn authorize(app: &App, headers: &HeaderMap, source: IpAddr, params: &Para
     };
     let browser = Browser::of(app, headers);
     let session = browser.sign_on().await?;
-    let (client, change) = (Arc::clone(client), Change::new());
-    Walk { app, browser: &browser, source, client, request, session, fresh: false, chosen: false, open: None, change }.go().await
+    let registered = known.unchanged();
+    let (client, change) = (Arc::clone(&known.client), Change::new());
+    let walk =
+        Walk { app, browser: &browser, source, client, registered, request, session, fresh: false, chosen: false, open: None, change };
+    walk.go().await
 }

@@ -214,6 +214,7 @@ async fn a_source_is_limited_within_forty_failures_and_nobody_else_is() {
     };
     assert_eq!(limited.status, StatusCode::TOO_MANY_REQUESTS);
     assert!((10..40).contains(&failures) && limited.headers.contains_key(header::RETRY_AFTER));
+    assert_eq!(limited.headers["ratelimit-policy"], "\"login\";q=20;w=600");
     assert_eq!(site.events().iter().filter(|e| **e == "login.throttled").count(), 1);
     let bob = filled(form, &[("username", "bob"), ("password", super::browser::PASSWORD)]);
     assert_eq!(visitor.post("/login", &bob).await.status, StatusCode::SEE_OTHER);

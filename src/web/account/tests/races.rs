@@ -154,3 +154,16 @@ async fn a_logout_ends_what_began_in_the_session_but_not_what_was_given_for_late
     }
     assert!(rows.sessions.values().all(|s| s.ended_at.is_some()));
 }
+
+#[tokio::test]
+async fn no_code_for_a_client_that_was_changed_elsewhere() {
+    let site = site(ISSUER, &client());
+    let mut visitor = Visitor::of(&site);
+    visitor.arrive("").await;
+    // Another node's change: this one's catalogue has not heard of it yet.
+    site.world.rows.lock().objects.get_mut(&(ObjectKind::Client.as_str(), "web".to_owned())).expect("the client").version += 1;
+    let answer = visitor.authorize("").await;
+    assert_eq!((answer.status, answer.page()), (StatusCode::BAD_REQUEST, "error"));
+    assert_eq!(site.world.rows.lock().grants.len(), 1);
+    assert!(visitor.authorize("").await.told("code").is_some(), "read again, it is served");
+}
