@@ -33,7 +33,8 @@ impl Default for Credentials {
         let cache = Cache::builder()
             .max_capacity(32 << 20)
             .weigher(|_, seen: &Arc<Seen>| u32::try_from(600 + seen.answer.len()).unwrap_or(u32::MAX))
-            .time_to_idle(std::time::Duration::from_secs(300));
+            // What is told beside the token (a username) is at most so old.
+            .time_to_live(std::time::Duration::from_secs(60));
         Self(cache.build_with_hasher(ahash::RandomState::new()))
     }
 }

@@ -86,12 +86,10 @@ pub fn source_of(app: &App, peer: Option<Peer>, headers: &HeaderMap) -> IpAddr {
     whole(nearest)
 }
 
-/// The addresses of `X-Forwarded-For`, else of `Forwarded` (RFC 7239), in order; `None` where one is unreadable.
+/// The addresses of `X-Forwarded-For` or of `Forwarded` (RFC 7239), in order; `None` where one is unreadable. Where both
+/// came and disagree, the proxy has passed one of them on from who knows whom: neither is believed.
 fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     let lines = |name| headers.get_all(name).into_iter().flat_map(|v| v.to_str().unwrap_or("?").split(',').map(str::trim));
-    if headers.contains_key("x-forwarded-for") {
-        return lines("x-forwarded-for").map(address).collect();
-    }
     let of = |element: &str| {
         element
             .split(';')
@@ -99,7 +97,13 @@ fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
             .find(|(n, _)| n.trim().eq_ignore_ascii_case("for"))
             .map(|(_, v)| address(v))
     };
-    lines("forwarded").filter_map(of).collect()
+    let usual: Vec<_> = lines("x-forwarded-for").map(address).collect();
+    let standard: Vec<_> = lines("forwarded").filter_map(of).collect();
+    match (headers.contains_key("x-forwarded-for"), headers.contains_key("forwarded")) {
+        (true, true) if usual != standard => vec![None],
+        (true, _) => usual,
+        (false, _) => standard,
+    }
 }
 
 fn address(text: &str) -> Option<IpAddr> {
@@ -180,6 +184,8 @@ mod tests {
         let hops = forwarded(&headers);
         assert_eq!(hops, [Some("192.0.2.1".parse().unwrap()), Some("2001:db8::1".parse().unwrap()), None]);
         headers.insert("x-forwarded-for", "198.51.100.7, 10.0.0.1:80".parse().unwrap());
+        assert_eq!(forwarded(&headers), [None], "they disagree");
+        headers.remove("forwarded");
         assert_eq!(forwarded(&headers), [Some("198.51.100.7".parse().unwrap()), Some("10.0.0.1".parse().unwrap())]);
     }
 

@@ -2,7 +2,7 @@
 use ledger::{Artefact, ArtefactKind, EventKind, Step};
 use serde_json::Map;
 
-use super::{AUTHORIZATION_CODE, Behind, Granted, REFRESH_TOKEN, Refused, answer, audience, end, family, unauthorized};
+use super::{AUTHORIZATION_CODE, Behind, Granted, REFRESH_TOKEN, Refused, answer, audience, end, family, still_allowed, unauthorized};
 use crate::{
     AuthenticatedClient, Form, OAuthError, Scope,
     engine::code::{Redemption, Stored, redeem},
@@ -45,6 +45,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
     let (grant, user) = found.behind.live(now)?;
     resource::agrees(form.all("resource"), &document.resource)?;
     audience(&document.resource, ctx.settings, found.behind.server)?;
+    still_allowed(client.client(), &document.resource, ctx.settings)?;
     let redirect_uri = form.get("redirect_uri").ok_or(OAuthError::request("redirect_uri is missing"))?;
     let scope = Scope::parse(&document.scope)?;
     let code_id = tokens::b64::encode(&artefact.id);

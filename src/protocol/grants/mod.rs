@@ -8,7 +8,7 @@ use accounts::User;
 use ledger::{Change, EventKind, Grant, NewEvent, RevocationKind, Step};
 
 use crate::{
-    Code, OAuthError, ResourceServer, Settings,
+    Client, Code, OAuthError, ResourceServer, Settings,
     issue::{Access, Answer},
     scope::Audience,
 };
@@ -84,16 +84,23 @@ pub fn audience<'a>(resource: &str, settings: &Settings, server: Option<&'a Reso
     }
 }
 
-/// Ends a grant and everything issued from it. `told` are the events that say why.
+/// Whether a resource that was granted once is still one of the client's.
+fn still_allowed(client: &Client, resource: &str, settings: &Settings) -> Result<(), OAuthError> {
+    if resource == settings.issuer || client.allowed_resources.iter().any(|r| r == resource) {
+        return Ok(());
+    }
+    Err(OAuthError::new(Code::InvalidTarget, "the resource is no longer one of the client's"))
+}
+
+/// Ends a grant that has not ended, and everything issued from it. `told` are the events that say why, once.
 #[must_use]
 pub fn end(grant: &str, subject: &str, client_id: &str, now_ms: i64, told: &[EventKind]) -> Change {
     let now = now_ms.div_euclid(1000);
-    let mut change = Change::new().step(Step::EndGrant { id: grant.to_owned(), now }).revoke(
-        RevocationKind::Grant,
-        grant,
-        now_ms,
-        now + Settings::MAX_ACCESS_TOKEN_TTL,
-    );
+    let mut change = Change::new()
+        // Expired or not: tokens of it may outlive it.
+        .step(Step::GrantLive { id: grant.to_owned(), now: i64::MIN })
+        .step(Step::EndGrant { id: grant.to_owned(), now })
+        .revoke(RevocationKind::Grant, grant, now_ms, now + Settings::MAX_ACCESS_TOKEN_TTL);
     change.events = told.iter().map(|kind| NewEvent::new(*kind, now_ms).subject(subject).client(client_id).grant(grant)).collect();
     change
 }

@@ -2,7 +2,7 @@
 use ledger::{Artefact, ArtefactKind, Change, EventKind, NewEvent, Step};
 use serde_json::Map;
 
-use super::{Behind, Granted, REFRESH_TOKEN, Refused, answer, audience, end, family, unauthorized};
+use super::{Behind, Granted, REFRESH_TOKEN, Refused, answer, audience, end, family, still_allowed, unauthorized};
 use crate::{
     AuthenticatedClient, Form, OAuthError, Scope,
     engine::refresh::{Refreshing, refresh},
@@ -48,6 +48,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
     let (grant, user) = found.behind.live(now)?;
     resource::agrees(form.all("resource"), &document.resource)?;
     audience(&document.resource, ctx.settings, found.behind.server)?;
+    still_allowed(client.client(), &document.resource, ctx.settings)?;
     let token_id = tokens::b64::encode(&artefact.id);
     let refreshing = Refreshing {
         client_id: client.id(),

@@ -215,6 +215,7 @@ fn a_spent_code_ends_its_grant_if_its_own_client_brings_it() {
     assert_eq!(refused.error.code, Code::InvalidGrant);
     let change = refused.change.unwrap();
     assert!(kills(&change));
+    assert_eq!(change.steps[0], Step::GrantLive { id: "g1".into(), now: i64::MIN }, "of two that notice at once one tells");
     assert_eq!(change.events[0].kind, EventKind::CodeReplayed);
     world.client = authenticated(Client { client_id: "other".into(), ..world.client.client().clone() });
     assert!(world.redeem(&artefact, &document, REDEMPTION).unwrap_err().change.is_none());
@@ -284,6 +285,15 @@ fn a_retry_within_the_grace_period_gets_the_same_successor_unless_that_was_used(
     assert!(world.refresh(&family, Some(&used), "").unwrap_err().change.is_some_and(|c| kills(&c)));
     world.now_ms += 1;
     assert!(world.refresh(&family, Some(&next.artefact), "").unwrap_err().change.is_some_and(|c| kills(&c)));
+}
+
+#[test]
+fn a_resource_that_was_taken_from_the_client_is_not_given_any_more() {
+    let mut world = World::new();
+    let ((artefact, document), family) = (world.code("openid read"), world.family());
+    world.client = authenticated(Client { allowed_resources: vec!["https://else".into()], ..world.client.client().clone() });
+    assert_eq!(world.redeem(&artefact, &document, REDEMPTION).unwrap_err().error.code, Code::InvalidTarget);
+    assert_eq!(world.refresh(&family, None, "").unwrap_err().error.code, Code::InvalidTarget);
 }
 
 #[test]

@@ -5,12 +5,29 @@ use std::{
 };
 
 use edge::limit::{Counters, Quota};
-use ledger::{ArtefactKind, Change, RevocationKind, Step};
+use ledger::{ArtefactKind, Change, Committed, Listener, RevocationKind, Step};
 use sqlx::{Connection as _, Executor as _, SqlSafeStr as _};
 use tokens::Clock;
 
 use super::kit::{Ear, NOW, World, all_events, artefact, consume, event, server, told, verify};
 use crate::{Options, open, redis::Redis, statements};
+
+/// Notes a head that came before something below it.
+#[derive(Default)]
+struct Whole {
+    heard: parking_lot::Mutex<std::collections::BTreeSet<u64>>,
+    torn: parking_lot::Mutex<Option<u64>>,
+}
+
+impl Listener for Whole {
+    fn committed(&self, batch: &Committed) {
+        let mut heard = self.heard.lock();
+        if (1..=batch.head).any(|seq| !heard.contains(&seq)) {
+            self.torn.lock().get_or_insert(batch.head);
+        }
+        heard.extend(batch.events.iter().map(|e| e.seq));
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_share_one_order_one_winner_and_every_revocation() {
@@ -19,6 +36,8 @@ async fn two_nodes_share_one_order_one_winner_and_every_revocation() {
     let (one, two) = (world.store(), open(&world.url, &Options::default(), clock).await.expect("a second node"));
     let ear = Arc::new(Ear::default());
     two.listen(Arc::clone(&ear) as _);
+    let whole = Arc::new(Whole::default());
+    two.listen(Arc::clone(&whole) as _);
     one.apply(told(Step::Put(artefact(ArtefactKind::Refresh, b"r")))).await.expect("put");
     let tasks: Vec<_> = (0..200u32)
         .map(|n| {
@@ -50,6 +69,7 @@ async fn two_nodes_share_one_order_one_winner_and_every_revocation() {
     println!("the other node heard after {:?}", began.elapsed());
     let heard: std::collections::BTreeSet<u64> = ear.0.lock().expect("no panic").events.iter().map(|e| e.seq).collect();
     assert_eq!(heard.len(), all_events(&one).await.len(), "each event at least once");
+    assert_eq!(*whole.torn.lock(), None, "a head was told before everything below it");
     drop((one, two));
     world.end().await;
 }
