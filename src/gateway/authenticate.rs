@@ -94,14 +94,15 @@ async fn opaque(worker: &Worker, guard: &Guard, token: &str, now_ms: i64) -> Res
         }
         return Ok(known);
     }
-    let revoked = &worker.gateway.parts().revoked;
-    let (generation, head) = (revoked.generation(), revoked.head());
+    let head = worker.gateway.parts().revoked.head();
     match Box::pin(ask(worker, token)).await {
         Ok(Introspection::Active(mut claims)) => {
-            // What is active now was not killed by anything known before the question.
-            claims.seq = claims.seq.max(head);
+            // Whoever answered may know less than is known here: its own position counts, and every revocation is asked about.
+            if !claims.raw.contains_key("seq") {
+                claims.seq = head;
+            }
             let identity = Identity { issuer: Issuer::Own, kind: Kind::Opaque, claims: *claims, kid: None };
-            let new = Rc::new(Believed::new(identity, generation, 0, now_ms));
+            let new = Rc::new(Believed::new(identity, u64::MAX, 0, now_ms));
             worker.seen.borrow_mut().put(token.into(), Rc::clone(&new));
             unrevoked(worker, &new, token)?;
             Ok(new)

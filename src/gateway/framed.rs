@@ -265,8 +265,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
                     return Poll::Pending;
                 }
                 this.injected = true;
-                buf.put_slice(REFUSED.get(..buf.remaining()).unwrap_or(REFUSED));
-                return Poll::Ready(Ok(()));
+                // Through what is held: the reader's buffer may have less room than it takes.
+                REFUSED.clone_into(&mut this.held);
+                this.good = REFUSED.len();
             }
             if this.scanner.place() == Place::Held {
                 this.shared.waker.register(cx.waker());
@@ -336,5 +337,26 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_request_in_place_of_a_refused_one_is_whole_however_little_is_read_at_a_time() {
+        let (mut client, server) = duplex(1024);
+        let mut framed = Framed::new(server, Vec::new(), Arc::default());
+        client.write_all(b"GET / HTTP/1.1\nHost: x\n\n").await.unwrap();
+        let mut seen = Vec::new();
+        let mut few = [0; 7];
+        while seen.len() < REFUSED.len() {
+            let n = tokio::time::timeout(Duration::from_secs(1), framed.read(&mut few)).await.unwrap().unwrap();
+            seen.extend_from_slice(&few[..n]);
+        }
+        assert_eq!(seen, REFUSED);
     }
 }

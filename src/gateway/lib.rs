@@ -36,7 +36,7 @@ use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use edge::{Counters, RouteTable};
 use ipnet::IpNet;
-use ledger::{Committed, Listener, RevocationSet};
+use ledger::{Committed, Listener, Revocation, RevocationSet};
 use parking_lot::Mutex;
 use tokens::{Clock, Entropy};
 use tokio::sync::Notify;
@@ -134,21 +134,26 @@ impl Gateway {
     }
 }
 
-impl Listener for Gateway {
-    fn committed(&self, batch: &Committed) {
-        for revocation in &batch.revocations {
+impl Gateway {
+    /// Takes in what was revoked before this gateway listened, up to a position; how long that took to arrive says nothing.
+    pub(crate) fn joined(&self, revocations: &[Revocation], head: u64) {
+        for revocation in revocations {
             self.parts.revoked.apply(revocation);
         }
-        self.parts.revoked.advance(batch.head);
-        if batch.revocations.is_empty() {
-            return;
+        self.parts.revoked.advance(head);
+        if !revocations.is_empty() {
+            self.wakes.lock().iter().for_each(|wake| wake.notify_one());
         }
+    }
+}
+
+impl Listener for Gateway {
+    /// The head of a batch is told once every listener has heard its rows ([`Listener`]); until then it is the one before.
+    fn committed(&self, batch: &Committed) {
+        self.joined(&batch.revocations, batch.head);
         let now = self.parts.clock.now_ms();
         for revocation in &batch.revocations {
             record::propagated(now - revocation.at_ms);
-        }
-        for wake in self.wakes.lock().iter() {
-            wake.notify_one();
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -82,7 +82,6 @@ pub struct Remote {
     keys: ArcSwapOption<Jwks>,
     token: Mutex<Option<OwnToken>>,
     fresh_at: AtomicI64,
-    position: AtomicU64,
 }
 
 impl Remote {
@@ -106,7 +105,6 @@ impl Remote {
             keys: ArcSwapOption::empty(),
             token: Mutex::new(None),
             fresh_at: AtomicI64::new(0),
-            position: AtomicU64::new(0),
         }))
     }
 
@@ -215,11 +213,9 @@ impl Remote {
 
     async fn feed(&self, gateway: &Gateway) -> Result<(), RemoteError> {
         let token = self.access_token().await?;
-        let position = self.position.load(Ordering::Acquire);
-        let mut url = format!("{}/feed", self.issuer.trim_end_matches('/'));
-        if position > 0 {
-            url = format!("{url}?after={position}");
-        }
+        // Always from the beginning: what is known is taken in twice without harm, and a restored database has another history.
+        let url = format!("{}/feed", self.issuer.trim_end_matches('/'));
+        let mut position = None;
         let fail = || RemoteError::Answer("the revocation feed");
         let sent = self.http.get(url).bearer_auth(token).header(http::header::ACCEPT, "text/event-stream").send();
         let answer = tokio::time::timeout(TIME, sent).await.map_err(|_| fail())?.map_err(|_| fail())?;
@@ -234,14 +230,15 @@ impl Remote {
         while let Ok(Some(octets)) = tokio::time::timeout(SILENCE, stream.next()).await {
             events.take(&octets.map_err(|_| fail())?).ok_or_else(fail)?;
             while let Some(event) = events.next() {
-                self.hear(gateway, &event).ok_or_else(fail)?;
+                self.hear(gateway, &event, &mut position).ok_or_else(fail)?;
             }
         }
         Err(fail())
     }
 
-    /// Takes in one event. `None` if it makes no sense: the feed is then taken up again from the last good position.
-    fn hear(&self, gateway: &Gateway, event: &Event) -> Option<()> {
+    /// Takes in one event of a connection. `None` if it makes no sense: the feed is then joined anew. `position` is how far the
+    /// ledger is known on this connection; none before the snapshot, whose first part may come as revocations of their own.
+    fn hear(&self, gateway: &Gateway, event: &Event, position: &mut Option<u64>) -> Option<()> {
         #[derive(Deserialize)]
         struct Beat {
             head: u64,
@@ -252,18 +249,27 @@ impl Remote {
         match event.name.as_str() {
             "snapshot" | "beat" => {
                 let beat: Beat = serde_json::from_str(&event.data).ok()?;
-                gateway.committed(&Committed { events: Vec::new(), revocations: beat.revocations, head: beat.head });
-                // A snapshot may lie before our position: a restored database has another history.
-                self.position.store(beat.head, Ordering::Release);
-                // The server's word for when it knew; never later than we heard it.
-                self.fresh_at.fetch_max(beat.at_ms.min(self.clock.now_ms()), Ordering::AcqRel);
+                let joining = event.name == "snapshot";
+                // No ledger goes back: who answers now is not who answered before.
+                if !joining && position.is_none_or(|known| beat.head < known) {
+                    return None;
+                }
+                *position = Some(beat.head);
+                if joining {
+                    gateway.joined(&beat.revocations, beat.head);
+                } else {
+                    gateway.committed(&Committed { events: Vec::new(), revocations: beat.revocations, head: beat.head });
+                }
+                // The server's word for when it knew; never later than we heard it, and back with our clock when that is set back.
+                self.fresh_at.store(beat.at_ms.min(self.clock.now_ms()), Ordering::Release);
             }
             "revocation" => {
                 let revocation: Revocation = serde_json::from_str(&event.data).ok()?;
-                let head = revocation.seq;
-                gateway.committed(&Committed { events: Vec::new(), revocations: vec![revocation], head });
-                // More may come at the same position: only a beat says that it is complete.
-                self.position.fetch_max(head.saturating_sub(1), Ordering::AcqRel);
+                // More may come at the same position: only a beat says how far the ledger is known.
+                match *position {
+                    None => gateway.joined(&[revocation], 0),
+                    Some(head) => gateway.committed(&Committed { events: Vec::new(), revocations: vec![revocation], head }),
+                }
             }
             _ => {}
         }
@@ -359,20 +365,34 @@ struct Event {
 #[derive(Default)]
 struct Events {
     buffer: Vec<u8>,
+    /// Where the unread part of the buffer begins.
+    start: usize,
+    /// No line ends before this.
+    searched: usize,
     event: Event,
 }
 
 impl Events {
+    /// Adds octets. `None` if an event is too large.
     fn take(&mut self, octets: &[u8]) -> Option<()> {
+        self.buffer.drain(..self.start);
+        self.searched -= self.start;
+        self.start = 0;
         self.buffer.extend_from_slice(octets);
         (self.buffer.len() <= MAX_EVENT && self.event.data.len() <= MAX_EVENT).then_some(())
     }
 
+    /// The next whole event, if there is one.
     fn next(&mut self) -> Option<Event> {
-        while let Some(end) = memchr::memchr(b'\n', &self.buffer) {
-            let line: Vec<u8> = self.buffer.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line);
-            let line = line.trim_end_matches(['\n', '\r']);
+        loop {
+            let Some(at) = memchr::memchr(b'\n', self.buffer.get(self.searched..)?) else {
+                self.searched = self.buffer.len();
+                return None;
+            };
+            let end = self.searched + at;
+            let line = String::from_utf8_lossy(self.buffer.get(self.start..end)?);
+            (self.start, self.searched) = (end + 1, end + 1);
+            let line = line.trim_end_matches('\r');
             if line.is_empty() {
                 let event = std::mem::take(&mut self.event);
                 if !event.data.is_empty() {
@@ -392,7 +412,6 @@ impl Events {
                 _ => {}
             }
         }
-        None
     }
 }
 
@@ -420,5 +439,17 @@ mod tests {
     fn plain_http_is_for_loopback() {
         assert!(loopback(&Url::parse("http://127.0.0.9:8080").unwrap()));
         assert!(!loopback(&Url::parse("http://10.0.0.1:8080").unwrap()));
+    }
+
+    #[test]
+    fn a_large_event_in_small_pieces_is_searched_once() {
+        let mut events = Events::default();
+        let began = std::time::Instant::now();
+        for _ in 0..20_000 {
+            events.take(&[b'x'; 256]).unwrap();
+            assert_eq!(events.next(), None);
+        }
+        assert_eq!(events.searched, 20_000 * 256);
+        assert!(began.elapsed() < Duration::from_secs(5));
     }
 }

@@ -572,6 +572,18 @@ async fn opaque_tokens_are_asked_about_and_checked_again_on_every_hit() {
     assert_eq!(rig.bearer("/api/x", "dwa_three").await, 503);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_revoked_here_stays_so_whatever_a_node_that_lags_says() {
+    let rig = Rig::start().await;
+    let answer = |seq: u64| json!({"active": true, "sub": "alice", "client_id": "web", "aud": AUDIENCE, "scope": "read", "exp": NOW + 300, "seq": seq});
+    let before = rig.revoked.head();
+    rig.revoke(RevocationKind::Subject, "alice");
+    *rig.asked.answer.lock() = Some(answer(before));
+    assert_eq!(rig.bearer("/api/x", "dwa_old").await, 401);
+    *rig.asked.answer.lock() = Some(answer(rig.revoked.head()));
+    assert_eq!(rig.bearer("/api/x", "dwa_new").await, 200);
+}
+
 const UPGRADE: &str =
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
