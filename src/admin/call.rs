@@ -126,16 +126,20 @@ fn wanted(headers: &HeaderMap) -> Result<Wanted, Problem> {
     Ok(if headers.contains_key(IF_MATCH) { Wanted::Versions(tags) } else { Wanted::Any })
 }
 
+/// How long a body may take.
+const BODY_TIME: std::time::Duration = std::time::Duration::from_secs(30);
+
 async fn body(takes: &Takes, request: Request<Body>) -> Result<Value, Problem> {
     let (parts, body) = request.into_parts();
     let declared = parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
     if declared.is_some_and(|n| n > MAX_BODY as u64) {
         return Err(Problem::too_large());
     }
-    let bytes = match Limited::new(body, MAX_BODY).collect().await {
-        Ok(all) => all.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Err(Problem::too_large()),
-        Err(_) => return Err(Problem::malformed("the body ended early")),
+    let bytes = match tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await {
+        Err(_) => return Err(Problem::too_slow()),
+        Ok(Ok(all)) => all.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Problem::too_large()),
+        Ok(Err(_)) => return Err(Problem::malformed("the body ended early")),
     };
     let shape = match takes {
         Takes::Nothing if bytes.is_empty() => return Ok(Value::Null),

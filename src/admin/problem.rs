@@ -95,6 +95,11 @@ impl Problem {
             "read it again and send If-Match with its new ETag",
         )
     }
+    /// 408.
+    #[must_use]
+    pub fn too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "The body took too long", "send it within 30 seconds")
+    }
     /// 413.
     #[must_use]
     pub fn too_large() -> Self {

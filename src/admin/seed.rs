@@ -60,7 +60,9 @@ pub async fn plan(objects: &Objects, text: &[u8], actor: &Actor) -> Result<Plan,
         }
     }
     repeated(&drafts, &mut mistakes);
-    if mistakes.is_empty() {
+    // An upstream with a mistake is no reason to call the routes to it lost as well.
+    let part_of_table = |m: &Mistake| ["routes", "upstreams", "trusted_issuers"].iter().any(|part| m.at.starts_with(part));
+    if !mistakes.iter().any(part_of_table) {
         mistakes.extend(unlinked(objects, &drafts).await?);
     }
     if !mistakes.is_empty() {

@@ -94,4 +94,8 @@ async fn a_bad_seed_is_refused_whole_with_every_mistake_and_its_path() {
         panic!()
     };
     assert_eq!(mistakes[0].at, "routes[0].upstream");
+    let both = dangling.replacen('{', r#"{"nonsense": [], "#, 1);
+    let Err(Failure::Invalid(mistakes)) = crate::seed::apply(&b.objects, both.as_bytes(), &Actor::command("seed")).await else { panic!() };
+    let at: Vec<&str> = mistakes.iter().map(|m| m.at.as_str()).collect();
+    assert_eq!(at, ["nonsense", "routes[0].upstream"]);
 }
