@@ -268,6 +268,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
                 // Through what is held: the reader's buffer may have less room than it takes.
                 REFUSED.clone_into(&mut this.held);
                 this.good = REFUSED.len();
+                continue;
             }
             if this.scanner.place() == Place::Held {
                 this.shared.waker.register(cx.waker());
