@@ -162,6 +162,15 @@ section! {
 }
 
 section! {
+    /// The ledger of security events.
+    AuditSection {
+        /// How long events are kept, at least `1h`. Older ones are removed now and then behind a checkpoint from which the rest still
+        /// verifies; export them before (`doorward audit export`) if they are wanted for longer.
+        keep: Seconds = r#""365d""#,
+    }
+}
+
+section! {
     /// Calls that this process makes: https only, no private addresses, no redirects, at most 64 KiB in 5 s.
     OutboundSection {
         /// Exceptions from the address rules, `host:port`.
@@ -212,6 +221,7 @@ pub const SECTIONS: &[Section] = &[
     Section { path: "admin.tls", about: "TLS of the administration listener alone.", keys: TlsSection::KEYS },
     Section { path: "lifetimes", about: LifetimesSection::ABOUT, keys: LifetimesSection::KEYS },
     Section { path: "keys", about: KeysSection::ABOUT, keys: KeysSection::KEYS },
+    Section { path: "audit", about: AuditSection::ABOUT, keys: AuditSection::KEYS },
     Section { path: "outbound", about: OutboundSection::ABOUT, keys: OutboundSection::KEYS },
     Section { path: "registration", about: RegistrationSection::ABOUT, keys: RegistrationSection::KEYS },
     Section { path: "mail", about: MailSection::ABOUT, keys: MailSection::KEYS },
@@ -276,6 +286,8 @@ pub struct Config {
     pub lifetimes: LifetimesSection,
     /// `[keys]`.
     pub keys: KeysSection,
+    /// `[audit]`.
+    pub audit: AuditSection,
     /// `[outbound]`.
     pub outbound: OutboundSection,
     /// `[log]`.
@@ -318,6 +330,7 @@ impl Config {
         let gateway = GatewaySection::read(r, "gateway");
         let lifetimes = LifetimesSection::read(r, "lifetimes");
         let keys = KeysSection::read(r, "keys");
+        let audit = AuditSection::read(r, "audit");
         let outbound = OutboundSection::read(r, "outbound");
         let registration = RegistrationSection::read(r, "registration");
         let mail = MailSection::read(r, "mail");
@@ -332,6 +345,9 @@ impl Config {
                 r.wrong("keys.publish_before", "must be shorter than keys.rotate_every");
             }
         });
+        if audit.as_ref().is_some_and(|section| section.keep.0 < 3600) {
+            r.wrong("audit.keep", "must be at least 1h");
+        }
         let outbound = outbound.inspect(|section| check_outbound(r, section));
         let log = log.inspect(|section| check_log(r, section));
         let storage = storage.and_then(|section| check_storage(r, section));
@@ -367,6 +383,7 @@ impl Config {
             max_staleness: max_staleness?,
             lifetimes: lifetimes?,
             keys: keys?,
+            audit: audit?,
             outbound: outbound?,
             log: log?,
         })

@@ -13,6 +13,7 @@ use crate::{
     clock::{SystemClock, SystemEntropy},
     config::{AuthorizationServer, Config, Role},
     keys::{Keys, Plan, Source},
+    restored,
 };
 
 /// An opened database with its keys and revocations.
@@ -33,7 +34,7 @@ pub struct Foundation {
     pub settings: Settings,
 }
 
-/// Takes every committed revocation into the set in memory.
+/// Takes every committed revocation into the set in memory; the head moves when every listener has heard ([`Listener`]).
 struct Hears(Arc<RevocationSet>);
 
 impl Listener for Hears {
@@ -88,7 +89,9 @@ impl Foundation {
             store.listen(Arc::new(Hears(revoked.clone())));
             fill(&*store, &revoked, clock.now()).await?;
         }
-        Ok(Self { database, store, clock, entropy, keys, revoked, settings: config.settings() })
+        let foundation = Self { database, store, clock, entropy, keys, revoked, settings: config.settings() };
+        restored::finish(&foundation).await.context("what the backup of this database lets in could not be ended")?;
+        Ok(foundation)
     }
 
     /// The keys.

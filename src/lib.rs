@@ -13,6 +13,7 @@ pub mod listen;
 pub mod operations;
 pub mod own_tokens;
 pub mod quickstart;
+pub mod restored;
 pub mod routes;
 pub mod scoped;
 pub mod serve;

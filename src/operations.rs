@@ -10,7 +10,7 @@ use std::{
 use admin::{Actor, Failure as ObjectFailure};
 use anyhow::{Context as _, anyhow, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use ledger::{Change, EventKind, Mistake, NewEvent, ObjectKind, Step, chain::Verifier};
+use ledger::{Change, EventKind, Mistake, NewEvent, ObjectKind, chain::Verifier};
 use protocol::{
     Client, Scope,
     issue::{self, Context, Order},
@@ -314,44 +314,18 @@ pub async fn backup(config: &Config, to: &Path) -> Result<(), Failure> {
     say_json(&json!({ "file": to.display().to_string(), "rows": saved.rows, "head": saved.head }))
 }
 
-/// Fills an empty database from a backup, then ends what may have been revoked since: grants, sessions, and every signing key.
+/// Fills an empty database from a backup; opening it then ends what may have been revoked since: grants, sessions, and every
+/// signing key.
 ///
 /// # Errors
 /// The database is not empty, the file is not a whole backup, or the key-encryption key is not the one it was made with.
 pub async fn restore(config: &Config, from: &Path) -> Result<(), Failure> {
     let database = foundation::database(config).await?;
     let restored = database.restore_from(from, progress("restoring")).await.map_err(anyhow::Error::from)?;
-    let foundation = Foundation::over(config, database, false).await.context("the backup is restored, but cannot be used")?;
-    end_everything(&foundation)
-        .await
-        .context("the backup is restored, but what it lets in could not be ended; run it again on a new database")?;
+    Foundation::over(config, database, false).await.context(
+        "the backup is restored, but what it lets in is not ended yet; the next command or start on this database goes on with it",
+    )?;
     say_json(&json!({ "rows": restored.rows, "head": restored.head, "ended": "grants, sessions and signing keys of the backup" }))
-}
-
-/// What was revoked after a backup is alive in it; nothing of it may work again.
-async fn end_everything(foundation: &Foundation) -> anyhow::Result<()> {
-    let actor = Actor::command("restore");
-    let now_ms = foundation.clock.now_ms();
-    let now = now_ms.div_euclid(1000);
-    let event = |kind| actor.sign(NewEvent::new(kind, now_ms)).with("reason", "restored");
-    let ended = Change::new().step(Step::EndGrantsOf { subject: None, client_id: None, now }).event(event(EventKind::GrantEnded));
-    foundation.store.apply(ended).await?;
-    loop {
-        let page = foundation.store.sessions(None, None, 200).await?;
-        if page.items.is_empty() {
-            break;
-        }
-        let change = page.items.iter().fold(Change::new(), |change, session| {
-            let told = event(EventKind::SessionEnded).session(&session.id).subject(&session.subject);
-            change.step(Step::EndSession { id: session.id.clone(), now }).event(told)
-        });
-        foundation.store.apply(change).await?;
-    }
-    let keys = foundation.keys()?;
-    for row in foundation.store.keys().await?.into_iter().filter(|row| row.state != ledger::KeyState::Revoked) {
-        keys.revoke(&row.kid, Some("restored from a backup"), &actor).await?;
-    }
-    Ok(())
 }
 
 /// Prints the numbers this version enforces.

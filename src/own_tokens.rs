@@ -16,7 +16,7 @@ use tokens::{
 };
 
 /// How old the knowledge of the ledger may be to vouch for a token, milliseconds.
-const STALE_MS: i64 = 5_000;
+const STALE_MS: i64 = 1_000;
 
 /// Believes own access tokens, signed and opaque ones.
 pub struct OwnTokens {

@@ -17,7 +17,7 @@ use crate::{
     clock::SystemEntropy,
     config::Config,
     foundation::Foundation,
-    serve::{self, Running},
+    serve::{self, Running, Signals},
     telemetry,
 };
 
@@ -92,20 +92,25 @@ async fn demonstrate(config: Config, secrets: Secrets, began: Instant, json: boo
     };
     let demo = Demo { secrets, issuer: running.issuer(), public, gateway, upstream };
     let ready = began.elapsed();
-    if json {
+    let signals = if json {
+        let signals = Signals::listen()?;
         let mut line = running.ready_line();
         if let Some(members) = line.as_object_mut() {
             members.insert("demo".into(), demo.json());
         }
         say_json(&line)?;
+        signals
     } else {
         tour::introduce(&demo, &running, ready)?;
         if !no_tour {
             tour::walk(&demo).await?;
         }
+        // Until here Ctrl-C ends the tour at once.
+        let signals = Signals::listen()?;
         tour::leave(&demo)?;
-    }
-    running.until_stopped().await;
+        signals
+    };
+    running.until_stopped(signals).await;
     Ok(())
 }
 

@@ -147,8 +147,8 @@ mod tests {
     struct Counts(AtomicUsize);
 
     impl Listener for Counts {
-        fn committed(&self, _batch: &Committed) {
-            self.0.fetch_add(1, Ordering::Relaxed);
+        fn committed(&self, batch: &Committed) {
+            self.0.fetch_add(batch.events.len(), Ordering::Relaxed);
         }
     }
 

@@ -69,9 +69,11 @@ pub fn run(config: Config) -> Result<(), Failure> {
         let metrics = telemetry::start_metrics()?;
         let bound = bind(&config)?;
         let foundation = Foundation::open(&config, true).await?;
+        // Heard from before the ready line on: whoever reads it may send one at once.
+        let signals = Signals::listen()?;
         let running = Running::start(config, foundation, bound, metrics, Shutdown::default()).await?;
         say_json(&running.ready_line())?;
-        running.until_stopped().await;
+        running.until_stopped(signals).await;
         Ok(())
     });
     runtime.shutdown_timeout(Duration::from_millis(500));
@@ -168,7 +170,8 @@ impl Running {
         let gateway = if config.plays(Role::Gateway) { Some(server::gateway(&config, &ground)?) } else { None };
         let wings = Arc::new(ArcSwap::from_pointee(Wings::build(&config, &ground, gateway.as_ref())?));
         let sized = wings.clone();
-        jobs::start(&ground.foundation, Arc::new(move || sized.load().cache_sizes()), metrics.clone(), &shutdown.stop, &ground.tasks);
+        let numbers = jobs::Numbers { caches: Arc::new(move || sized.load().cache_sizes()), metrics: metrics.clone() };
+        jobs::start(&ground.foundation, config.audit.keep.0, numbers, &shutdown.stop, &ground.tasks);
         let at = |listener: &Option<Listener>| listener.as_ref().map(|listener| listener.at);
         let forwards = bound.gateway.as_ref().map(|(socket, _)| socket.local_addr()).transpose()?;
         let ports = Ports { public: at(&bound.public), gateway: forwards, admin: at(&bound.admin), metrics: Some(bound.metrics.at) };
@@ -214,15 +217,9 @@ impl Running {
     }
 
     /// Serves until SIGTERM or Ctrl-C, reloads on SIGHUP, then drains.
-    pub async fn until_stopped(self) {
-        let (Ok(mut term), Ok(mut int), Ok(mut hup)) =
-            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
-        else {
-            tracing::error!("signals cannot be heard; stopping");
-            return self.stop().await;
-        };
+    pub async fn until_stopped(self, mut signals: Signals) {
         loop {
-            match next(&mut term, &mut int, &mut hup).await {
+            match signals.next().await {
                 Heard::Stop => break,
                 Heard::Reload => self.reload().await,
             }
@@ -306,6 +303,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("gateway.max_staleness", old.max_staleness != new.max_staleness),
         ("outbound", (&old.outbound.allow, &old.outbound.extra_ca_file) != (&new.outbound.allow, &new.outbound.extra_ca_file)),
         ("keys", (old.keys.rotate_every, old.keys.publish_before) != (new.keys.rotate_every, new.keys.publish_before)),
+        ("audit", old.audit.keep != new.audit.keep),
         ("log", (&old.log.format, &old.log.file, &old.log.filter) != (&new.log.format, &new.log.file, &new.log.filter)),
     ]
     .into_iter()
@@ -318,11 +316,28 @@ enum Heard {
     Reload,
 }
 
-async fn next(term: &mut Signal, int: &mut Signal, hup: &mut Signal) -> Heard {
-    tokio::select! {
-        _ = term.recv() => Heard::Stop,
-        _ = int.recv() => Heard::Stop,
-        _ = hup.recv() => Heard::Reload,
+/// The signals a process acts on; from the moment they are listened for, none ends it.
+pub struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    /// Listens for them.
+    ///
+    /// # Errors
+    /// The system says no.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())?, hup: signal(SignalKind::hangup())? })
+    }
+
+    async fn next(&mut self) -> Heard {
+        tokio::select! {
+            _ = self.term.recv() => Heard::Stop,
+            _ = self.int.recv() => Heard::Stop,
+            _ = self.hup.recv() => Heard::Reload,
+        }
     }
 }
 

@@ -92,6 +92,16 @@ fn describe() {
     metrics::counter!("panics_total").increment(0);
     metrics::counter!("jwks_fetch_total").increment(0);
     metrics::counter!("store_purged_rows_total").increment(0);
+    // Said from the start on, so that nobody takes silence for zero.
+    for (outcome, reason) in [("allowed", "ok"), ("refused", "no_route")] {
+        metrics::counter!("auth_decisions_total", "route" => "", "outcome" => outcome, "reason" => reason).increment(0);
+    }
+    let _none_yet = metrics::histogram!("revocation_propagation_seconds");
+    metrics::gauge!("cache_entries", "cache" => "revocations").set(0.0);
+    for table in ["artefacts", "grants", "sessions", "events", "revocations"] {
+        metrics::gauge!("db_rows", "table" => table).set(0.0);
+    }
+    refresh_process_gauges();
 }
 
 /// What a counter stands at, over all its labels.
@@ -139,6 +149,29 @@ pub fn build_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_promised_metric_is_there_from_the_start() {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Full("revocation_propagation_seconds".into()), PROPAGATION)
+            .unwrap()
+            .build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, describe);
+        let page = handle.render();
+        for expected in [
+            "panics_total 0",
+            "jwks_fetch_total 0",
+            "db_rows{table=\"events\"} 0",
+            "cache_entries{cache=\"revocations\"} 0",
+            "auth_decisions_total{route=\"\",outcome=\"allowed\",reason=\"ok\"} 0",
+            "revocation_propagation_seconds_count 0",
+            "process_resident_memory_bytes ",
+            "process_open_fds ",
+        ] {
+            assert!(page.contains(&format!("\n{expected}")), "{expected}\n{page}");
+        }
+    }
 
     #[test]
     fn a_counter_is_summed_over_its_labels_and_no_other_name() {

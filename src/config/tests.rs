@@ -1,3 +1,4 @@
+//! The rules of the configuration: mistakes all at once, the environment over the file, a fresh manual.
 use super::*;
 
 const SMALL: &str = "[server]\nissuer = \"https://id.example.com\"\n";

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tokens::{Entropy, b64, seal::Kek, secret::Plain};
+use tokens::{Entropy, b64, id, seal::Kek, secret::Plain};
 use zeroize::{Zeroize as _, Zeroizing};
 
 /// Where the key-encryption key comes from.
@@ -90,24 +90,30 @@ fn read(path: &Path) -> Result<Option<Kek>, KekError> {
 
 fn make(path: &Path, entropy: &dyn Entropy) -> Result<(Kek, Option<PathBuf>), KekError> {
     let wrong = |why| KekError::File { path: path.to_owned(), why };
-    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    if let Some(directory) = directory.filter(|directory| !directory.exists()) {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(wrong)?;
+        let above = directory.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::File::open(above).and_then(|above| above.sync_all()).map_err(wrong)?;
     }
     let mut key = Zeroizing::new([0; 32]);
     entropy.fill(key.as_mut_slice());
     let text = Zeroizing::new(b64::encode(key.as_slice()) + "\n");
-    // Written whole under another name, then linked: nobody ever reads half a key, and of two processes one wins.
-    let draft = path.with_extension(format!("{}.draft", std::process::id()));
-    let _stale = fs::remove_file(&draft);
+    // Written whole under a name nobody else has, then linked: nobody ever reads half a key, and of two processes one wins.
+    let draft = path.with_extension(format!("{}.draft", id::random_text(entropy, 12)));
     let linked = write(&draft, &text).and_then(|()| fs::hard_link(&draft, path));
     let removed = fs::remove_file(&draft);
-    match linked {
-        Ok(()) => removed.map(|()| (Kek::new(*key), Some(path.to_owned()))).map_err(wrong),
-        Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {
-            read(path)?.map(|kek| (kek, None)).ok_or_else(|| KekError::Missing(path.to_owned()))
-        }
-        Err(why) => Err(wrong(why)),
-    }
+    let ours = match linked {
+        Ok(()) => true,
+        Err(why) if why.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(why) => return Err(wrong(why)),
+    };
+    removed.map_err(wrong)?;
+    // The database must not outlive the key: the file's name is durable before anything is sealed under it.
+    fs::File::open(directory.unwrap_or(Path::new("."))).and_then(|directory| directory.sync_all()).map_err(wrong)?;
+    // What counts is what every other process will read.
+    let kek = read(path)?.ok_or_else(|| KekError::Missing(path.to_owned()))?;
+    Ok((kek, ours.then(|| path.to_owned())))
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
@@ -160,6 +166,21 @@ mod tests {
             let error = take(&Source::File(path.clone()), false, true, &SystemEntropy).expect_err("refused").to_string();
             assert!(error.contains("chmod 600") && error.contains(&format!("{mode:04o}")), "{error}");
         }
+    }
+
+    #[test]
+    fn of_many_that_start_at_once_all_hold_the_key_of_the_file() {
+        let home = tempfile::tempdir().expect("a directory");
+        let path = home.path().join("new/kek");
+        let source = Source::File(path);
+        let made: Vec<Kek> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(|| take(&source, true, true, &SystemEntropy).expect("made").0)).collect();
+            all.into_iter().map(|one| one.join().expect("no panic")).collect()
+        });
+        let (kept, _) = take(&source, false, false, &SystemEntropy).expect("read");
+        let sealed = kept.seal("p", b"x", &SystemEntropy);
+        assert!(made.iter().all(|kek| kek.open("p", &sealed).is_ok()));
+        assert_eq!(fs::read_dir(home.path().join("new")).expect("a directory").count(), 1, "no draft is left");
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! The numbers this server keeps to, as it tells them (`GET /admin/v1/policy`, `doorward policy --json`).
+use accounts::password;
 use serde_json::{Value, json};
 
 use crate::{Form, Settings, client_auth::Method, grants, id_token};
@@ -42,6 +43,10 @@ pub fn policy_json(settings: &Settings) -> Value {
         "limits": {
             "url": 8192, "headers": 32768, "header_fields": 100, "form": Form::LIMIT, "json": 262_144, "json_depth": 32,
             "password": 128, "token": tokens::jws::MAX_LEN,
+        },
+        "password_hash": {
+            "algorithm": "argon2id", "memory_kib": password::MEMORY_KIB, "passes": password::PASSES, "lanes": password::LANES,
+            "at_a_time": "one a core", "queue_full": 503,
         },
         "rate": { "answer": 429, "headers": ["Retry-After", "RateLimit", "RateLimit-Policy"], "per": ["account", "source"], "ipv6_source": "/64" },
         "outbound": {
