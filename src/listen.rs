@@ -6,7 +6,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -248,18 +251,24 @@ where
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = answer.clone();
         let refused = heard.as_ref().and_then(|told| told.begin()).and_then(|status| StatusCode::from_u16(status).ok());
+        let unread = Arc::new(AtomicBool::new(!request.body().is_end_stream()));
         async move {
             let response = if let Some(status) = refused {
                 Err(status)
             } else if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > MAX_URI) {
                 Err(StatusCode::URI_TOO_LONG)
             } else {
-                Ok(answer(request.map(Timed::new), peer).await)
+                Ok(answer(request.map(|body| Timed::new(body, unread.clone())), peer).await)
             };
-            Ok::<_, std::convert::Infallible>(match response {
+            let mut response = match response {
                 Ok(response) => response.map(Reply::Body),
                 Err(status) => refusal(status),
-            })
+            };
+            // What was not read is in the way of the next request: the client is told that none can come here.
+            if !is_http2 && unread.load(Ordering::Acquire) {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, std::convert::Infallible>(response)
         }
     });
     if is_http2 {
@@ -339,12 +348,13 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Reply<B> {
 /// A request body that fails when it stands still for [`BODY_IDLE`].
 pub struct Timed {
     body: Incoming,
+    unread: Arc<AtomicBool>,
     idle: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timed {
-    const fn new(body: Incoming) -> Self {
-        Self { body, idle: None }
+    const fn new(body: Incoming, unread: Arc<AtomicBool>) -> Self {
+        Self { body, unread, idle: None }
     }
 }
 
@@ -363,6 +373,9 @@ impl Body for Timed {
             Poll::Ready(frame) => {
                 if let Some(idle) = &mut this.idle {
                     idle.as_mut().reset(Instant::now() + BODY_IDLE);
+                }
+                if frame.is_none() || this.body.is_end_stream() {
+                    this.unread.store(false, Ordering::Release);
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }

@@ -96,7 +96,11 @@ fn describe() {
     for (outcome, reason) in [("allowed", "ok"), ("refused", "no_route")] {
         metrics::counter!("auth_decisions_total", "route" => "", "outcome" => outcome, "reason" => reason).increment(0);
     }
-    let _none_yet = metrics::histogram!("revocation_propagation_seconds");
+    let _none_yet = [
+        metrics::histogram!("revocation_propagation_seconds"),
+        metrics::histogram!("http_request_seconds", "endpoint" => "token", "status" => "200"),
+        metrics::histogram!("gateway_request_seconds", "route" => ""),
+    ];
     metrics::gauge!("cache_entries", "cache" => "revocations").set(0.0);
     for table in ["artefacts", "grants", "sessions", "events", "revocations"] {
         metrics::gauge!("db_rows", "table" => table).set(0.0);
@@ -166,6 +170,8 @@ mod tests {
             "cache_entries{cache=\"revocations\"} 0",
             "auth_decisions_total{route=\"\",outcome=\"allowed\",reason=\"ok\"} 0",
             "revocation_propagation_seconds_count 0",
+            "gateway_request_seconds",
+            "http_request_seconds",
             "process_resident_memory_bytes ",
             "process_open_fds ",
         ] {

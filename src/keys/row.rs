@@ -1,9 +1,11 @@
 //! Keys as rows: made, sealed, opened and proved, listed.
+use std::collections::BTreeSet;
+
 use ledger::{Change, EventKind, KeyRow, KeyState, NewEvent, Step};
 use serde_json::{Value, json};
 use tokens::{
     Alg, Entropy,
-    keyring::{Action, Life, State},
+    keyring::{Action, Cause, Life, State},
     seal::Kek,
     sign::{KeyError, SigningKey},
     witness,
@@ -11,6 +13,15 @@ use tokens::{
 use zeroize::Zeroizing;
 
 use super::KeysError;
+
+/// The ids of the keys that sign, as far as a cause is about them.
+pub(super) fn signing(rows: &[KeyRow], cause: Cause<'_>) -> BTreeSet<String> {
+    let meant = |row: &&KeyRow| match cause {
+        Cause::Command { only: Some(alg) } => row.alg == alg.as_str(),
+        _ => true,
+    };
+    rows.iter().filter(|row| row.state == KeyState::Current).filter(meant).map(|row| row.kid.clone()).collect()
+}
 
 /// A key that was just made, and its private document.
 pub(super) struct Made {
