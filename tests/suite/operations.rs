@@ -327,3 +327,50 @@ fn it_is_ready_quickly_and_small() {
     // A debug build on a busy machine; the release figures are measured by scripts/bench.
     assert!(server.ready_after < Duration::from_secs(5), "{:?}", server.ready_after);
 }
+
+#[test]
+fn keys_rotate_by_themselves_without_a_refused_token() {
+    let stage = Stage::start(|house| {
+        house.text("keys.rotate_every", "3s").text("keys.publish_before", "1s");
+    });
+    let mut tokens: Vec<String> = Vec::new();
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(11) {
+        let token = stage.machine_token(&MACHINE, &[]);
+        let kid = jose_header(&token)["kid"].as_str().unwrap().to_owned();
+        assert!(client().get(stage.url("/jwks")).go().text().contains(&kid), "signed with a key that is not published");
+        tokens.push(token);
+        for token in &tokens {
+            assert_eq!(stage.call("/api/x", token).status, 200, "a good token was refused");
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    let kids: std::collections::BTreeSet<String> = tokens.iter().map(|t| jose_header(t)["kid"].to_string()).collect();
+    assert!(kids.len() >= 3, "{} keys in eleven seconds", kids.len());
+}
+
+#[test]
+fn stats_and_metrics_say_what_the_contract_names() {
+    let stage = Stage::start(|_| {});
+    stage.revoke(&MACHINE, &stage.machine_token(&MACHINE, &[]));
+    stage.call("/api/x", "a.b.c");
+    let stats = stage.admin("GET", "/stats").go().expect(200).json().to_string();
+    for word in ["panics", "rows", "cache", "jwks", "feed", "build"] {
+        assert!(stats.to_lowercase().contains(word), "{word}: {stats}");
+    }
+    crate::kit::wait_until("every metric is there", Duration::from_secs(5), || {
+        let page = client().get(format!("http://{}/metrics", stage.listener("metrics"))).go().expect(200).text();
+        let names = [
+            "panics_total",
+            "jwks_fetch_total",
+            "db_rows{",
+            "cache_entries{",
+            "auth_decisions_total{",
+            "revocation_propagation_seconds_bucket{",
+            "process_resident_memory_bytes",
+            "process_open_fds",
+        ];
+        names.iter().all(|n| page.lines().any(|l| l.starts_with(n)))
+            && page.lines().any(|l| l.contains("_seconds_bucket{") && l.contains("request"))
+    });
+}

@@ -172,3 +172,38 @@ fn a_restarted_authorization_server_is_found_again() {
     pair.auth.revoke(&MACHINE, &other);
     wait_until("revocations arrive", Duration::from_secs(2), || pair.call("/api/x", &other) == 401);
 }
+
+#[test]
+fn keys_rotate_and_are_revoked_without_a_wrong_answer_here() {
+    let pair = pair();
+    let token = pair.auth.machine_token(&MACHINE, &[]);
+    wait_until("tokens pass", Duration::from_secs(5), || pair.call("/api/x", &token) == 200);
+    let done = pair.auth.admin("POST", "/keys/rotate").go();
+    assert!((200..300).contains(&done.status), "{}", done.text());
+    for _ in 0..20 {
+        assert_eq!(pair.call("/api/x", &pair.auth.machine_token(&MACHINE, &[])), 200, "signed with the key that was published as next");
+        assert_eq!(pair.call("/api/x", &token), 200, "signed with the one before");
+    }
+    let kid = crate::kit::http::jose_header(&token)["kid"].as_str().unwrap().to_owned();
+    let done = pair.auth.admin("POST", &format!("/keys/{kid}/revoke")).go();
+    assert!((200..300).contains(&done.status), "{}", done.text());
+    wait_until("the revoked key's token is refused", Duration::from_secs(1), || pair.call("/api/x", &token) == 401);
+    assert_eq!(pair.call("/api/x", &pair.auth.machine_token(&MACHINE, &[])), 200);
+}
+
+#[test]
+fn what_is_open_at_a_remote_gateway_is_closed_too() {
+    let pair = pair();
+    let token = pair.auth.machine_token(&MACHINE, &[]);
+    wait_until("tokens pass", Duration::from_secs(5), || pair.call("/api/x", &token) == 200);
+    let mut stream = crate::kit::raw::connect(&pair.gateway.listener("gateway"));
+    let request = format!("GET /api/sse HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    assert!(crate::kit::raw::read_head(&mut stream).starts_with("HTTP/1.1 200"));
+    pair.auth.revoke(&MACHINE, &token);
+    let since = Instant::now();
+    let mut buffer = [0u8; 1024];
+    while stream.read(&mut buffer).is_ok_and(|n| n > 0) {
+        assert!(since.elapsed() < Duration::from_secs(1), "still open a second after the revocation");
+    }
+}

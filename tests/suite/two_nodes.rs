@@ -165,10 +165,53 @@ fn storage_away_is_503_and_nothing_is_issued() {
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert!(answer.header("retry-after").parse::<u32>().is_ok());
     assert!(!answer.text().contains("access_token"));
+    for (who, form) in
+        [(&MACHINE, vec![("grant_type", "client_credentials")]), (&HOME, vec![("grant_type", "authorization_code"), ("code", "x")])]
+    {
+        let answer = a.token(who, &form);
+        assert!(!answer.text().contains("access_token") && answer.status >= 400, "{} {}", answer.status, answer.text());
+    }
+    let machine = a.token(&MACHINE, &[("grant_type", "client_credentials")]);
+    assert_eq!(machine.status, 503, "a token whose event cannot be written is not issued: {}", machine.text());
+    wait_until("it says that it is not ready", Duration::from_secs(10), || {
+        crate::kit::http::client().get(a.url("/readyz")).go().status == 503
+    });
+    assert_eq!(crate::kit::http::client().get(a.url("/healthz")).go().status, 200);
+    wait_until("a gateway whose knowledge is old refuses", Duration::from_secs(12), || {
+        [401, 503].contains(&a.call("/api/x", &token).status)
+    });
+    assert_eq!(a.call("/offline/x", &token).status, 200, "offline asks nobody");
+    assert_eq!(crate::kit::http::client().get(a.through("/public/x")).go().status, 200);
     psql(format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true"));
     wait_until("the database is found again", Duration::from_secs(20), || {
         std::thread::sleep(Duration::from_millis(200));
         a.refresh(&APP, &refresh).status == 200
     });
     wait_until("the gateway trusts again", Duration::from_secs(10), || a.call("/api/x", &token).status == 200);
+}
+
+#[test]
+fn a_key_rotated_at_one_node_is_believed_at_the_other_at_once() {
+    let Some(nodes) = nodes(false) else { return };
+    let mut kids = std::collections::BTreeSet::new();
+    for round in 0..3 {
+        for _ in 0..10 {
+            let (ours, theirs) = (nodes.a.machine_token(&MACHINE, &[]), {
+                let answer = MACHINE.post(&at(&nodes.b), &[("grant_type", "client_credentials")]).go().expect(200);
+                text(&answer.json(), "access_token")
+            });
+            kids.insert(crate::kit::http::jose_header(&ours)["kid"].to_string());
+            assert_eq!((nodes.b.call("/api/x", &ours).status, nodes.a.call("/api/x", &theirs).status), (200, 200), "round {round}");
+        }
+        let done = nodes.a.admin("POST", "/keys/rotate").go();
+        assert!((200..300).contains(&done.status), "{}", done.text());
+    }
+    assert!(kids.len() >= 3, "{kids:?}");
+    let token = nodes.a.machine_token(&MACHINE, &[]);
+    assert_eq!(nodes.b.call("/api/x", &token).status, 200);
+    let kid = crate::kit::http::jose_header(&token)["kid"].as_str().unwrap().to_owned();
+    let done = nodes.a.admin("POST", &format!("/keys/{kid}/revoke")).go();
+    assert!((200..300).contains(&done.status), "{}", done.text());
+    wait_until("node B refuses the revoked key's token", Duration::from_secs(1), || nodes.b.call("/api/x", &token).status == 401);
+    assert_eq!(nodes.b.call("/api/x", &nodes.a.machine_token(&MACHINE, &[])).status, 200);
 }
