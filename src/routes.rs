@@ -1,9 +1,12 @@
 //! The gateway's route table, read from the database and rebuilt when the ledger says that something of it changed.
-use std::sync::Arc;
+use std::time::Duration;
 
 use edge::{issuer::TrustedIssuer, route::Route, table::RouteTable, upstream::Upstream};
 use ledger::{Committed, Listener, Mistake, ObjectKind, Record, Store, StoreError};
-use tokio::sync::Notify;
+use tokio::{sync::watch, time::timeout};
+
+/// How long an administrator's answer waits for the table of this node.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Reads and builds the table. The inner error lists what is wrong with what is stored.
 ///
@@ -33,13 +36,31 @@ async fn all<R: Record>(store: &dyn Store) -> Result<Vec<R>, StoreError> {
 
 /// Rings when a route, an upstream or a trusted issuer changed.
 #[derive(Debug, Default)]
-pub struct Bell(Arc<Notify>);
+pub struct Bell {
+    rung: watch::Sender<u64>,
+    answered: watch::Sender<u64>,
+}
 
 impl Bell {
-    /// What rings.
-    #[must_use]
-    pub fn rings(&self) -> Arc<Notify> {
-        self.0.clone()
+    /// Waits until it has rung since it was answered last; what it then says is to be given to [`Bell::answer`].
+    pub async fn ring(&self) -> u64 {
+        let done = *self.answered.borrow();
+        let mut rung = self.rung.subscribe();
+        rung.wait_for(|rung| *rung > done).await.map_or(done, |rung| *rung)
+    }
+
+    /// The table is as of this ring.
+    pub fn answer(&self, ring: u64) {
+        self.answered.send_replace(ring);
+    }
+
+    /// Waits a moment until the table has what was committed before.
+    pub async fn settled(&self) {
+        let rung = *self.rung.borrow();
+        let mut answered = self.answered.subscribe();
+        if timeout(PATIENCE, answered.wait_for(|answered| *answered >= rung)).await.is_err() {
+            tracing::warn!("the routes are not read anew yet");
+        }
     }
 }
 
@@ -52,7 +73,7 @@ impl Listener for Bell {
         };
         let changes = |kind: &str| kind.starts_with("object.") || kind.starts_with("storage.");
         if batch.events.iter().any(|event| changes(&event.kind) && concerns(&event.document)) {
-            self.0.notify_one();
+            self.rung.send_modify(|rung| *rung += 1);
         }
     }
 }

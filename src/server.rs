@@ -9,7 +9,11 @@ use admin::{AdminState, Stats, StatsSource};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use axum::{Router, body::Body};
+use axum::{
+    Router,
+    body::Body,
+    middleware::{self, Next},
+};
 use edge::{limit::Counters, table::RouteTable};
 use futures_util::FutureExt as _;
 use gateway::{
@@ -57,6 +61,8 @@ pub struct Ground {
     pub hashing: Hashing,
     /// The gateway's routes.
     pub table: Arc<ArcSwap<RouteTable>>,
+    /// Rings when they have to be read anew.
+    pub bell: Arc<routes::Bell>,
     /// Cancelled when the process drains.
     pub closing: CancellationToken,
     /// The background tasks.
@@ -77,7 +83,17 @@ impl Ground {
         };
         let table = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
         let mount = Mount::new(foundation.store.clone());
-        Ok(Self { foundation, mount, counters, hashing: Hashing::new(cores()), table, closing, tasks: TaskTracker::new(), metrics })
+        Ok(Self {
+            foundation,
+            mount,
+            counters,
+            hashing: Hashing::new(cores()),
+            table,
+            bell: Arc::default(),
+            closing,
+            tasks: TaskTracker::new(),
+            metrics,
+        })
     }
 
     fn own_tokens(&self) -> anyhow::Result<OwnTokens> {
@@ -109,13 +125,14 @@ impl Ground {
     }
 
     /// Follows changes of routes for as long as it is polled.
-    pub async fn follow_routes(&self, issuer: &str, changed: Arc<tokio::sync::Notify>) {
+    pub async fn follow_routes(&self, issuer: &str) {
         loop {
-            changed.notified().await;
+            let ring = self.bell.ring().await;
             while let Err(error) = self.reload_routes(issuer).await {
                 tracing::warn!(%error, "the routes could not be read; trying again");
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             }
+            self.bell.answer(ring);
         }
     }
 }
@@ -181,7 +198,20 @@ fn admin_router(config: &Config, ground: &Ground, app: Option<&Arc<App>>, gatewa
             metrics: ground.metrics.clone(),
         }),
     };
-    Ok(admin::router(Arc::new(state)))
+    let bell = ground.bell.clone();
+    let settle = move |request: axum::extract::Request, next: Next| {
+        let bell = bell.clone();
+        async move {
+            let changes = !request.method().is_safe();
+            let response = next.run(request).await;
+            // A changed route counts from the answer on.
+            if changes {
+                bell.settled().await;
+            }
+            response
+        }
+    };
+    Ok(admin::router(Arc::new(state)).layer(middleware::from_fn(settle)))
 }
 
 /// The gateway over this process's own keys, or over a remote authorization server. It lives as long as the process.
@@ -296,9 +326,7 @@ pub async fn answer(mut router: Router, request: Request<Timed>, peer: SocketAdd
 
 /// Starts the tasks that keep the ground's knowledge fresh.
 pub fn follow(config: &Config, ground: &Arc<Ground>, stop: &CancellationToken) {
-    let bell = routes::Bell::default();
-    let rings = bell.rings();
-    ground.foundation.store.listen(Arc::new(bell));
+    ground.foundation.store.listen(ground.bell.clone());
     let (followed, issuer) = (ground.clone(), config.issuer.clone());
-    jobs::spawn(&ground.tasks, stop, async move { followed.follow_routes(&issuer, rings).await });
+    jobs::spawn(&ground.tasks, stop, async move { followed.follow_routes(&issuer).await });
 }
