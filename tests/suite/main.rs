@@ -37,6 +37,7 @@ mod login_limits;
 mod logout;
 mod operations;
 mod quickstart;
+mod races;
 mod rate_limits;
 mod refresh;
 mod remote_gateway;
