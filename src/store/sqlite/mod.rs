@@ -64,8 +64,9 @@ pub(crate) async fn open(path: PathBuf, clock: Arc<dyn Clock>) -> Result<Engine<
 
 /// The writing thread. Its futures are ready when polled: nothing in them waits for anything but the disk.
 fn write(mut writer: Writer, mut waiting: mpsc::Receiver<Job>, shared: &Shared) {
-    let mut jobs = Vec::with_capacity(BATCH);
+    let (mut jobs, mut gathering) = (Vec::with_capacity(BATCH), Gathering::default());
     while waiting.blocking_recv_many(&mut jobs, BATCH) > 0 {
+        gathering.more(&mut jobs, &mut waiting);
         let work = async {
             writer::serve(&mut writer, &mut jobs, shared).await;
             if shared.behind()
@@ -80,6 +81,36 @@ fn write(mut writer: Writer, mut waiting: mpsc::Receiver<Job>, shared: &Shared) 
         }
     }
     writer.finish();
+}
+
+/// Waiting a moment for more changes to share a commit with, for as long as that finds any: a commit costs the same
+/// for one change and for thirty.
+#[derive(Default)]
+struct Gathering {
+    /// Batches to go without waiting, after a wait that found nobody.
+    pause: u8,
+}
+
+impl Gathering {
+    const WAIT: Duration = Duration::from_micros(200);
+    const PAUSE: u8 = 64;
+
+    fn more(&mut self, jobs: &mut Vec<Job>, waiting: &mut mpsc::Receiver<Job>) {
+        if self.pause > 0 {
+            self.pause -= 1;
+            return;
+        }
+        std::thread::sleep(Self::WAIT);
+        let before = jobs.len();
+        while jobs.len() < BATCH
+            && let Ok(job) = waiting.try_recv()
+        {
+            jobs.push(job);
+        }
+        if before == 1 && jobs.len() == 1 {
+            self.pause = Self::PAUSE;
+        }
+    }
 }
 
 impl Backend for Sqlite {
