@@ -229,7 +229,8 @@ pub struct Server {
 }
 
 /// Starts its arguments, and kills them when its own standard input ends.
-const WATCHER: &str = r#"exec 3<&0; "$@" </dev/null & p=$!; { cat <&3; kill -9 $p; } >/dev/null 2>&1 & wait $p; exit $?"#;
+const WATCHER: &str =
+    r#"exec 3<&0; "$@" </dev/null & p=$!; { cat <&3; kill -9 $p; } >/dev/null 2>&1 & k=$!; wait $p; s=$?; kill -9 $k 2>/dev/null; exit $s"#;
 
 impl Server {
     fn start(house: &House, args: &[&str]) -> Result<Self, String> {
@@ -263,9 +264,9 @@ impl Server {
         let ready: Option<Value> = first.as_ref().ok().and_then(|l| serde_json::from_str(l).ok());
         let Some(ready) = ready.filter(|r| r["ready"] == true) else {
             drop(leash);
-            let _ = child.wait();
+            let status = child.wait();
             let said = std::fs::read_to_string(&log).unwrap_or_default();
-            return Err(format!("first line {first:?}; log: {said}"));
+            return Err(format!("first line {first:?}; {status:?}; log: {said}"));
         };
         let issuer = ready["issuer"].as_str().unwrap_or(&house.issuer).to_owned();
         Ok(Self { house: house.clone(), child, leash, lines: Mutex::new(lines), ready, ready_after, issuer })
