@@ -133,6 +133,9 @@ fn retry(response: Response, seconds: i64) -> Response {
     with(response, header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
 }
 
+/// What an https issuer says of its host (RFC 6797).
+pub(crate) const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000; includeSubDomains");
+
 /// Adds what every answer carries unless the handler said something else.
 #[must_use]
 pub fn secure(https: bool, mut response: Response) -> Response {
@@ -147,8 +150,7 @@ pub fn secure(https: bool, mut response: Response) -> Response {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     if https {
-        let value = HeaderValue::from_static("max-age=31536000; includeSubDomains");
-        headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(value);
+        headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(HSTS);
     }
     response
 }

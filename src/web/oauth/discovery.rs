@@ -108,7 +108,12 @@ pub fn ready<B>(app: &App, request: &Request<B>) -> Option<Response> {
     let begun = tokio::time::Instant::now();
     let documents = published.current(app);
     let document = if endpoint == "jwks" { Some(&documents.keys) } else { documents.metadata.as_ref() };
-    let answer = reply::secure(app.settings.issuer.starts_with("https:"), document?.send(request.headers()));
+    let mut answer = document?.send(request.headers());
+    // Of what every page carries, these two mean something for JSON.
+    answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if app.settings.issuer.starts_with("https:") {
+        answer.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, reply::HSTS);
+    }
     if answer.status() == StatusCode::OK {
         let named = || metrics::histogram!("http_request_seconds", "endpoint" => endpoint, "status" => "200");
         histogram.get_or_init(named).record(begun.elapsed());
