@@ -95,6 +95,7 @@ fn claim(name: &str, value: &Value, mistakes: &mut Vec<Mistake>) {
         return;
     };
     let why = match (kind, value) {
+        (Kind::Text, Value::String(text)) if name == "email" && !is_address(text) => "an address has one @ between two parts",
         (Kind::Text, Value::String(text)) => return wording(name, text, mistakes),
         (Kind::Flag, Value::Bool(_)) => return,
         (Kind::Number, Value::Number(_)) => return,
@@ -105,6 +106,12 @@ fn claim(name: &str, value: &Value, mistakes: &mut Vec<Mistake>) {
         (Kind::Address, _) => "an object is expected",
     };
     mistakes.push(Mistake::new(name, why));
+}
+
+/// Whether a text can be an e-mail address: whether it is one, only mail tells.
+fn is_address(text: &str) -> bool {
+    let whole = |part: &str| !part.is_empty() && !part.contains(char::is_whitespace);
+    text.split_once('@').is_some_and(|(who, at)| whole(who) && whole(at) && !at.contains('@'))
 }
 
 fn address(members: &Map<String, Value>, mistakes: &mut Vec<Mistake>) {
@@ -180,6 +187,15 @@ mod tests {
         let at: Vec<&str> = found.iter().map(|(at, _)| at.as_str()).collect();
         assert_eq!(at, ["username", "roles[0]", "emial", "email_verified", "updated_at", "address.city", "address.county", "zzzzzzzz"]);
         assert!(found[2].1.contains("`email`") && found[6].1.contains("`country`") && !found[7].1.contains("did you mean"));
+    }
+
+    #[test]
+    fn an_email_looks_like_an_address() {
+        for (email, wrong) in
+            [("a@b.c", 0), ("ä+x@bücher.example", 0), ("notmail", 1), ("", 1), ("@b.c", 1), ("a@", 1), ("a@b@c", 1), ("a b@c", 1)]
+        {
+            assert_eq!(mistakes(json!({"username": "a", "email": email})).len(), wrong, "{email}");
+        }
     }
 
     #[test]
