@@ -135,7 +135,7 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Failed> {
     let mut all = headers.get_all(header::AUTHORIZATION).iter();
     let Some(first) = all.next() else { return Ok(None) };
     if all.next().is_some() {
-        return Err(OAuthError::request("more than one Authorization header").into());
+        return Err(Failed::Bearer(Some(OAuthError::request("more than one Authorization header"))));
     }
     let token = first.to_str().ok().and_then(|text| text.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     match token.map(|(_, token)| token.trim()) {

@@ -129,6 +129,19 @@ pub fn with(mut response: Response, name: HeaderName, value: HeaderValue) -> Res
     response
 }
 
+/// What a browser asks before a script of another origin may call (Fetch, CORS-preflight). The origin is allowed by whoever
+/// answers the call itself.
+#[must_use]
+pub fn preflight(methods: &'static str) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("Authorization, Content-Type, DPoP"));
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("7200"));
+    response
+}
+
 fn retry(response: Response, seconds: i64) -> Response {
     with(response, header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
 }

@@ -11,7 +11,7 @@ use axum::{
     response::Response,
     routing::{MethodRouter, get, post},
 };
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use metrics::Histogram;
 use protocol::{
     Form,
@@ -33,11 +33,11 @@ pub fn router(app: Arc<App>) -> Router {
     let https = app.settings.issuer.starts_with("https:");
     let at = |path: &str| format!("{base}{path}");
     let mut router = Router::new()
-        .route(&at("/token"), timed("token", post(token::post)))
+        .route(&at("/token"), open("token", "POST", post(token::post)))
         .route(&at("/introspect"), timed("introspect", post(introspect::post)))
-        .route(&at("/revoke"), timed("revoke", post(revoke::post)))
-        .route(&at("/userinfo"), timed("userinfo", get(userinfo::any).post(userinfo::any)))
-        .route(&at("/jwks"), timed("jwks", get(jwks::get)))
+        .route(&at("/revoke"), open("revoke", "POST", post(revoke::post)))
+        .route(&at("/userinfo"), open("userinfo", "GET, POST", get(userinfo::any).post(userinfo::any)))
+        .route(&at("/jwks"), open("jwks", "GET", get(jwks::get)))
         .route(&at("/feed"), get(feed::get))
         .route(&at("/authorize"), timed("authorize", get(authorize::get).post(authorize::post)))
         .route(&at("/logout"), timed("logout", get(logout::get).post(logout::post)))
@@ -48,9 +48,9 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready));
     for name in METADATA {
-        router = router.route(&at(&format!("/.well-known/{name}")), timed("discovery", get(discovery::get)));
+        router = router.route(&at(&format!("/.well-known/{name}")), open("discovery", "GET", get(discovery::get)));
         if let Some(path) = inserted(&app.settings.issuer, name) {
-            router = router.route(&path, timed("discovery", get(discovery::get)));
+            router = router.route(&path, open("discovery", "GET", get(discovery::get)));
         }
     }
     router
@@ -64,6 +64,8 @@ pub fn router(app: Arc<App>) -> Router {
 /// How long an endpoint takes: the histogram of the answer everybody hopes for is looked up once.
 struct Meter {
     endpoint: &'static str,
+    /// Whether scripts of other origins may read the answers.
+    open: bool,
     ok: OnceLock<Histogram>,
 }
 
@@ -80,13 +82,27 @@ impl Meter {
 
 /// Measures a route as `http_request_seconds{endpoint,status}`.
 pub(crate) fn timed(endpoint: &'static str, route: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App>> {
-    let meter = Arc::new(Meter { endpoint, ok: OnceLock::new() });
+    measured(Meter { endpoint, open: false, ok: OnceLock::new() }, route)
+}
+
+/// The same, of an endpoint that clients in a browser call from their own origins (Fetch, CORS protocol). Nothing here
+/// looks at a cookie, so every origin may; credentials of the browser's own are never invited.
+fn open(endpoint: &'static str, methods: &'static str, route: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App>> {
+    let preflight = move || std::future::ready(reply::preflight(methods));
+    measured(Meter { endpoint, open: true, ok: OnceLock::new() }, route.options(preflight))
+}
+
+fn measured(meter: Meter, route: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App>> {
+    let meter = Arc::new(meter);
     route.layer(middleware::from_fn(move |request: Request, next: Next| {
         let meter = Arc::clone(&meter);
         async move {
             let begun = tokio::time::Instant::now();
-            let response = next.run(request).await;
+            let mut response = next.run(request).await;
             meter.record(response.status(), begun.elapsed());
+            if meter.open {
+                response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+            }
             response
         }
     }))

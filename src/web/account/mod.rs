@@ -45,6 +45,9 @@ impl FromRequest<Arc<App>> for Posted {
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Infallible> {
         let (parts, body) = request.into_parts();
         let source = limits::source(app, &parts);
+        if oauth::twice(&parts.headers) {
+            return Ok(Self { params: Err(Refused::request("More than one Content-Type header.")), source });
+        }
         let media = parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).and_then(|v| v.split(';').next()).unwrap_or_default();
         if !media.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
             let why = Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", "The form was not sent as a form.");

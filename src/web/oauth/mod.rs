@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::body::{self, Body};
 use bytes::Bytes;
-use http::{header, request::Parts};
+use http::{HeaderMap, header, request::Parts};
 use protocol::{AuthenticatedClient, Form, OAuthError, client_auth, issue::Context};
 use tokens::keyring::KeyRing;
 
@@ -49,8 +49,16 @@ fn is_limit(error: &axum::Error) -> bool {
     std::error::Error::source(error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>())
 }
 
+/// Whether it is not told once what the body is: the two lines could be read as either (RFC 9110 §5.3, §8.3).
+pub(crate) fn twice(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONTENT_TYPE).iter().count() > 1
+}
+
 /// The form in a body.
 pub(crate) fn form<'a>(parts: &Parts, octets: &'a [u8]) -> Result<Form<'a>, Failed> {
+    if twice(&parts.headers) {
+        return Err(OAuthError::request("more than one Content-Type header").into());
+    }
     Ok(Form::body(parts.headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes), octets)?)
 }
 

@@ -26,7 +26,7 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     let posted =
         if octets.is_empty() || !parts.headers.contains_key(header::CONTENT_TYPE) { Form::default() } else { form(&parts, &octets)? };
     let token = match (credential::bearer(&parts.headers)?, posted.get("access_token")) {
-        (Some(_), Some(_)) => return Err(OAuthError::request("more than one access token").into()),
+        (Some(_), Some(_)) => return Err(Failed::Bearer(Some(OAuthError::request("more than one access token")))),
         (header, body) => header.or(body),
     };
     let seen = credential::demand(app, token, "openid").await?;

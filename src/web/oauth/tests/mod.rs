@@ -247,7 +247,7 @@ async fn malformed_requests_get_the_error_their_rfc_names() {
 async fn a_wrong_method_is_405_with_allow_and_a_wrong_path_a_problem() {
     let server = Server::new(|_| {});
     let (status, headers, body) = server.send(got("/t/token")).await;
-    assert_eq!((status, &headers[header::ALLOW]), (StatusCode::METHOD_NOT_ALLOWED, &"POST".parse().unwrap()));
+    assert_eq!((status, &headers[header::ALLOW]), (StatusCode::METHOD_NOT_ALLOWED, &"POST,OPTIONS".parse().unwrap()));
     assert_eq!((&body["status"], &headers[header::X_CONTENT_TYPE_OPTIONS]), (&json!(405), &"nosniff".parse().unwrap()));
     assert_eq!(server.send(got("/nowhere")).await.0, StatusCode::NOT_FOUND);
 }
