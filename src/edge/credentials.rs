@@ -1,5 +1,7 @@
 //! What credential a request carries (RFC 6750 §2): at most one, never in the URL.
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The credential of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub fn presented<'a>(headers: &'a HeaderMap, query: Option<&str>) -> Result<Pres
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let first = values.next();
     let mut count = usize::from(first.is_some()) + values.count();
-    count += headers.get_all("x-api-key").iter().count();
+    count += headers.get_all(API_KEY).iter().count();
     count += query.map_or(0, in_query);
     if count > 1 {
         return Err(Ambiguous);

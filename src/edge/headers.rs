@@ -1,8 +1,14 @@
 //! Header hygiene: what the caller may not say for itself, and what belongs to one connection only (RFC 9110 §7.6.1).
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, COOKIE, SET_COOKIE},
+    header::{CONNECTION, COOKIE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
 };
+
+use crate::framing::{MAX_FIELDS, MAX_HEADERS, Violation};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Letters and digits folded to lower case, everything else to `-`.
 fn fold(b: u8) -> u8 {
@@ -81,20 +87,48 @@ pub struct Rules<'a> {
     pub session_cookies: &'a [String],
 }
 
-/// A header name with `_`: some upstreams read it as `-`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NameFault;
-
-/// Refuses names a later reader may confuse with others; to be asked before any decision.
+/// Asks of the fields of an HTTP/2 head what [`crate::framing`] asks of the octets of an HTTP/1 head; before any decision.
+/// A name with `_` may be read as `-` by an upstream; what is sent on over HTTP/1.1 must have one length at most.
 ///
 /// # Errors
-/// [`NameFault`].
-pub fn check(headers: &HeaderMap) -> Result<(), NameFault> {
-    if headers.keys().any(|name| memchr::memchr(b'_', name.as_str().as_bytes()).is_some()) { Err(NameFault) } else { Ok(()) }
+/// What is wrong with it.
+pub fn check(headers: &HeaderMap) -> Result<(), Violation> {
+    let (mut size, mut lengths) = (0, 0);
+    for (name, value) in headers {
+        let (name, value) = (name.as_str(), value.as_bytes());
+        size += name.len() + value.len() + 4;
+        if memchr::memchr(b'_', name.as_bytes()).is_some() {
+            return Err(Violation::FieldName);
+        }
+        if value.trim_ascii().len() != value.len() {
+            return Err(Violation::FieldValue);
+        }
+        if name == "content-length" {
+            lengths += 1;
+            if lengths > 1 || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+                return Err(Violation::ContentLength);
+            }
+        }
+    }
+    if size > MAX_HEADERS || headers.len() > MAX_FIELDS { Err(Violation::HeadersTooLarge) } else { Ok(()) }
 }
 
 /// Removes from a request what must not reach the upstream.
 pub fn clean(headers: &mut HeaderMap, rules: &Rules<'_>) {
+    let (mut any, mut cookies) = (false, false);
+    for name in headers.keys() {
+        any |= unwelcome(name.as_str(), rules);
+        cookies |= name == COOKIE;
+    }
+    if any {
+        remove_unwelcome(headers, rules);
+    }
+    if cookies && !rules.forward_credentials {
+        clean_cookies(headers, rules.session_cookies);
+    }
+}
+
+fn remove_unwelcome(headers: &mut HeaderMap, rules: &Rules<'_>) {
     let mut doomed: [Option<HeaderName>; 12] = Default::default();
     loop {
         let mut more = false;
@@ -115,9 +149,6 @@ pub fn clean(headers: &mut HeaderMap, rules: &Rules<'_>) {
             break;
         }
     }
-    if !rules.forward_credentials && headers.contains_key(COOKIE) {
-        clean_cookies(headers, rules.session_cookies);
-    }
 }
 
 fn unwelcome(name: &str, rules: &Rules<'_>) -> bool {
@@ -131,14 +162,18 @@ fn unwelcome(name: &str, rules: &Rules<'_>) -> bool {
 /// Removes from an answer what belongs to the upstream's connection, and cookies under our own names: an upstream must not
 /// give anybody a session here.
 pub fn clean_answer(headers: &mut HeaderMap, session_cookies: &[String]) {
-    if headers.contains_key(CONNECTION) {
+    let (mut hops, mut cookies) = (false, false);
+    for name in headers.keys() {
+        hops |= hop_by_hop(name.as_str());
+        cookies |= name == SET_COOKIE;
+    }
+    if hops {
         remove_nominated(headers);
-        headers.remove(CONNECTION);
+        for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE, TRAILER, KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS] {
+            headers.remove(name);
+        }
     }
-    for name in ["keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te", "trailer"] {
-        headers.remove(name);
-    }
-    if headers.contains_key(SET_COOKIE) {
+    if cookies {
         let kept: Vec<HeaderValue> =
             headers.get_all(SET_COOKIE).iter().filter(|v| !own_cookie(v.as_bytes(), session_cookies)).cloned().collect();
         headers.remove(SET_COOKIE);
@@ -219,6 +254,14 @@ mod tests {
             assert_eq!(cleaned(&[(name, "mallory"), ("x-keep", "1")], true, true), ["x-keep: 1"], "{name}");
         }
         assert!(check(&map(&[("x_user", "1")])).is_err());
+    }
+
+    #[test]
+    fn an_http2_head_keeps_the_rules_of_an_http1_head() {
+        assert_eq!(check(&map(&[("content-length", "3"), ("x", "a b")])), Ok(()));
+        assert_eq!(check(&map(&[("content-length", "3"), ("content-length", "3")])), Err(Violation::ContentLength));
+        assert_eq!(check(&map(&[("x", " a")])), Err(Violation::FieldValue));
+        assert_eq!(check(&map(&[("x", &"a".repeat(MAX_HEADERS))])), Err(Violation::HeadersTooLarge));
     }
 
     #[test]

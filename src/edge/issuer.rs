@@ -18,7 +18,7 @@ pub struct TrustedIssuer {
     pub jwks_uri: String,
     /// The signature algorithms it uses; nothing else is accepted.
     pub algorithms: Vec<String>,
-    /// The `typ` its tokens carry; empty: `at+jwt` and `application/at+jwt`. `["JWT"]` for older servers.
+    /// What else than `at+jwt` and `application/at+jwt` the `typ` of its tokens may be: `["JWT"]` for older servers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub token_typ: Vec<String>,
 }
@@ -27,7 +27,7 @@ impl TrustedIssuer {
     /// The accepted `typ` values.
     #[must_use]
     pub fn types(&self) -> Vec<String> {
-        if self.token_typ.is_empty() { vec!["at+jwt".into(), "application/at+jwt".into()] } else { self.token_typ.clone() }
+        ["at+jwt", "application/at+jwt"].into_iter().map(str::to_owned).chain(self.token_typ.iter().cloned()).collect()
     }
 
     /// The accepted algorithms.

@@ -309,6 +309,7 @@ fn spread(order: &[usize]) -> Vec<usize> {
 fn trust(given: &TrustedIssuer) -> Trusted {
     let bare = |typ: &String| typ.to_ascii_lowercase().trim_start_matches("application/").to_owned();
     let mut types: Vec<String> = given.types().iter().map(bare).collect();
+    types.sort();
     types.dedup();
     Trusted { issuer: given.issuer.as_str().into(), jwks_uri: given.jwks_uri.clone(), algorithms: given.algs(), types }
 }

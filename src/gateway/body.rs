@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::{live::Lease, pool::Kept};
+use crate::{framed::Busy, live::Lease, pool::Kept};
 
 /// Why a body broke off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -120,6 +120,8 @@ pub(crate) struct Streamed {
     first: Option<Frame<Bytes>>,
     kept: Option<Kept>,
     lease: Option<Lease>,
+    /// The client's connection is not idle meanwhile.
+    busy: Option<Busy>,
 }
 
 impl AnswerBody {
@@ -131,13 +133,20 @@ impl AnswerBody {
         Self::Text(None)
     }
 
-    pub(crate) fn stream(inner: Incoming, first: Option<Frame<Bytes>>, kept: Option<Kept>, lease: Option<Lease>) -> Self {
-        Self::Stream(Box::new(Streamed { inner, first, kept, lease }))
+    pub(crate) fn stream(
+        inner: Incoming,
+        first: Option<Frame<Bytes>>,
+        kept: Option<Kept>,
+        lease: Option<Lease>,
+        busy: Option<Busy>,
+    ) -> Self {
+        Self::Stream(Box::new(Streamed { inner, first, kept, lease, busy }))
     }
 }
 
 impl Streamed {
     fn settle(&mut self) {
+        drop(self.busy.take());
         if self.inner.is_end_stream()
             && let Some(kept) = self.kept.take()
         {

@@ -1,5 +1,5 @@
 //! Sixth phase: sending the request on and taking the answer in. Needs a [`Permit`].
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{future::poll_fn, pin::Pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use edge::{
@@ -11,10 +11,11 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
 
 use crate::{
     body::{Broken, Progress, RequestBody},
-    pool::{Kept, Pool, Sender, Taken},
+    pool::{Kept, Line, Pool, Sender, Taken},
     rewrite,
 };
 
@@ -34,7 +35,7 @@ pub(crate) struct Answered {
 pub(crate) async fn forward(
     pool: &Rc<Pool>,
     entry: &Entry,
-    mut request: Request<RequestBody>,
+    request: &mut Option<Request<RequestBody>>,
     progress: &Progress,
     websocket: bool,
     _permit: &Permit<'_>,
@@ -58,12 +59,11 @@ pub(crate) async fn forward(
             match send(pool, entry, target, taken, request, progress, websocket).await {
                 Ok(answered) => return Ok(answered),
                 Err(Failed::Final(refusal)) => return Err(refusal),
-                Err(Failed::Unsent(back)) => {
+                Err(Failed::Unsent) => {
                     retries += 1;
                     if retries > 2 {
                         return Err(Refusal::BadUpstream("broken_off"));
                     }
-                    request = *back;
                 }
             }
         }
@@ -72,8 +72,8 @@ pub(crate) async fn forward(
 }
 
 enum Failed {
-    /// It was not sent, or may be sent again.
-    Unsent(Box<Request<RequestBody>>),
+    /// It was not sent, or may be sent again: it is back in its place.
+    Unsent,
     Final(Refusal),
 }
 
@@ -82,54 +82,66 @@ async fn send(
     entry: &Entry,
     target: &Target,
     taken: Taken,
-    mut request: Request<RequestBody>,
+    place: &mut Option<Request<RequestBody>>,
     progress: &Progress,
     websocket: bool,
 ) -> Result<Answered, Failed> {
     let limit = Duration::from_millis(entry.upstream.timeout_ms);
+    let Some(request) = place.as_mut() else { return Err(Failed::Final(Refusal::BadUpstream("broken_off"))) };
     // A request that was sent may only be sent again if that changes nothing (RFC 9110 §9.2.2).
-    let spare = if taken.idle.is_some_and(|idle| idle > DOUBTFUL) { copy(&request) } else { None };
+    let spare = if taken.idle.is_some_and(|idle| idle > DOUBTFUL) { copy(request) } else { None };
     match taken.sender {
-        Sender::Http1(mut sender) => {
+        Sender::Http1(mut line) => {
             rewrite::set_host(request.headers_mut(), entry, target);
             request.headers_mut().remove(header::TE);
             *request.version_mut() = Version::HTTP_11;
-            let answer = match waited(sender.try_send_request(request), limit, progress).await? {
+            let Some(request) = place.take() else { return Err(Failed::Final(Refusal::BadUpstream("broken_off"))) };
+            let Line { sender, expecting, timer } = &mut *line;
+            expecting.head();
+            let answer = match waited(sender.try_send_request(request), timer.as_mut(), limit, progress).await? {
                 Ok(answer) => answer,
                 Err(mut error) => {
-                    return Err(match error.take_message().or(spare) {
-                        Some(back) => Failed::Unsent(Box::new(back)),
-                        None => Failed::Final(fault(progress, error.error())),
-                    });
+                    *place = error.take_message().or(spare);
+                    return Err(if place.is_some() { Failed::Unsent } else { Failed::Final(fault(progress, error.error())) });
                 }
             };
-            let kept = Kept::new(Rc::clone(pool), Arc::clone(&target.key), sender);
+            let kept = Kept::new(Rc::clone(pool), Arc::clone(&target.key), line);
             receive(answer, Some(kept), websocket).map_err(Failed::Final)
         }
         Sender::Http2(mut sender) => {
-            rewrite::for_http2(&mut request, target).map_err(Failed::Final)?;
-            match waited(sender.try_send_request(request), limit, progress).await? {
+            rewrite::for_http2(request, target).map_err(Failed::Final)?;
+            let Some(request) = place.take() else { return Err(Failed::Final(Refusal::BadUpstream("broken_off"))) };
+            let mut timer = Box::pin(tokio::time::sleep(limit));
+            match waited(sender.try_send_request(request), timer.as_mut(), limit, progress).await? {
                 Ok(answer) => receive(answer, None, websocket).map_err(Failed::Final),
-                Err(mut error) => Err(match error.take_message() {
-                    Some(back) => Failed::Unsent(Box::new(to_origin_form(back))),
-                    None => Failed::Final(fault(progress, error.error())),
-                }),
+                Err(mut error) => {
+                    *place = error.take_message().map(to_origin_form);
+                    Err(if place.is_some() { Failed::Unsent } else { Failed::Final(fault(progress, error.error())) })
+                }
             }
         }
     }
 }
 
 /// Waits for the answer's head. While a long body moves, the upstream is not late.
-async fn waited<T>(answer: impl Future<Output = T>, limit: Duration, progress: &Progress) -> Result<T, Failed> {
+async fn waited<T>(answer: impl Future<Output = T>, mut timer: Pin<&mut Sleep>, limit: Duration, progress: &Progress) -> Result<T, Failed> {
     let mut answer = std::pin::pin!(answer);
-    loop {
-        let before = progress.moved.get();
-        match tokio::time::timeout(limit, answer.as_mut()).await {
-            Ok(done) => return Ok(done),
-            Err(_) if progress.moved.get() != before => {}
-            Err(_) => return Err(Failed::Final(Refusal::SlowUpstream)),
+    let mut before = progress.moved.get();
+    timer.as_mut().reset(Instant::now() + limit);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = answer.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
         }
-    }
+        while timer.as_mut().poll(cx).is_ready() {
+            if progress.moved.get() == before {
+                return Poll::Ready(Err(Failed::Final(Refusal::SlowUpstream)));
+            }
+            before = progress.moved.get();
+            timer.as_mut().reset(Instant::now() + limit);
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 fn fault(progress: &Progress, error: &hyper::Error) -> Refusal {
@@ -167,9 +179,7 @@ fn to_origin_form(mut request: Request<RequestBody>) -> Request<RequestBody> {
 
 /// Checks the head and what came of the body with it.
 fn receive(mut answer: Response<Incoming>, kept: Option<Kept>, websocket: bool) -> Result<Answered, Refusal> {
-    if let Some(why) = invalid(answer.status(), answer.headers(), websocket) {
-        return Err(Refusal::BadUpstream(why));
-    }
+    let sized = sized(answer.status(), answer.headers(), websocket).map_err(Refusal::BadUpstream)?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answered { answer, first: None, kept: None });
     }
@@ -179,7 +189,7 @@ fn receive(mut answer: Response<Incoming>, kept: Option<Kept>, websocket: bool) 
         }
         return Ok(Answered { answer, first: None, kept: None });
     }
-    if answer.headers().contains_key(header::CONTENT_LENGTH) {
+    if sized {
         return Ok(Answered { answer, first: None, kept });
     }
     // A first chunk that is already bad can still be answered with 502.
@@ -190,28 +200,29 @@ fn receive(mut answer: Response<Incoming>, kept: Option<Kept>, websocket: bool) 
     }
 }
 
-/// What is wrong with an answer's head.
-fn invalid(status: StatusCode, headers: &HeaderMap, websocket: bool) -> Option<&'static str> {
+/// Whether an answer's head says how long the body is, or what is wrong with the head. Control characters the parser refused.
+fn sized(status: StatusCode, headers: &HeaderMap, websocket: bool) -> Result<bool, &'static str> {
     if !(100..=599).contains(&status.as_u16()) {
-        return Some("invalid_status");
+        return Err("invalid_status");
     }
     if status == StatusCode::SWITCHING_PROTOCOLS {
         let switched = websocket && headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
-        return if switched { None } else { Some("unasked_switch") };
+        return if switched { Ok(false) } else { Err("unasked_switch") };
     }
-    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let encoding = encodings.next();
-    if encoding.is_some_and(|v| !v.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) || encodings.next().is_some() {
-        return Some("invalid_transfer_encoding");
+    let (mut length, mut encoding) = (false, false);
+    for (name, value) in headers {
+        let value = value.as_bytes();
+        if name == header::CONTENT_LENGTH {
+            if length || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+                return Err("invalid_content_length");
+            }
+            length = true;
+        } else if name == header::TRANSFER_ENCODING {
+            if encoding || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                return Err("invalid_transfer_encoding");
+            }
+            encoding = true;
+        }
     }
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let length = lengths.next();
-    if lengths.next().is_some()
-        || length.is_some_and(|v| v.is_empty() || !v.as_bytes().iter().all(u8::is_ascii_digit))
-        || (length.is_some() && encoding.is_some())
-    {
-        return Some("invalid_content_length");
-    }
-    let control = |v: &http::HeaderValue| v.as_bytes().iter().any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f);
-    headers.values().any(control).then_some("invalid_field")
+    if length && encoding { Err("invalid_content_length") } else { Ok(length) }
 }

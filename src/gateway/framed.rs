@@ -29,7 +29,7 @@ pub(crate) const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long a body may pause.
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// How long a connection may wait for its next request.
-const IDLE_TIME: Duration = Duration::from_secs(75);
+const IDLE_TIME: Duration = if cfg!(test) { Duration::from_millis(800) } else { Duration::from_secs(75) };
 /// How long a peer may leave what it is sent unread.
 const UNREAD_TIME: Duration = Duration::from_secs(60);
 /// How long a peer that was refused may go on sending into nothing, so that it can read the answer.
@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     refusal: Mutex<Option<(u64, Refusal)>>,
     served: AtomicU64,
     busy: AtomicUsize,
+    /// Something was asked or answered since the timer last looked.
+    stirred: AtomicBool,
     /// 0 undecided, 1 switched, 2 not switched.
     upgrade: AtomicU8,
     closing: AtomicBool,
@@ -51,11 +53,12 @@ pub(crate) struct Shared {
     waker: AtomicWaker,
 }
 
-/// A request being served.
+/// A request being served, until the last of its answer.
 pub(crate) struct Busy(Arc<Shared>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        self.0.stirred.store(true, Ordering::Relaxed);
         self.0.busy.fetch_sub(1, Ordering::Release);
         if self.0.closing.load(Ordering::Relaxed) {
             self.0.waker.wake();
@@ -127,8 +130,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
             injected: false,
             stopped: false,
             ended: false,
-            sleep: Box::pin(tokio::time::sleep(HEAD_TIME)),
-            armed: Some(Place::Idle),
+            sleep: Box::pin(tokio::time::sleep(IDLE_TIME)),
+            armed: None,
             unread: None,
             linger: None,
         };
@@ -177,11 +180,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
         if self.armed != Some(place) {
             self.sleep.as_mut().reset(Instant::now() + limit);
             self.armed = Some(place);
+        } else if place == Place::Idle && !self.sleep.is_elapsed() {
+            // Set for an earlier wait of this same task, which it will wake: one timer for many requests.
+            return Poll::Pending;
         }
         ready!(self.sleep.as_mut().poll(cx));
         self.armed = None;
         match place {
-            Place::Idle if self.shared.busy.load(Ordering::Acquire) > 0 => {
+            Place::Idle if self.shared.busy.load(Ordering::Acquire) > 0 || self.shared.stirred.swap(false, Ordering::Relaxed) => {
                 self.sleep.as_mut().reset(Instant::now() + limit);
                 self.armed = Some(place);
                 let _ = self.sleep.as_mut().poll(cx);
@@ -282,7 +288,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
             match this.poll_more(cx, buf) {
                 Poll::Ready(outcome) => {
                     outcome?;
-                    if this.scanner.place() != Place::Head {
+                    if this.scanner.place() == Place::Body {
                         this.armed = None;
                     }
                 }
@@ -346,6 +352,21 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
     use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_takes_long_is_no_idleness_and_idleness_ends_the_connection() {
+        let shared = Arc::<Shared>::default();
+        let (mut client, server) = duplex(1024);
+        let mut framed = Framed::new(server, Vec::new(), Arc::clone(&shared));
+        let mut into = [0; 1024];
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert!(framed.read(&mut into).await.unwrap() > 0);
+        let (busy, _) = shared.begin();
+        assert!(tokio::time::timeout(IDLE_TIME * 4, framed.read(&mut into)).await.is_err(), "kept while it is answered");
+        drop(busy);
+        let ended = tokio::time::timeout(IDLE_TIME * 3, framed.read(&mut into)).await.expect("ended when nothing more is asked");
+        assert_eq!(ended.unwrap(), 0);
+    }
 
     #[tokio::test]
     async fn the_request_in_place_of_a_refused_one_is_whole_however_little_is_read_at_a_time() {

@@ -1,5 +1,6 @@
 //! The life of one request: route → authenticate → authorize → limit → rewrite → forward → answer, and its record.
 use std::{
+    convert::Infallible,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
@@ -12,7 +13,7 @@ use edge::{
     credentials::{self, Presented},
     table::Entry,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -22,7 +23,7 @@ use crate::{
     authorize,
     body::{AnswerBody, Progress, RequestBody},
     forward,
-    framed::Shared,
+    framed::{Busy, Shared},
     limit,
     live::Lease,
     rewrite,
@@ -41,24 +42,23 @@ pub(crate) struct Conn {
 }
 
 /// Serves one request.
-pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Incoming>) -> Response<AnswerBody> {
+pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
     let started = Instant::now();
-    let begun = conn.shared.as_ref().map(Shared::begin);
+    worker.pool.tell(started);
+    let (busy, refused) = conn.shared.as_ref().map(Shared::begin).map_or((None, None), |(busy, refused)| (Some(busy), refused));
     let current = worker.current();
-    let refused = begun.as_ref().and_then(|(_, refusal)| *refusal);
-    let (mut parts, body) = request.into_parts();
-    let mut trace = Trace { method: parts.method.clone(), websocket: is_websocket(&parts), route: None, path: String::new() };
+    let (method, websocket) = (request.method().clone(), is_websocket(&request));
+    let mut trace = Trace { method, websocket, route: None, allow: None, path: String::new(), busy };
     let served = match refused {
         Some(refusal) => Err(refusal),
-        None => serve(&worker, &current, &conn, &mut parts, body, &mut trace).await,
+        None => serve(&worker, &current, &conn, request, &mut trace).await,
     };
-    let Trace { route, .. } = trace;
+    let route = trace.route;
     let entry = route.and_then(|at| current.table.entries().get(at));
     let mut answer = served.unwrap_or_else(|refusal| {
         current.meter(route).refuse(refusal.reason());
         let closing = conn.shared.as_ref().is_some_and(|s| s.broken());
-        let allow = if refusal == Refusal::Method { route::allowed(&parts.uri, &parts.headers, &current.table) } else { None };
-        let mut answer = answer::refuse(refusal, entry, allow);
+        let mut answer = answer::refuse(refusal, entry, trace.allow.take());
         if closing {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -76,27 +76,35 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Inc
     } else {
         answer.headers_mut().remove(header::CONNECTION);
     }
-    let elapsed = started.elapsed();
+    let ended = Instant::now();
+    worker.pool.tell(ended);
+    let elapsed = ended.duration_since(started);
     current.meter(route).answer(answer.status().as_u16(), elapsed);
     tracing::debug!(
         target: "access",
         peer = %conn.peer.ip(), method = %trace.method, path = trace.path, route = entry.map_or("", |e| &*e.id),
         status = answer.status().as_u16(), us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), "served"
     );
-    answer
+    Ok(answer)
 }
 
 async fn serve(
     worker: &Rc<Worker>,
     current: &Current,
     conn: &Conn,
-    parts: &mut Parts,
-    body: Incoming,
+    request: Request<Incoming>,
     trace: &mut Trace,
 ) -> Result<Response<AnswerBody>, Refusal> {
     let gateway = &worker.gateway;
-    let now_ms = worker.now_ms();
-    let Routed { at, entry, path } = route::route(parts, &current.table)?;
+    let (mut parts, body) = request.into_parts();
+    let Routed { at, entry, path } = route::route(&mut parts, &current.table).inspect_err(|refusal| {
+        if *refusal == Refusal::Method {
+            trace.allow = route::allowed(&parts.uri, &parts.headers, &current.table);
+        }
+    })?;
+    // What everybody may have does not depend on the time.
+    let timeless = entry.access == Access::Public && entry.limit.is_none();
+    let now_ms = if timeless { 0 } else { worker.now_ms() };
     (trace.route, trace.path) = (Some(at), path);
 
     let presented = credentials::presented(&parts.headers, parts.uri.query()).map_err(|_| Refusal::Ambiguous)?;
@@ -136,9 +144,8 @@ async fn serve(
         trailers: parts.headers.get(header::TE).is_some_and(|v| v == "trailers"),
     };
     let client_side = if websocket { parts.extensions.remove::<hyper::upgrade::OnUpgrade>() } else { None };
-    let mut onward = std::mem::replace(parts, Request::new(()).into_parts().0);
-    onward.extensions.clear();
-    rewrite::rewrite(&mut onward, &context)?;
+    parts.extensions.clear();
+    rewrite::rewrite(&mut parts, &context)?;
     current.meter(Some(at)).allow();
 
     let lease = || believed.map(|b| Lease::new(&worker.live, b));
@@ -147,9 +154,10 @@ async fn serve(
         Some(progress) => RequestBody::new(body, entry.body_limit, Rc::clone(progress), lease()),
         None => RequestBody::empty(),
     };
-    let request = Request::from_parts(onward, body);
+    let mut request = Some(Request::from_parts(parts, body));
     let answered =
-        forward::forward(&worker.pool, entry, request, progress.as_deref().unwrap_or(&Progress::default()), websocket, &permit).await?;
+        forward::forward(&worker.pool, entry, &mut request, progress.as_deref().unwrap_or(&Progress::default()), websocket, &permit)
+            .await?;
     let (mut head, body) = {
         let mut answer = answered.answer;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -173,7 +181,7 @@ async fn serve(
     let body = if switched || (answered.first.is_none() && body.is_end_stream()) {
         AnswerBody::none()
     } else {
-        AnswerBody::stream(body, answered.first, answered.kept, lease())
+        AnswerBody::stream(body, answered.first, answered.kept, lease(), trace.busy.take())
     };
     Ok(Response::from_parts(head, body))
 }
@@ -186,8 +194,8 @@ async fn prove(worker: &Worker, current: &Current, entry: &Entry, presented: Pre
 }
 
 /// A WebSocket handshake over HTTP/1.1 (RFC 6455 §4.1).
-fn is_websocket(parts: &Parts) -> bool {
-    parts.version == Version::HTTP_11 && parts.method == Method::GET && asks_for_websocket(&parts.headers)
+fn is_websocket<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11 && request.method() == Method::GET && asks_for_websocket(request.headers())
 }
 
 fn asks_for_websocket(headers: &HeaderMap) -> bool {
@@ -204,8 +212,12 @@ struct Trace {
     method: Method,
     websocket: bool,
     route: Option<usize>,
+    /// What a 405 names.
+    allow: Option<HeaderValue>,
     /// The normal path; empty if it has none.
     path: String,
+    /// Goes with the answer's body, if that takes time.
+    busy: Option<Busy>,
 }
 
 impl Trace {

@@ -4,6 +4,7 @@
 //! `authenticate`, `authorize`, `limit`, `rewrite`, `forward` (the phases), `answer` and `record` (what comes out), `live`
 //! (what is closed when its credential ends), [`source`], [`jwks`] and [`remote`] (where knowledge comes from).
 mod answer;
+mod answered;
 mod authenticate;
 mod authorize;
 mod body;
@@ -11,6 +12,7 @@ mod connect;
 mod explain;
 mod forward;
 mod framed;
+mod heads;
 mod hop;
 pub mod jwks;
 mod limit;
@@ -39,7 +41,7 @@ use ipnet::IpNet;
 use ledger::{Committed, Listener, Revocation, RevocationSet};
 use parking_lot::Mutex;
 use tokens::{Clock, Entropy};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 pub use explain::{Explanation, Question};
 use jwks::Jwks;
@@ -59,6 +61,8 @@ pub struct Settings {
     pub remembered_tokens: usize,
     /// Idle upstream connections kept by each thread for each target.
     pub idle_connections: usize,
+    /// Most open connections of clients, all threads together.
+    pub max_connections: usize,
 }
 
 impl Default for Settings {
@@ -69,6 +73,7 @@ impl Default for Settings {
             session_cookies: vec!["doorward".into()],
             remembered_tokens: 8192,
             idle_connections: 128,
+            max_connections: 16_384,
         }
     }
 }
@@ -94,13 +99,15 @@ pub struct Gateway {
     parts: Parts,
     foreign: Mutex<AHashMap<Arc<str>, Arc<Jwks>>>,
     wakes: Mutex<Vec<Arc<Notify>>>,
+    room: Arc<Semaphore>,
 }
 
 impl Gateway {
     /// A gateway that is not listening yet.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self { parts, foreign: Mutex::default(), wakes: Mutex::default() })
+        let room = Arc::new(Semaphore::new(parts.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+        Arc::new(Self { parts, foreign: Mutex::default(), wakes: Mutex::default(), room })
     }
 
     /// Its parts.

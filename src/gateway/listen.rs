@@ -1,6 +1,5 @@
 //! Accepting connections: threads that share a listener and nothing else; HTTP/1.1, prior-knowledge HTTP/2, TLS with ALPN.
 use std::{
-    convert::Infallible,
     io,
     net::{SocketAddr, TcpListener},
     pin::Pin,
@@ -28,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Gateway,
     framed::{Framed, HEAD_TIME, Shared},
+    heads::Heads,
     hop::{Conn, hop},
     pool::Here,
     worker::Worker,
@@ -114,6 +114,12 @@ fn run(gateway: &Arc<Gateway>, listener: TcpListener, tls: Option<TlsAcceptor>, 
 
 async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Option<TlsAcceptor>) {
     loop {
+        // No more are taken in than may be open; those beyond wait in the backlog.
+        let accepted = tokio::select! {
+            room = Arc::clone(&worker.gateway.room).acquire_owned() => room,
+            () = worker.shutdown.cancelled() => return,
+        };
+        let Ok(room) = accepted else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = worker.shutdown.cancelled() => return,
@@ -123,6 +129,7 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
                 let _ = stream.set_nodelay(true);
                 let (worker, tls) = (Rc::clone(worker), tls.clone());
                 tokio::task::spawn_local(async move {
+                    let _room = room;
                     let Some(tls) = tls else { return connection(&worker, stream, peer, false, None).await };
                     if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIME, tls.accept(stream)).await {
                         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -165,10 +172,7 @@ where
     let conn = Rc::new(Conn { peer, tls, trusted, shared: (!http2).then(|| Arc::clone(&shared)) });
     let service = {
         let worker = Rc::clone(worker);
-        service_fn(move |request: Request<Incoming>| {
-            let hop = hop(Rc::clone(&worker), Rc::clone(&conn), request);
-            async move { Ok::<_, Infallible>(hop.await) }
-        })
+        service_fn(move |request: Request<Incoming>| hop(Rc::clone(&worker), Rc::clone(&conn), request))
     };
     if http2 {
         let served = http2::Builder::new(Here)
@@ -178,7 +182,7 @@ where
             .initial_stream_window_size(1 << 18)
             .initial_connection_window_size(1 << 20)
             .keep_alive_interval(Duration::from_secs(20))
-            .serve_connection(TokioIo::new(Rewound { io, first, at: 0 }), service);
+            .serve_connection(TokioIo::new(Heads::new(Rewound { io, first, at: 0 }, HEAD_TIME)), service);
         let mut served = std::pin::pin!(served);
         tokio::select! {
             _ = served.as_mut() => return,

@@ -3,6 +3,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     io,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,8 +17,10 @@ use edge::{
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
+use tokio::time::Sleep;
 
 use crate::{
+    answered::{Checked, Expecting},
     body::RequestBody,
     connect::{self, Endpoint},
 };
@@ -41,8 +44,17 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Here {
 
 /// A connection ready to send.
 pub(crate) enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(Box<Line>),
     Http2(http2::SendRequest<RequestBody>),
+}
+
+/// One HTTP/1.1 connection, for one request at a time.
+pub(crate) struct Line {
+    pub sender: http1::SendRequest<RequestBody>,
+    /// To be told of every request.
+    pub expecting: Expecting,
+    /// Kept over requests: to move a deadline away costs less than to set one.
+    pub timer: Pin<Box<Sleep>>,
 }
 
 /// A sender taken from the pool.
@@ -53,7 +65,7 @@ pub(crate) struct Taken {
 }
 
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    line: Box<Line>,
     since: Instant,
 }
 
@@ -69,6 +81,7 @@ pub(crate) struct Pool {
     benches: RefCell<AHashMap<Arc<str>, Bench>>,
     most: usize,
     turn: Cell<usize>,
+    now: Cell<Instant>,
     tls_http1: Arc<ClientConfig>,
     tls_http2: Arc<ClientConfig>,
     tls_both: Arc<ClientConfig>,
@@ -78,21 +91,21 @@ pub(crate) struct Pool {
 pub(crate) struct Kept {
     pool: Rc<Pool>,
     key: Arc<str>,
-    sender: http1::SendRequest<RequestBody>,
+    line: Box<Line>,
 }
 
 impl Kept {
-    pub(crate) const fn new(pool: Rc<Pool>, key: Arc<str>, sender: http1::SendRequest<RequestBody>) -> Self {
-        Self { pool, key, sender }
+    pub(crate) const fn new(pool: Rc<Pool>, key: Arc<str>, line: Box<Line>) -> Self {
+        Self { pool, key, line }
     }
 
     /// The answer has been read to its end.
     pub(crate) fn give_back(self) {
-        if self.sender.is_closed() {
+        if self.line.sender.is_closed() {
             return;
         }
         let mut benches = self.pool.benches.borrow_mut();
-        let idle = Idle { sender: self.sender, since: Instant::now() };
+        let idle = Idle { line: self.line, since: self.pool.now.get() };
         match benches.get_mut(&*self.key) {
             Some(bench) if bench.http1.len() < self.pool.most => bench.http1.push_back(idle),
             Some(_) => {}
@@ -112,10 +125,16 @@ impl Pool {
             benches: RefCell::default(),
             most,
             turn: Cell::new(0),
+            now: Cell::new(Instant::now()),
             tls_http1: with(&[b"http/1.1"]),
             tls_http2: with(&[b"h2"]),
             tls_both: with(&[b"h2", b"http/1.1"]),
         }
+    }
+
+    /// Tells the time, which is read once a request. A connection given back later than that counts as idle for longer.
+    pub(crate) fn tell(&self, now: Instant) {
+        self.now.set(now);
     }
 
     /// The targets in the order to try them: each in its turn, those that were down last.
@@ -156,11 +175,12 @@ impl Pool {
         let mut unready = Vec::new();
         let mut found = None;
         while let Some(idle) = bench.http1.pop_back() {
-            if idle.sender.is_ready() {
-                found = Some(Taken { idle: Some(idle.since.elapsed()), sender: Sender::Http1(idle.sender) });
+            if idle.line.sender.is_ready() {
+                let for_long = self.now.get().saturating_duration_since(idle.since);
+                found = Some(Taken { idle: Some(for_long), sender: Sender::Http1(idle.line) });
                 break;
             }
-            if !idle.sender.is_closed() {
+            if !idle.line.sender.is_closed() {
                 unready.push(idle);
             }
         }
@@ -199,15 +219,17 @@ impl Pool {
             self.benches.borrow_mut().entry(Arc::clone(&target.key)).or_default().http2 = Some(sender.clone());
             return Ok(Taken { sender: Sender::Http2(sender), idle: None });
         }
+        let (stream, expecting) = Checked::new(stream);
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
-        Ok(Taken { sender: Sender::Http1(sender), idle: None })
+        let timer = Box::pin(tokio::time::sleep(IDLE));
+        Ok(Taken { sender: Sender::Http1(Box::new(Line { sender, expecting, timer })), idle: None })
     }
 
     /// Closes what has been idle for long.
     pub(crate) fn sweep(&self) {
         for bench in self.benches.borrow_mut().values_mut() {
-            bench.http1.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE);
+            bench.http1.retain(|idle| !idle.line.sender.is_closed() && idle.since.elapsed() < IDLE);
         }
     }
 

@@ -7,7 +7,7 @@ use edge::{
     path,
     table::{Entry, Matched},
 };
-use http::{HeaderMap, HeaderValue, Method, Uri, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request::Parts};
 
 /// A request that found its route.
 pub(crate) struct Routed<'t> {
@@ -22,12 +22,12 @@ pub(crate) fn route<'t>(parts: &mut Parts, table: &'t RouteTable) -> Result<Rout
     if matches!(parts.method.as_str(), "TRACE" | "TRACK" | "CONNECT") {
         return Err(Refusal::Method);
     }
-    edge::headers::check(&parts.headers).map_err(|_| Refusal::Malformed("field_name"))?;
-    if parts.headers.len() > edge::framing::MAX_FIELDS {
-        return Err(Refusal::Framing(edge::framing::Violation::HeadersTooLarge));
-    }
-    if parts.uri.path_and_query().is_some_and(|p| p.as_str().len() > edge::framing::MAX_TARGET) {
-        return Err(Refusal::Framing(edge::framing::Violation::TargetTooLong));
+    // Of HTTP/1 the octets themselves have been checked.
+    if parts.version == Version::HTTP_2 {
+        edge::headers::check(&parts.headers).map_err(Refusal::Framing)?;
+        if parts.uri.path_and_query().is_some_and(|p| p.as_str().len() > edge::framing::MAX_TARGET) {
+            return Err(Refusal::Framing(edge::framing::Violation::TargetTooLong));
+        }
     }
     settle_host(parts)?;
     let host = parts.headers.get(header::HOST).ok_or(Refusal::Malformed("host"))?;
@@ -40,8 +40,15 @@ pub(crate) fn route<'t>(parts: &mut Parts, table: &'t RouteTable) -> Result<Rout
     }
 }
 
-/// Absolute-form and `:authority` replace Host (RFC 9112 §3.2.2).
+/// Absolute-form and `:authority` replace Host (RFC 9112 §3.2.2), which must be a valid one all the same, and alone.
 fn settle_host(parts: &mut Parts) -> Result<(), Refusal> {
+    if parts.uri.authority().is_none() && parts.version != Version::HTTP_2 {
+        return Ok(());
+    }
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    if hosts.next().is_some_and(|host| Host::parse(host.as_bytes()).is_err()) || hosts.next().is_some() {
+        return Err(Refusal::Malformed("host"));
+    }
     if let Some(authority) = parts.uri.authority() {
         let scheme = parts.uri.scheme_str();
         if scheme.is_some_and(|s| s != "http" && s != "https") {
@@ -49,8 +56,6 @@ fn settle_host(parts: &mut Parts) -> Result<(), Refusal> {
         }
         let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Malformed("host"))?;
         parts.headers.insert(header::HOST, value);
-    } else if parts.headers.get_all(header::HOST).iter().nth(1).is_some() {
-        return Err(Refusal::Malformed("host"));
     }
     Ok(())
 }

@@ -39,7 +39,7 @@ async fn a_trusted_issuers_tokens_are_believed_by_its_served_keys() {
     let (at, times) = serve_document(Arc::clone(&document)).await;
     let outbound = Arc::new(Outbound::new(&[at.to_string()], &[]).unwrap());
     let gateway = rig.sibling(outbound, |table| {
-        let issuer = json!({"issuer": OTHER, "jwks_uri": format!("http://{at}/jwks"), "algorithms": ["ES256"], "token_typ": ["at+jwt", "JWT"]});
+        let issuer = json!({"issuer": OTHER, "jwks_uri": format!("http://{at}/jwks"), "algorithms": ["ES256"], "token_typ": ["JWT"]});
         let route = json!({"id": "f", "match": {"path_prefix": "/f/"}, "upstream": table, "auth": {"accept": ["jwt"], "issuers": [OTHER], "audience": AUDIENCE, "scopes": ["read"]}});
         RouteTable::build(&[serde_json::from_value(route).unwrap()], &[], &[serde_json::from_value(issuer).unwrap()], ISSUER).unwrap()
     });

@@ -149,6 +149,7 @@ impl Upstream {
             "odd-encoding" => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nok",
             "bad-chunk" => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
             "control" => b"HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 0\r\n\r\n",
+            "line-feed" => b"HTTP/1.1 200 OK\r\nX: a\nSet-Cookie: x\r\nContent-Length: 2\r\n\r\nok",
             "switch" => b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
             "large" => {
                 let mut octets = b"HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n".to_vec();

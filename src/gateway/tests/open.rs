@@ -93,7 +93,7 @@ async fn a_stream_is_cut_when_its_credential_is_revoked_or_expires() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nonsense_from_the_upstream_is_502_and_nothing_is_sent_twice() {
     let rig = Rig::start().await;
-    for path in ["two-lengths", "status-600", "odd-encoding", "bad-chunk", "control"] {
+    for path in ["two-lengths", "status-600", "odd-encoding", "bad-chunk", "control", "line-feed"] {
         assert_eq!(rig.get(&format!("/public/{path}"), "").await, 502, "{path}");
     }
     let before = rig.upstream.requests.load(Ordering::SeqCst);
@@ -141,6 +141,25 @@ async fn prior_knowledge_http2_is_spoken_on_the_same_port() {
         assert_eq!(answer.status().as_u16(), expected, "{path}");
     }
     assert!(rig.upstream.seen().contains("host: gw"));
+    let asked = rig.upstream.requests.load(Ordering::SeqCst);
+    let large = "a".repeat(4_000);
+    let many: Vec<(&str, &str)> = ["x-1", "x-2", "x-3", "x-4", "x-5", "x-6", "x-7", "x-8", "x-9"].map(|name| (name, large.as_str())).into();
+    for (fields, expected) in [
+        (vec![("content-length", "0"), ("content-length", "0")], 400),
+        (vec![("host", "gw"), ("host", "gw")], 400),
+        (vec![("host", "a@b")], 400),
+        (vec![("x-odd", " a ")], 400),
+        (vec![("x_odd", "a")], 400),
+        (many, 431),
+    ] {
+        let mut odd = request("/public/x", None);
+        for (name, value) in &fields {
+            odd.headers_mut().append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), http::HeaderValue::from_str(value).unwrap());
+        }
+        let answer = sender.send_request(odd).await.unwrap();
+        assert_eq!(answer.status().as_u16(), expected, "{:?}", fields.first());
+    }
+    assert_eq!(rig.upstream.requests.load(Ordering::SeqCst), asked, "none of it went on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,4 +236,58 @@ async fn an_unreachable_upstream_is_502_and_another_target_is_tried() {
     for _ in 0..8 {
         assert_eq!(send("POST", "/both/x").await, 200);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absolute_form_does_not_excuse_an_invalid_host() {
+    let rig = Rig::start().await;
+    for (host, expected) in [("gw", 200), ("other:80", 200), ("a@b", 400), ("a b", 400), ("", 400)] {
+        let answer = rig.raw(format!("GET http://gw/public/x HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
+        assert_eq!(status(&answer), expected, "{host}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_connections_are_served_than_may_be_open() {
+    let rig = Rig::start().await;
+    let parts = rig.gateway.parts();
+    let gateway = Gateway::new(Parts {
+        table: Arc::clone(&parts.table),
+        revoked: Arc::clone(&parts.revoked),
+        own: parts.own.clone(),
+        outbound: Arc::clone(&parts.outbound),
+        clock: Arc::clone(&parts.clock),
+        entropy: Arc::clone(&parts.entropy),
+        counters: Arc::clone(&parts.counters),
+        settings: Settings { max_connections: 2, ..Settings::default() },
+    });
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let stop = rig.shutdown.clone();
+    tokio::spawn(async move { gateway.serve(listener, None, 2, stop).await });
+    let ask = async |stream: &mut TcpStream| {
+        stream.write_all(b"GET /public/x HTTP/1.1\r\nHost: gw\r\n\r\n").await.unwrap();
+        status(&read_all(stream, Duration::from_millis(100)).await.0)
+    };
+    let mut open = [TcpStream::connect(at).await.unwrap(), TcpStream::connect(at).await.unwrap()];
+    for stream in &mut open {
+        assert_eq!(ask(stream).await, 200);
+    }
+    let mut third = TcpStream::connect(at).await.unwrap();
+    third.write_all(b"GET /public/x HTTP/1.1\r\nHost: gw\r\n\r\n").await.unwrap();
+    let mut octets = [0; 64];
+    assert!(timeout(Duration::from_millis(60), third.read(&mut octets)).await.is_err(), "it waits");
+    drop(open);
+    assert!(timeout(Duration::from_secs(2), third.read(&mut octets)).await.unwrap().unwrap() > 0, "until another has gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_pauses_for_longer_than_a_connection_may_idle_goes_on() {
+    let rig = Rig::start().await;
+    let token = rig.token(|_| {});
+    let mut stream = rig.connect().await;
+    let request = format!("GET /api/stream HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let (answer, closed) = read_all(&mut stream, Duration::from_millis(2500)).await;
+    assert!(answer.contains("hello") && !closed, "{closed} {answer}");
 }

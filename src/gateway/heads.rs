@@ -1,0 +1,150 @@
+//! How long the head of a request may take over HTTP/2: the frames of a connection are followed by their headers only.
+//!
+//! The preface must have been followed by a whole frame, and a field block that was begun must be ended (RFC 9113 §6.10),
+//! within the same time as a head over HTTP/1.
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
+
+const PREFACE: usize = 24;
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+
+/// Where in the frames a connection is.
+#[derive(Debug)]
+struct Frames {
+    /// Octets to pass over.
+    skip: usize,
+    /// The next frame's header, as far as it came.
+    header: [u8; 9],
+    got: usize,
+    /// A field block is open, or no frame has come yet.
+    open: bool,
+    /// The frame being passed over ends the field block.
+    ends: bool,
+}
+
+impl Frames {
+    const fn new() -> Self {
+        Self { skip: PREFACE, header: [0; 9], got: 0, open: true, ends: false }
+    }
+
+    fn read(&mut self, mut octets: &[u8]) {
+        loop {
+            let over = self.skip.min(octets.len());
+            self.skip -= over;
+            octets = octets.get(over..).unwrap_or_default();
+            if self.skip == 0 && self.ends {
+                (self.open, self.ends) = (false, false);
+            }
+            let Some((&octet, rest)) = octets.split_first() else { return };
+            if let Some(slot) = self.header.get_mut(self.got) {
+                *slot = octet;
+            }
+            self.got += 1;
+            octets = rest;
+            if self.got == self.header.len() {
+                self.got = 0;
+                let [a, b, c, kind, flags, ..] = self.header;
+                self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                let fields = kind == HEADERS || kind == CONTINUATION;
+                self.open |= fields;
+                self.ends = !fields || flags & END_HEADERS != 0;
+            }
+        }
+    }
+}
+
+/// An HTTP/2 connection on which heads may not take for ever.
+pub(crate) struct Heads<T> {
+    io: T,
+    frames: Frames,
+    within: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl<T> Heads<T> {
+    /// Heads may take this long.
+    pub(crate) const fn new(io: T, within: Duration) -> Self {
+        Self { io, frames: Frames::new(), within, sleep: None }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Heads<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        match Pin::new(&mut this.io).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {
+                this.frames.read(buf.filled().get(before..).unwrap_or_default());
+                if !this.frames.open {
+                    this.sleep = None;
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending if this.frames.open => {
+                let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(this.within)));
+                sleep.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+            }
+            other => other,
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Heads<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+    async fn silent_after(octets: &[u8]) -> bool {
+        let (mut client, server) = duplex(1024);
+        let mut heads = Heads::new(server, Duration::from_millis(40));
+        client.write_all(octets).await.unwrap();
+        let mut into = [0; 1024];
+        let reading = async { while heads.read(&mut into).await.is_ok_and(|n| n > 0) {} };
+        tokio::time::timeout(Duration::from_millis(300), reading).await.is_err()
+    }
+
+    #[tokio::test]
+    async fn a_field_block_that_is_not_ended_ends_the_connection_and_an_idle_one_stays() {
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let block = |flags| [&[0, 0, 2, HEADERS, flags, 0, 0, 0, 1, 0x82, 0x84][..]].concat();
+        assert!(!silent_after(preface).await, "nothing after the preface");
+        assert!(silent_after(&[&preface[..], &SETTINGS].concat()).await, "idle");
+        assert!(!silent_after(&[&preface[..], &SETTINGS, &block(0)].concat()).await, "no END_HEADERS");
+        assert!(silent_after(&[&preface[..], &SETTINGS, &block(END_HEADERS)].concat()).await, "a whole head");
+        let continued = [0, 0, 1, CONTINUATION, END_HEADERS, 0, 0, 0, 1, 0x86];
+        assert!(silent_after(&[&preface[..], &SETTINGS, &block(0), &continued].concat()).await, "continued to its end");
+        assert!(!silent_after(&[&preface[..], &SETTINGS, &block(END_HEADERS)[..10]].concat()).await, "half a head");
+    }
+}
