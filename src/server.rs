@@ -255,6 +255,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
         settings: gateway::Settings {
             max_staleness_ms: config.max_staleness.0.saturating_mul(1000),
             trusted_proxies: config.server.trusted_proxies.clone(),
+            max_connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
             ..gateway::Settings::default()
         },
     });
