@@ -18,6 +18,9 @@ use tokens::{
 /// How old the knowledge of the ledger may be to vouch for a token, milliseconds.
 const STALE_MS: i64 = 1_000;
 
+/// The types of a signed access token (RFC 9068 §4).
+const TYP: [&str; 2] = [access::TYP, "application/at+jwt"];
+
 /// Believes own access tokens, signed and opaque ones.
 pub struct OwnTokens {
     /// Names and lifetimes.
@@ -77,8 +80,7 @@ impl OwnTokens {
         let parsed = Parsed::parse(token).ok()?;
         let ring = self.ring.load();
         let key = ring.keys().find(Some(parsed.kid.as_deref()?), parsed.alg)?;
-        let typ = [access::TYP, "application/at+jwt"];
-        let expected = Expected { issuer: &self.settings.issuer, audience: None, typ: &typ, now: self.clock.now(), leeway: 0 };
+        let expected = Expected { issuer: &self.settings.issuer, audience: None, typ: &TYP, now: self.clock.now(), leeway: 0 };
         let claims = access::believe(&parsed, key, &expected).ok()?.into_inner();
         Known::of_claims(claims, key.kid())
     }
@@ -91,6 +93,15 @@ impl OwnTokens {
 
 #[async_trait]
 impl AdminAuth for OwnTokens {
+    fn token_id(&self, jwt: &str) -> Option<String> {
+        let parsed = Parsed::parse(jwt).ok().filter(|parsed| TYP.iter().any(|typ| parsed.is_typ(typ)))?;
+        let ring = self.ring.load();
+        let key = ring.keys().find(Some(parsed.kid.as_deref()?), parsed.alg)?;
+        let claims = parsed.verify(key).ok()?.into_inner();
+        let text = |name: &str| claims.get(name).and_then(serde_json::Value::as_str);
+        if text("iss") == Some(self.settings.issuer.as_str()) { text("jti").map(str::to_owned) } else { None }
+    }
+
     async fn authenticate(&self, bearer: &str) -> Result<Principal, Refused> {
         match self.active(bearer).await {
             Ok(Some((known, _))) if known.audience.contains(&self.settings.issuer) => {

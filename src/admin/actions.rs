@@ -69,7 +69,7 @@ pub async fn revoke_key(state: &AdminState, call: &Call) -> Result<Answer, Probl
 }
 
 /// `POST /revocations`. When it answers, every listener of this node has heard. `known` tells whether the id names
-/// something stored here: an id of a trusted issuer's token, or of something deleted, may be revoked too.
+/// something stored here: an id of something deleted may be revoked too. A JWT counts only if this server signed it.
 pub async fn revoke(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
     let (Some(kind), Some(id)) = (call.text("kind").and_then(RevocationKind::parse), call.text("id")) else {
         return Err(Problem::malformed("kind and id are needed"));
@@ -107,8 +107,12 @@ pub async fn revoke(state: &AdminState, call: &Call) -> Result<Answer, Problem> 
 }
 
 async fn token(state: &AdminState, given: &str, order: Order<'_>) -> Result<Answer, Problem> {
-    match named(given, &**state.store(), &state.objects.mac).await? {
+    match named(given, &**state.store(), &state.objects.mac, |jwt| state.auth.token_id(jwt)).await? {
         Named::Nothing => Err(Problem::unknown()),
+        Named::Foreign => Err(Problem::invalid(vec![ledger::Mistake::new(
+            "id",
+            "is not an access token of this server: it cannot be revoked here (its issuer can; a `jti` by itself is taken as it is)",
+        )])),
         Named::Token(jti) if jti.len() > MAX_ID => Err(Problem::invalid(vec![ledger::Mistake::new("id", "is neither a jti nor a token")])),
         Named::Token(jti) => {
             let seq = applied(state, order.token(&jti)).await?;

@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::objects::{Failure, Objects};
 
+/// Clients read at once.
+const CLIENTS: u32 = 200;
+
 /// A change of one object: its kind, id and new document (`None`: deleted).
 pub type Link<'a> = (ObjectKind, &'a str, Option<&'a Value>);
 
@@ -47,6 +50,28 @@ pub async fn check(objects: &Objects, changes: &[Link<'_>]) -> Result<(), Failur
         return Err(Failure::Conflict(other.told()));
     }
     if broken.is_empty() { Ok(()) } else { Err(Failure::Invalid(broken.into_iter().map(|b| b.mistake).collect())) }
+}
+
+/// Refuses to take an identifier of a resource server from the clients that name it: they could get no token any more.
+/// Clients are many: they are read in pages, and the first that names it ends the search.
+///
+/// # Errors
+/// [`Failure::Conflict`] with that client.
+pub async fn unnamed(objects: &Objects, identifier: &str) -> Result<(), Failure> {
+    let mut after: Option<String> = None;
+    loop {
+        let page = objects.store.objects(ObjectKind::Client, after.as_deref(), CLIENTS).await?;
+        for client in page.items {
+            let named = client.document.get("allowed_resources").and_then(Value::as_array);
+            if named.is_some_and(|all| all.iter().any(|resource| resource.as_str() == Some(identifier))) {
+                return Err(Failure::Conflict(format!("client `{}` names `{identifier}` in allowed_resources", client.id)));
+            }
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
 }
 
 /// What would be wrong in the whole route table after the changes and is not wrong already.

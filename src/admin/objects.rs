@@ -208,6 +208,9 @@ impl Objects {
             if draft.key != stored.key && self.store.object_by_key(kind, &draft.key).await?.is_some() {
                 return Err(taken(kind));
             }
+            if kind == ObjectKind::ResourceServer && draft.key != stored.key {
+                links::unnamed(self, &stored.key).await?;
+            }
             links::check(self, &[(kind, draft.id.as_str(), Some(&draft.document))]).await?;
             let prepared = self.prepare(draft, Some(stored), self.order(actor)).await?;
             if prepared.action == Action::Unchanged || self.store.apply(prepared.change).await?.applied() {
@@ -227,6 +230,9 @@ impl Objects {
             let stored = self.find(kind, name).await?.ok_or(Failure::Unknown)?;
             if !wanted.admits(stored.version) {
                 return Err(Failure::Stale);
+            }
+            if kind == ObjectKind::ResourceServer {
+                links::unnamed(self, &stored.key).await?;
             }
             links::check(self, &[(kind, stored.id.as_str(), None)]).await?;
             let order = self.order(actor);

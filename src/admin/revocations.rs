@@ -107,13 +107,15 @@ pub enum Named {
     Grant(String),
     /// It has the form of our own token and is none.
     Nothing,
+    /// A JWT that is no access token of this server's.
+    Foreign,
 }
 
-/// Finds what a given text names: a `jti` as it is, a JWT by its `jti`, an opaque or refresh token by its row.
+/// Finds what a given text names: a `jti` as it is, a JWT that `own` knows by its `jti`, an opaque or refresh token by its row.
 ///
 /// # Errors
 /// Storage is away.
-pub async fn named(text: &str, store: &dyn Store, mac: &MacKey) -> Result<Named, StoreError> {
+pub async fn named(text: &str, store: &dyn Store, mac: &MacKey, own: impl Fn(&str) -> Option<String>) -> Result<Named, StoreError> {
     for (prefix, kind, row) in
         [("dwa_", SecretKind::Access, ledger::ArtefactKind::Access), ("dwr_", SecretKind::Refresh, ledger::ArtefactKind::Refresh)]
     {
@@ -134,19 +136,17 @@ pub async fn named(text: &str, store: &dyn Store, mac: &MacKey) -> Result<Named,
     if ["dwc_", "dws_", "dwk_", "dwf_", "dwi_", "dwb_"].iter().any(|own| text.starts_with(own)) {
         return Ok(Named::Nothing);
     }
-    Ok(match jwt_id(text) {
-        Some(jti) => Named::Token(jti),
-        None if text.starts_with("eyJ") && text.matches('.').count() >= 2 => Named::Nothing,
-        None => Named::Token(text.to_owned()),
+    // Nor is the id of somebody else's token one of ours: what could not be refused afterwards is not called revoked.
+    Ok(match is_jwt(text) {
+        true => own(text).map_or(Named::Foreign, Named::Token),
+        false => Named::Token(text.to_owned()),
     })
 }
 
-/// The `jti` inside a JWT. It need not be believed: an administrator may revoke any id.
-fn jwt_id(text: &str) -> Option<String> {
-    let mut parts = text.split('.');
-    let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
-    let claims: Value = serde_json::from_slice(&b64::decode(claims)?).ok()?;
-    claims.get("jti")?.as_str().map(str::to_owned)
+/// Whether a text has the form of a JWT: a JSON object in base64url and at least two dots (RFC 7515 §7.1, RFC 7516 §7.1).
+fn is_jwt(text: &str) -> bool {
+    let header = || b64::decode(text.split('.').next()?).filter(|octets| octets.starts_with(b"{"));
+    text.matches('.').count() >= 2 && (text.starts_with("eyJ") || header().is_some())
 }
 
 #[cfg(test)]
@@ -154,10 +154,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_jwt_is_known_by_the_jti_it_carries() {
-        let claims = b64::encode(br#"{"jti":"abc","sub":"x"}"#);
-        assert_eq!(jwt_id(&format!("e30.{claims}.sig")).as_deref(), Some("abc"));
-        assert_eq!(jwt_id("abc"), None);
+    fn a_jwt_is_known_by_its_form() {
+        for (text, is) in [("e30.e30.sig", true), ("eyJhbGciOiJub25lIn0.x.", true), ("e30.a.b.c.d", true), ("abc", false), ("a.b.c", false)]
+        {
+            assert_eq!(is_jwt(text), is, "{text}");
+        }
     }
 
     #[test]

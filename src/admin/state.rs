@@ -100,6 +100,8 @@ pub enum Refused {
 pub trait AdminAuth: Send + Sync {
     /// Who presents `bearer` (a JWT or an opaque access token). Scope is checked by the caller.
     async fn authenticate(&self, bearer: &str) -> Result<Principal, Refused>;
+    /// The `jti` of a signed access token of this issuer, expired or not; `None` for every other text.
+    fn token_id(&self, jwt: &str) -> Option<String>;
 }
 
 /// Why a key was not rotated or revoked.

@@ -40,6 +40,9 @@ impl Entropy for Dice {
 struct Door;
 #[async_trait]
 impl AdminAuth for Door {
+    fn token_id(&self, jwt: &str) -> Option<String> {
+        jwt.ends_with(".b3Vycw").then(|| "from-jwt".to_owned())
+    }
     async fn authenticate(&self, bearer: &str) -> Result<Principal, Refused> {
         let scope = match bearer {
             "all" => "openid doorward.admin",
@@ -248,6 +251,27 @@ async fn a_resource_server_is_found_by_its_percent_encoded_identifier() {
     let found = b.get("/resource-servers/https%3A%2F%2Fapi.example.com%2Fv1").await;
     assert_eq!((found.status, &found.body["id"]), (StatusCode::OK, &made.body["id"]));
     assert_eq!(b.get("/resource-servers?identifier=https://api.example.com/v1").await.body["items"][0], found.body);
+}
+
+#[tokio::test]
+async fn a_resource_server_that_a_client_names_stays_what_it_is() {
+    let b = bench().await;
+    let made = b.ask("POST", "/resource-servers", json!({ "identifier": "https://api.example.com" })).await.body;
+    let path = format!("/resource-servers/{}", made["id"].as_str().unwrap());
+    for n in 0..201 {
+        let resources: &[&str] = if n == 200 { &["https://api.example.com"] } else { &[] };
+        let client = json!({ "client_id": format!("c{n:03}"), "grant_types": ["client_credentials"], "response_types": [],
+            "allowed_resources": resources });
+        assert_eq!(b.ask("POST", "/clients", client).await.status, StatusCode::CREATED);
+    }
+    let head = b.head().await;
+    let kept = b.ask("DELETE", &path, Value::Null).await;
+    assert_eq!(kept.status, StatusCode::CONFLICT);
+    assert!(kept.body["detail"].as_str().unwrap().contains("client `c200`"), "{}", kept.body);
+    let moved = b.ask("PATCH", &path, json!({ "identifier": "https://else.example.com" })).await;
+    assert_eq!((moved.status, b.head().await), (StatusCode::CONFLICT, head));
+    assert_eq!(b.ask("DELETE", "/clients/c200", Value::Null).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(b.ask("DELETE", &path, Value::Null).await.status, StatusCode::NO_CONTENT);
 }
 
 #[tokio::test]

@@ -244,6 +244,40 @@ fn revocations_of_every_kind_reach_the_gateway() {
 }
 
 #[test]
+fn a_jwt_is_revoked_by_its_text_only_if_this_server_signed_it() {
+    use crate::kit::forge::{Key, good_claims};
+    let stage = STAGE.get();
+    let revoke = |id: &str| stage.admin("POST", "/revocations").json(&json!({"kind": "token", "id": id})).go();
+    let newest = || stage.admin("GET", "/stats").go().expect(200).json()["rows"]["revocations"].clone();
+    let (token, stranger, before) = (stage.machine_token(&MACHINE, &[]), Key::new("stranger"), newest());
+    let (signed, _) = token.rsplit_once('.').unwrap();
+    let mut claims = good_claims("https://other.example.com");
+    claims["jti"] = crate::kit::http::claims(&token)["jti"].clone();
+    let foreign = stranger.sign(&stranger.header(), &claims);
+    claims["iss"] = stage.issuer.as_str().into();
+    let forged = stranger.sign(&stranger.header(), &claims);
+    for not_ours in [foreign, forged, format!("{signed}.AAAA"), format!("{signed}."), "eyJhbGciOiJub25lIn0.e30.".to_owned()] {
+        let told = revoke(&not_ours).expect(422);
+        assert!(told.header("content-type").starts_with("application/problem+json"), "{}", told.text());
+    }
+    assert_eq!(stage.call("/api/x", &token).status, 200, "nothing was recorded");
+    assert_eq!(newest(), before);
+    assert_eq!(revoke(&token).expect(200).json()["known"], true);
+    assert_eq!(stage.call("/api/x", &token).status, 401);
+    revoke("an-id-by-itself").expect(200);
+}
+
+#[test]
+fn an_identifier_that_clients_name_is_not_taken_from_them() {
+    let stage = STAGE.get();
+    let kept = stage.admin("DELETE", &format!("/resource-servers/{}", API.replace(':', "%3A").replace('/', "%2F"))).go().expect(409);
+    assert!(kept.text().contains("allowed_resources"), "{}", kept.text());
+    stage.machine_token(&MACHINE, &[]);
+    let wrong = stage.admin("POST", "/users").json(&json!({"username": "mailless", "email": "notmail"})).go().expect(422);
+    assert!(wrong.text().contains("\"email\""), "{}", wrong.text());
+}
+
+#[test]
 fn a_client_revocation_ends_its_tokens_and_a_deletion_the_client() {
     let stage = STAGE.get();
     let secret = "doomed-secret-0123456789abcdef0123456789abcdef";

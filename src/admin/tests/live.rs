@@ -69,12 +69,18 @@ async fn every_kind_of_revocation_is_one_change() {
     assert_eq!(revoke("client", "web".into()).await.body["known"], false);
     assert!(!b.alive("three").await.1);
     assert_eq!(revoke("token", "a-jti".into()).await.status, StatusCode::OK);
-    let claims = tokens::b64::encode(br#"{"jti":"from-jwt"}"#);
-    assert_eq!(revoke("token", format!("e30.{claims}.c2ln")).await.body["id"], "from-jwt");
+    assert_eq!(revoke("token", "e30.e30.b3Vycw".into()).await.body["id"], "from-jwt");
     assert_eq!(revoke("device", "d".into()).await.status, StatusCode::OK);
     assert_eq!(revoke("key", "k1".into()).await.body["key"]["reason"], "test");
     assert_eq!(revoke("key", "k2".into()).await.status, StatusCode::NOT_FOUND);
-    for never_in_the_ledger in ["dwa_garbage", "dwc_a-code", "dws_a-secret", "eyJhbGciOiJub25lIn0.e30.c2ln"] {
+    let foreign = tokens::b64::encode(br#"{"iss":"https://other.example.com","jti":"from-jwt"}"#);
+    let head = b.head().await;
+    for not_ours in [format!("e30.{foreign}.c2ln"), "eyJhbGciOiJub25lIn0.e30.c2ln".to_owned()] {
+        let told = revoke("token", not_ours.clone()).await;
+        assert_eq!((told.status, told.errors()), (StatusCode::UNPROCESSABLE_ENTITY, vec!["id".to_owned()]), "{not_ours}");
+    }
+    assert_eq!(b.head().await, head, "nothing is recorded");
+    for never_in_the_ledger in ["dwa_garbage", "dwc_a-code", "dws_a-secret"] {
         assert_eq!(revoke("token", never_in_the_ledger.into()).await.status, StatusCode::NOT_FOUND, "{never_in_the_ledger}");
     }
     assert_eq!(revoke("moon", "x".into()).await.errors(), ["kind"]);
