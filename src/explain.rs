@@ -35,7 +35,7 @@ pub async fn run(config: &Config, asked: &Asked<'_>, json: bool) -> Result<(), F
         return Err(Failure::Usage("server.roles has no \"gateway\": there is nothing to explain".into()));
     }
     let question = question(config, asked)?;
-    let foundation = operations::existing(config).await?;
+    let foundation = operations::readable(config).await?;
     let ground = Ground::new(config, foundation, CancellationToken::new(), telemetry::start_metrics()?)?;
     ground.reload_routes(&config.issuer).await?;
     let told = server::gateway(config, &ground)?.explain(question).await;

@@ -51,7 +51,19 @@ impl Listener for Hears {
 /// # Errors
 /// It is away, locked by another process, or of another version; the text says what to do.
 pub async fn database(config: &Config) -> anyhow::Result<Arc<dyn Database>> {
-    let options = store::Options { connections: usize::try_from(config.connections).unwrap_or(8) };
+    opened(config, false).await
+}
+
+/// Opens the database alone, for reading only: beside a doorward that runs on it, if there is one.
+///
+/// # Errors
+/// It is away, or of another version; the text says what to do.
+pub async fn reading(config: &Config) -> anyhow::Result<Arc<dyn Database>> {
+    opened(config, true).await
+}
+
+async fn opened(config: &Config, read_only: bool) -> anyhow::Result<Arc<dyn Database>> {
+    let options = store::Options { connections: usize::try_from(config.connections).unwrap_or(8), read_only };
     store::open(config.storage_url.expose(), &options, Arc::new(SystemClock)).await.map_err(|error| match error {
         OpenError::Locked { .. } => anyhow::Error::new(error)
             .context("the database is in use: stop the doorward that runs on it, or ask it through its administration API"),
@@ -74,6 +86,24 @@ impl Foundation {
     /// # Errors
     /// The keys cannot be opened, or the database failed.
     pub async fn over(config: &Config, database: Arc<dyn Database>, create: bool) -> anyhow::Result<Self> {
+        let foundation = Self::lay(config, database, create).await?;
+        restored::finish(&foundation).await.context("what the backup of this database lets in could not be ended")?;
+        Ok(foundation)
+    }
+
+    /// Opens everything for reading only. It knows the revocations of this moment and hears of no later ones.
+    ///
+    /// # Errors
+    /// The database or its keys cannot be opened.
+    pub async fn reading(config: &Config) -> anyhow::Result<Self> {
+        let foundation = Self::lay(config, reading(config).await?, false).await?;
+        if restored::pending(&foundation).await? {
+            tracing::warn!("this database comes from a backup, and what the backup lets in is not ended yet: the next start does that");
+        }
+        Ok(foundation)
+    }
+
+    async fn lay(config: &Config, database: Arc<dyn Database>, create: bool) -> anyhow::Result<Self> {
         let store: Arc<dyn Store> = database.clone();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
@@ -89,9 +119,7 @@ impl Foundation {
             store.listen(Arc::new(Hears(revoked.clone())));
             fill(&*store, &revoked, clock.now()).await?;
         }
-        let foundation = Self { database, store, clock, entropy, keys, revoked, settings: config.settings() };
-        restored::finish(&foundation).await.context("what the backup of this database lets in could not be ended")?;
-        Ok(foundation)
+        Ok(Self { database, store, clock, entropy, keys, revoked, settings: config.settings() })
     }
 
     /// The keys.

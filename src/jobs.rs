@@ -149,7 +149,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", home.path().join("a.db").display());
         let clock = Arc::new(At(AtomicI64::new(0)));
-        let database = store::open(&url, &Options { connections: 2 }, clock.clone()).await.unwrap();
+        let database = store::open(&url, &Options { connections: 2, ..Options::default() }, clock.clone()).await.unwrap();
         for at in (1..=40).map(|n| n * 100) {
             database.apply(Change::new().event(NewEvent::new(EventKind::GrantEnded, at))).await.unwrap();
         }

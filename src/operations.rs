@@ -1,4 +1,4 @@
-//! The offline commands: bootstrap, seed, check, keys, audit, gc, backup, restore, policy.
+//! The operator's commands: bootstrap, seed, check, keys, audit, gc, backup, restore, policy. Those that only read run beside a server.
 use std::{
     fs,
     io::{self, BufWriter, IsTerminal as _, Write},
@@ -123,7 +123,9 @@ fn rfc3339(seconds: i64) -> String {
 /// Every mistake of the file, and nothing is stored; or storage failed.
 pub async fn seed(config: &Config, file: &Path, json: bool, only_plan: bool) -> Result<(), Failure> {
     let text = fs::read(file).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
-    let foundation = Foundation::open(config, true).await?;
+    // One process at a time writes to SQLite: a plan is made beside it. Without a database yet it makes one, as the seed would.
+    let beside = only_plan && embedded(config).is_some_and(Path::exists);
+    let foundation = if beside { Foundation::reading(config).await? } else { Foundation::open(config, true).await? };
     if foundation.keys.is_none() && holds_secrets(&text) {
         let why = "users and clients have secrets: seed them with the configuration of the authorization server";
         return Err(Failure::Usage(why.into()));
@@ -162,7 +164,7 @@ pub async fn check(config: &Config, json: bool) -> Result<(), Failure> {
         }
     }
     wrong.dedup();
-    match existing(config).await {
+    match readable(config).await {
         Ok(foundation) => {
             if let Err(mistakes) = routes::read(&*foundation.store, &config.issuer).await? {
                 wrong.extend(mistakes.iter().map(|mistake| format!("{}: {}", mistake.at, mistake.why)));
@@ -183,17 +185,34 @@ pub async fn check(config: &Config, json: bool) -> Result<(), Failure> {
 /// # Errors
 /// There is nothing, or it cannot be opened.
 pub async fn existing(config: &Config) -> anyhow::Result<Foundation> {
-    let database = existing_database(config).await?;
-    Foundation::over(config, database, false).await
+    demand(config)?;
+    Foundation::open(config, false).await
 }
 
-async fn existing_database(config: &Config) -> anyhow::Result<Arc<dyn Database>> {
-    if let Some(path) = config.storage_url.expose().strip_prefix("sqlite://")
-        && !Path::new(path).exists()
-    {
-        bail!("there is no database at {path}: run `doorward bootstrap`");
+/// Opens what is there for reading only: also beside a doorward that runs on it.
+///
+/// # Errors
+/// There is nothing, or it cannot be opened.
+pub async fn readable(config: &Config) -> anyhow::Result<Foundation> {
+    demand(config)?;
+    Foundation::reading(config).await
+}
+
+async fn readable_database(config: &Config) -> anyhow::Result<Arc<dyn Database>> {
+    demand(config)?;
+    foundation::reading(config).await
+}
+
+/// The file of an embedded database.
+fn embedded(config: &Config) -> Option<&Path> {
+    config.storage_url.expose().strip_prefix("sqlite://").map(Path::new)
+}
+
+fn demand(config: &Config) -> anyhow::Result<()> {
+    match embedded(config).filter(|path| !path.exists()) {
+        Some(path) => bail!("there is no database at {}: run `doorward bootstrap`", path.display()),
+        None => Ok(()),
     }
-    foundation::database(config).await
 }
 
 /// Lists the signing keys.
@@ -201,7 +220,7 @@ async fn existing_database(config: &Config) -> anyhow::Result<Arc<dyn Database>>
 /// # Errors
 /// Storage or keys cannot be opened.
 pub async fn keys_list(config: &Config) -> Result<(), Failure> {
-    let foundation = existing(config).await?;
+    let foundation = readable(config).await?;
     say_json(&foundation.keys()?.list().await?)
 }
 
@@ -234,9 +253,23 @@ pub async fn keys_revoke(config: &Config, kid: &str, reason: Option<&str>) -> Re
 /// # Errors
 /// The row that is missing, out of order or changed.
 pub async fn audit_verify(config: &Config) -> Result<(), Failure> {
-    let database = existing_database(config).await?;
+    let database = readable_database(config).await?;
+    loop {
+        let from = database.checkpoint().await?;
+        match verified(&*database, from).await {
+            // A server beside this one removed old events meanwhile: what is left is checked from its new beginning.
+            Err(_) if database.checkpoint().await?.0 > from.0 => {}
+            Err(error) => return Err(error.into()),
+            Ok((head, hash)) => {
+                return say_json(&json!({ "ok": true, "first": from.0 + 1, "head": head, "hash": ledger::chain::hex::encode(&hash) }));
+            }
+        }
+    }
+}
+
+/// The head to which the chain holds.
+async fn verified(database: &dyn Database, (from, start): (u64, [u8; 32])) -> anyhow::Result<(u64, [u8; 32])> {
     let (head, hash) = database.head().await?;
-    let (from, start) = database.checkpoint().await?;
     let mut verifier = Verifier::after(from, start);
     let progress = bar("verifying", head.saturating_sub(from));
     let mut after = from;
@@ -246,7 +279,7 @@ pub async fn audit_verify(config: &Config) -> Result<(), Failure> {
         // Rows written while this runs are beyond the head that was asked for.
         after = last.seq;
         for row in rows.iter().filter(|row| row.seq <= head) {
-            verifier.row(row).map_err(anyhow::Error::from)?;
+            verifier.row(row)?;
         }
         progress.set_position(after.saturating_sub(from));
         if after >= head {
@@ -254,8 +287,8 @@ pub async fn audit_verify(config: &Config) -> Result<(), Failure> {
         }
     }
     progress.finish_and_clear();
-    verifier.finish(head, &hash).map_err(anyhow::Error::from)?;
-    say_json(&json!({ "ok": true, "first": from + 1, "head": head, "hash": ledger::chain::hex::encode(&hash) }))
+    verifier.finish(head, &hash)?;
+    Ok((head, hash))
 }
 
 /// Writes the events as JSON lines.
@@ -263,7 +296,7 @@ pub async fn audit_verify(config: &Config) -> Result<(), Failure> {
 /// # Errors
 /// The file cannot be written; storage failed.
 pub async fn audit_export(config: &Config, after: u64, to: Option<&Path>) -> Result<(), Failure> {
-    let database = existing_database(config).await?;
+    let database = readable_database(config).await?;
     let mut out: Box<dyn Write + Send> = match to {
         Some(file) => Box::new(BufWriter::new(fs::File::create_new(file).with_context(|| format!("{}", file.display()))?)),
         None => Box::new(BufWriter::new(io::stdout())),
@@ -309,7 +342,7 @@ pub async fn gc(config: &Config) -> Result<(), Failure> {
 /// # Errors
 /// The file is there already or cannot be written; storage failed.
 pub async fn backup(config: &Config, to: &Path) -> Result<(), Failure> {
-    let database = existing_database(config).await?;
+    let database = readable_database(config).await?;
     let saved = database.backup_to(to, progress("saving")).await.map_err(anyhow::Error::from)?;
     say_json(&json!({ "file": to.display().to_string(), "rows": saved.rows, "head": saved.head }))
 }

@@ -53,7 +53,11 @@ pub async fn finish(foundation: &Foundation) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn pending(foundation: &Foundation) -> Result<bool, StoreError> {
+/// Whether the note is there.
+///
+/// # Errors
+/// Storage failed.
+pub async fn pending(foundation: &Foundation) -> Result<bool, StoreError> {
     Ok(foundation.store.meta(RESTORE_PENDING).await?.is_some())
 }
 

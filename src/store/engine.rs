@@ -59,20 +59,26 @@ pub trait Database: Store {
 
 /// A database of any engine.
 pub(crate) struct Engine<B> {
-    // Dropped first: the writer ends when nobody can send any more.
-    jobs: mpsc::Sender<Job>,
+    // Dropped first: the writer ends when nobody can send any more. None where nobody writes.
+    jobs: Option<mpsc::Sender<Job>>,
     shared: Arc<Shared>,
     backend: B,
 }
 
 impl<B: Backend> Engine<B> {
     pub(crate) fn new(jobs: mpsc::Sender<Job>, shared: Arc<Shared>, backend: B) -> Self {
-        Self { jobs, shared, backend }
+        Self { jobs: Some(jobs), shared, backend }
+    }
+
+    /// One that only reads.
+    pub(crate) fn reading(shared: Arc<Shared>, backend: B) -> Self {
+        Self { jobs: None, shared, backend }
     }
 
     async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Result<T, StoreError> {
+        let jobs = self.jobs.as_ref().ok_or_else(|| StoreError::Unavailable("the database was opened for reading only".to_owned()))?;
         let (done, answer) = oneshot::channel();
-        self.jobs.try_send(job(done)).map_err(|refused| {
+        jobs.try_send(job(done)).map_err(|refused| {
             StoreError::Unavailable(match refused {
                 mpsc::error::TrySendError::Full(_) => "too many changes are waiting".to_owned(),
                 mpsc::error::TrySendError::Closed(_) => "the writer has stopped".to_owned(),

@@ -54,6 +54,26 @@ pub(crate) async fn migrate<E: Exec>(e: &mut E, known: &'static [Migration]) -> 
     Ok(())
 }
 
+/// Refuses a schema that is not exactly the one this binary makes. Changes nothing.
+pub(crate) async fn current<E: Exec>(e: &mut E, known: &'static [Migration]) -> Result<(), OpenError> {
+    let applied = match applied(e).await {
+        Ok(applied) => applied,
+        // No table of migrations.
+        Err(StoreError::Corrupt(why)) => {
+            return Err(OpenError::Schema(format!("this is not a database of doorward's, or nothing was ever stored in it ({why})")));
+        }
+        Err(away) => return Err(away.into()),
+    };
+    check(&applied, known)?;
+    match known.iter().find(|m| !applied.contains_key(&m.version)) {
+        Some(missing) => Err(OpenError::Schema(format!(
+            "the database lacks migration {} ({}): start this doorward's `serve` on it once, which brings it up to date",
+            missing.version, missing.name
+        ))),
+        None => Ok(()),
+    }
+}
+
 async fn applied<E: Exec>(e: &mut E) -> Result<BTreeMap<i64, (String, String)>, StoreError> {
     let rows = e.rows(sql::APPLIED, &[]).await?;
     rows.into_iter().map(|mut r| Ok((r.int()?, (r.text()?, r.text()?)))).collect()

@@ -11,11 +11,14 @@ use crate::{Database, postgres, sqlite};
 pub struct Options {
     /// The most connections a node reads PostgreSQL with (one more writes, one more listens).
     pub connections: usize,
+    /// Only reads, beside whatever process writes: no lock, no migration, no writer. A change is refused, listeners hear
+    /// nothing, and a schema that is not this binary's is refused.
+    pub read_only: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { connections: 16 }
+        Self { connections: 16, read_only: false }
     }
 }
 
@@ -49,7 +52,7 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
-/// Opens (and brings up to date) the database of a URL: `sqlite:///path`, `sqlite://path`, `postgres://…` or `postgresql://…`.
+/// Opens (and, unless it is opened for reading only, brings up to date) the database of a URL: `sqlite:///path`, `sqlite://path`, `postgres://…` or `postgresql://…`.
 /// Must be called inside a tokio runtime.
 ///
 /// Register listeners before loading revocations with [`ledger::Store::revocations`]: commits after the opening are
@@ -59,8 +62,15 @@ pub enum OpenError {
 /// [`OpenError`]: a malformed URL, a locked file, an unknown or changed schema, a database that is away.
 pub async fn open(url: &str, options: &Options, clock: Arc<dyn Clock>) -> Result<Arc<dyn Database>, OpenError> {
     match url.split_once("://") {
-        Some(("sqlite", path)) if !path.is_empty() && !path.contains('?') => Ok(Arc::new(sqlite::open(PathBuf::from(path), clock).await?)),
-        Some(("postgres" | "postgresql", _)) => Ok(Arc::new(postgres::open(url, options, clock).await?)),
+        Some(("sqlite", path)) if !path.is_empty() && !path.contains('?') => {
+            let path = PathBuf::from(path);
+            Ok(Arc::new(if options.read_only { sqlite::open_reading(&path, clock).await? } else { sqlite::open(path, clock).await? }))
+        }
+        Some(("postgres" | "postgresql", _)) => Ok(Arc::new(if options.read_only {
+            postgres::open_reading(url, options, clock).await?
+        } else {
+            postgres::open(url, options, clock).await?
+        })),
         _ => Err(OpenError::Url(hide_password(url))),
     }
 }

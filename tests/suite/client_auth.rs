@@ -93,6 +93,9 @@ fn a_body_that_is_not_a_form_is_refused() {
     let request = || crate::kit::http::alone().post(stage.url("/token")).basic_auth(MACHINE.id, Some(MACHINE.secret));
     let json = request().header("content-type", "application/json").body(r#"{"grant_type":"client_credentials"}"#).go();
     assert!([400, 415].contains(&json.status), "{}", json.status);
+    let form = "application/x-www-form-urlencoded";
+    let both = request().header("content-type", form).header("content-type", "application/json");
+    both.body("grant_type=client_credentials").go().expect_error(400, "invalid_request");
     let broken = request().header("content-type", "application/x-www-form-urlencoded").body(&b"grant_type=%ff%fe&\xff=1"[..]).go();
     assert_eq!(broken.status, 400);
     let huge = request().form(&[("grant_type", "client_credentials"), ("x", &"y".repeat(70_000))]).go();

@@ -148,3 +148,38 @@ fn unknown_paths_and_methods_are_refused_plainly() {
     assert_eq!(answer.status, 405);
     client().delete(stage.url("/jwks")).go().expect(405);
 }
+
+#[test]
+fn scripts_of_other_origins_may_call_what_browser_clients_need_and_nothing_else() {
+    let stage = STAGE.get();
+    let preflight = |path: &str| {
+        let asked = client().request(reqwest::Method::OPTIONS, stage.url(path)).header("origin", "https://spa.example.com");
+        asked.header("access-control-request-method", "POST").header("access-control-request-headers", "authorization,dpop").go()
+    };
+    for (path, method) in [
+        ("/token", "POST"),
+        ("/revoke", "POST"),
+        ("/userinfo", "GET, POST"),
+        ("/jwks", "GET"),
+        ("/.well-known/openid-configuration", "GET"),
+        ("/.well-known/oauth-authorization-server", "GET"),
+    ] {
+        let told = preflight(path).expect(204);
+        assert_eq!((told.header("access-control-allow-origin"), told.header("access-control-allow-methods")), ("*", method), "{path}");
+        assert_eq!(told.header("access-control-allow-headers"), "Authorization, Content-Type, DPoP", "{path}");
+        assert!(!told.header("access-control-max-age").is_empty() && told.header("access-control-allow-credentials").is_empty(), "{path}");
+        let called = if method == "POST" { client().post(stage.url(path)) } else { client().get(stage.url(path)) };
+        let answer = called.header("origin", "https://spa.example.com").go();
+        // Refusals too: a script has to see why.
+        assert_eq!(answer.header("access-control-allow-origin"), "*", "{path}");
+        assert!(answer.header("access-control-allow-credentials").is_empty(), "{path}");
+    }
+    for path in ["/introspect", "/login", "/consent", "/account", "/authorize", "/logout"] {
+        let told = preflight(path);
+        assert!(told.status == 405 && told.header("access-control-allow-origin").is_empty(), "{path}: {}", told.status);
+        let answer = client().get(stage.url(path)).header("origin", "https://spa.example.com").go();
+        assert!(answer.header("access-control-allow-origin").is_empty(), "{path}");
+    }
+    let admin = stage.admin("GET", "/users").header("origin", "https://spa.example.com").go().expect(200);
+    assert!(admin.header("access-control-allow-origin").is_empty());
+}

@@ -120,6 +120,41 @@ fn a_second_process_on_one_database_is_refused() {
 }
 
 #[test]
+fn what_only_reads_runs_beside_the_server_and_what_writes_does_not() {
+    let stage = Stage::start(|_| {});
+    let token = stage.machine_token(&MACHINE, &[]);
+    let house = &stage.house;
+    assert!(house.run(&["check"]).ok().out.contains("in order"));
+    let verified = house.run(&["audit", "verify"]).ok().json();
+    assert!(verified["ok"] == true && verified["head"].as_u64().is_some_and(|head| head > 5), "{verified}");
+    let exported = house.run(&["audit", "export"]).ok().out;
+    assert!(exported.lines().last().is_some_and(|line| line.contains("token.issued")), "the token of a moment ago is in it");
+    assert!(house.run(&["keys", "list"]).ok().out.contains(jose_header(&token)["kid"].as_str().unwrap()));
+    let explained = |token: &str| house.run(&["explain", "--path", "/api/x", "--token", token, "--json"]).ok().json();
+    assert_eq!(explained(&token)["allowed"], true);
+    stage.revoke(&MACHINE, &token);
+    assert_eq!((explained(&token)["allowed"].as_bool(), explained(&token)["status"].as_u64()), (Some(false), Some(401)));
+    let copy = house.path("beside.backup");
+    house.run(&["backup", "--to", copy.to_str().unwrap()]).ok();
+    assert!(house.try_seed(&standard("http://127.0.0.1:9"), &["--plan"]).ok().out.contains("echo"));
+    let writes: [&[&str]; 5] =
+        [&["bootstrap", "--json"], &["gc", "--once"], &["keys", "rotate"], &["keys", "revoke", "x"], &["restore", "--from", "x"]];
+    for command in writes {
+        let refused = house.run(command).failed(1);
+        assert!(refused.err.contains("the database is in use"), "{command:?}: {}", refused.err);
+    }
+    assert!(house.try_seed(&standard("http://127.0.0.1:9"), &[]).failed(1).err.contains("the database is in use"));
+    // What was read beside it has not disturbed it, and what was saved beside it restores.
+    stage.machine_token(&MACHINE, &[]);
+    let mut fresh = House::new();
+    let db = fresh.path("restored.db");
+    fresh.text("storage.url", &format!("sqlite://{}", db.display()));
+    std::fs::copy(house.path("kek"), fresh.path("kek")).unwrap();
+    fresh.run(&["restore", "--from", copy.to_str().unwrap()]).ok();
+    fresh.run(&["audit", "verify"]).ok();
+}
+
+#[test]
 fn keys_rotate_at_rest_and_old_tokens_still_pass() {
     let stage = Stage::start(|_| {});
     let token = stage.machine_token(&MACHINE, &[]);

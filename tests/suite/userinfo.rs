@@ -80,6 +80,16 @@ fn bad_missing_and_revoked_tokens_are_challenged() {
 }
 
 #[test]
+fn two_tokens_at_once_are_refused_with_a_challenge() {
+    let stage = STAGE.get();
+    let token = text(&stage.person_tokens(&HOME, "alice"), "access_token");
+    let posted = client().post(stage.url("/userinfo")).form(&[("access_token", &token)]);
+    posted.try_clone().unwrap().go().expect(200);
+    let twice = posted.bearer_auth(&token).go().expect_error(400, "invalid_request");
+    assert!(twice.header("www-authenticate").starts_with("Bearer") && twice.header("www-authenticate").contains("invalid_request"));
+}
+
+#[test]
 fn a_token_without_openid_is_not_enough() {
     let stage = STAGE.get();
     let token = stage.machine_token(&MACHINE, &[]);

@@ -43,6 +43,7 @@ contract! {
     changes::a_change_that_believed_another_version_of_an_object_is_refused,
     changes::a_key_moves_only_from_the_named_states,
     changes::ending_reaches_exactly_what_is_named,
+    records::a_reader_beside_the_writer_sees_what_is_committed_and_changes_nothing,
     records::everything_survives_a_restart,
     records::pages_go_on_where_they_stopped,
     records::purge_takes_what_expired_in_batches_and_nothing_else,

@@ -149,3 +149,22 @@ pub(super) async fn purge_takes_what_expired_in_batches_and_nothing_else(world: 
     assert_eq!(store.session("s").await.expect("read"), None);
     assert_eq!(verify(&store).await, Ok(1), "purging forgets no event");
 }
+
+pub(crate) async fn a_reader_beside_the_writer_sees_what_is_committed_and_changes_nothing(world: &mut World) {
+    let store = world.store();
+    let reading = crate::Options { read_only: true, ..crate::Options::default() };
+    let reader = crate::open(&world.url, &reading, std::sync::Arc::clone(&world.clock) as _).await.expect("opens beside it");
+    let put = |name: &str| told(Step::PutMeta { name: name.to_owned(), value: vec![1] });
+    assert!(store.apply(put("seen")).await.expect("applies").applied());
+    assert_eq!(reader.meta("seen").await.expect("reads"), Some(vec![1]));
+    assert_eq!(reader.head().await.expect("reads"), store.head().await.expect("reads"));
+    verify(&reader).await.expect("the chain holds");
+    for refused in [reader.apply(put("never")).await.map(|_| ()), reader.purge(NOW, 10).await.map(|_| ())] {
+        assert!(matches!(&refused, Err(ledger::StoreError::Unavailable(why)) if why.contains("for reading only")), "{refused:?}");
+    }
+    assert!(reader.truncate_events(2).await.is_err());
+    let copy = world.folder.path().join("beside.backup");
+    reader.backup_to(&copy, Box::new(|_, _| {})).await.expect("a backup");
+    assert!(reader.counts().await.expect("counts").iter().any(|(table, rows)| *table == "events" && *rows > 0));
+    assert_eq!(store.meta("never").await.expect("reads"), None);
+}

@@ -58,19 +58,36 @@ const COUNTS: [(&str, &str); 10] = [
 /// An open PostgreSQL database.
 pub(crate) struct Postgres {
     pool: Arc<Pool>,
-    fresh: Arc<Freshness>,
-    follower: AbortHandle,
+    clock: Arc<dyn Clock>,
+    /// None where nobody writes: every read asks the database itself.
+    follower: Option<(Arc<Freshness>, AbortHandle)>,
 }
 
-/// Connects, brings the schema up to date, starts the writer and the follower.
-pub(crate) async fn open(url: &str, options: &Options, clock: Arc<dyn Clock>) -> Result<Engine<Postgres>, OpenError> {
+fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
     let connect: PgConnectOptions =
         url.parse().map_err(|e: sqlx::Error| OpenError::Url(crate::open::hide_password(&format!("{url} ({e})"))))?;
-    let connect = connect
+    Ok(connect
         .application_name("doorward")
         .statement_cache_capacity(256)
         .options([("lock_timeout", "5s"), ("statement_timeout", "15s"), ("idle_in_transaction_session_timeout", "15s")])
-        .disable_statement_logging();
+        .disable_statement_logging())
+}
+
+/// Connects for reading only; the schema has to be this binary's already.
+pub(crate) async fn open_reading(url: &str, with: &Options, clock: Arc<dyn Clock>) -> Result<Engine<Postgres>, OpenError> {
+    let connect = options(url)?;
+    let mut direct = Direct::connect(&connect).await?;
+    migrate::current(&mut direct, MIGRATIONS).await?;
+    let (head, _) = read::head(&mut direct).await?;
+    direct.close().await;
+    let shared = Arc::new(Shared::new(Arc::clone(&clock), head));
+    let pool = Arc::new(Pool::new(connect, with.connections));
+    Ok(Engine::reading(shared, Postgres { pool, clock, follower: None }))
+}
+
+/// Connects, brings the schema up to date, starts the writer and the follower.
+pub(crate) async fn open(url: &str, with: &Options, clock: Arc<dyn Clock>) -> Result<Engine<Postgres>, OpenError> {
+    let connect = options(url)?;
     let mut direct = Direct::connect(&connect).await?;
     direct.script("SET statement_timeout = 0; SET lock_timeout = 0").await?;
     direct.rows(LOCK, &[]).await?;
@@ -80,12 +97,12 @@ pub(crate) async fn open(url: &str, options: &Options, clock: Arc<dyn Clock>) ->
     let now_ms = clock.now_ms();
     let (head, _) = read::head(&mut direct).await?;
     direct.close().await;
-    let shared = Arc::new(Shared::new(clock, head));
+    let shared = Arc::new(Shared::new(Arc::clone(&clock), head));
     let (jobs, waiting) = mpsc::channel(QUEUE);
-    let (pool, fresh) = (Arc::new(Pool::new(connect.clone(), options.connections)), Arc::new(Freshness::new(now_ms)));
+    let (pool, fresh) = (Arc::new(Pool::new(connect.clone(), with.connections)), Arc::new(Freshness::new(now_ms)));
     tokio::spawn(writer::write(Writer::new(connect.clone()), waiting, Arc::clone(&shared), Arc::clone(&fresh)));
     let follower = tokio::spawn(follower::follow(connect, Arc::clone(&shared), Arc::clone(&fresh))).abort_handle();
-    Ok(Engine::new(jobs, shared, Postgres { pool, fresh, follower }))
+    Ok(Engine::new(jobs, shared, Postgres { pool, clock, follower: Some((fresh, follower)) }))
 }
 
 impl Backend for Postgres {
@@ -121,13 +138,15 @@ impl Backend for Postgres {
     }
 
     fn fresh_at_ms(&self) -> i64 {
-        self.fresh.at_ms()
+        self.follower.as_ref().map_or_else(|| self.clock.now_ms(), |(fresh, _)| fresh.at_ms())
     }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        self.follower.abort();
+        if let Some((_, follower)) = &self.follower {
+            follower.abort();
+        }
     }
 }
 

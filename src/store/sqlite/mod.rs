@@ -42,7 +42,7 @@ pub(crate) struct Sqlite {
     clock: Arc<dyn Clock>,
     counted: Mutex<Option<(Instant, Counts)>>,
     thread: Option<JoinHandle<()>>,
-    _lock: Lock,
+    _lock: Option<Lock>,
 }
 
 /// Opens a file; creates it (readable by its owner only) if it is not there.
@@ -59,7 +59,18 @@ pub(crate) async fn open(path: PathBuf, clock: Arc<dyn Clock>) -> Result<Engine<
         .spawn(move || write(writer, waiting, &for_writer))
         .map_err(|e| OpenError::File { path: path.clone(), why: format!("no thread for the writer: {e}") })?;
     let pool = Arc::new(Pool::new(&path));
-    Ok(Engine::new(jobs, shared, Sqlite { pool, clock, counted: Mutex::default(), thread: Some(thread), _lock: lock }))
+    Ok(Engine::new(jobs, shared, Sqlite { pool, clock, counted: Mutex::default(), thread: Some(thread), _lock: Some(lock) }))
+}
+
+/// Opens a file for reading only, beside the process that has its lock.
+pub(crate) async fn open_reading(path: &Path, clock: Arc<dyn Clock>) -> Result<Engine<Sqlite>, OpenError> {
+    let pool = Arc::new(Pool::new(path));
+    let mut reader = Reader::from(&pool)?;
+    migrate::current(&mut reader, MIGRATIONS).await?;
+    let (head, _) = read::head(&mut reader).await?;
+    drop(reader);
+    let shared = Arc::new(Shared::new(Arc::clone(&clock), head));
+    Ok(Engine::reading(shared, Sqlite { pool, clock, counted: Mutex::default(), thread: None, _lock: None }))
 }
 
 /// The writing thread. Its futures are ready when polled: nothing in them waits for anything but the disk.

@@ -35,6 +35,22 @@ async fn a_second_opening_is_refused_and_names_the_lock() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_schema_is_read_and_any_other_is_refused() {
+    let clock: Arc<dyn Clock> = Arc::new(Stopped(0.into()));
+    let reading = Options { read_only: true, ..Options::default() };
+    let (folder, mut writer) = fresh().await;
+    let at = |name: &str| format!("sqlite://{}", folder.path().join(name).display());
+    assert!(open(&at("d.db"), &reading, Arc::clone(&clock)).await.is_ok());
+    writer.script("DELETE FROM schema_migrations WHERE version = 2").await.expect("an older one");
+    let older = open(&at("d.db"), &reading, Arc::clone(&clock)).await.err().expect("refused");
+    assert!(matches!(older, OpenError::Schema(_)) && older.to_string().contains("0002_ends"), "{older}");
+    Writer::open(&folder.path().join("empty.db")).expect("opens").script("CREATE TABLE other (x)").await.expect("a stranger's");
+    assert!(matches!(open(&at("empty.db"), &reading, Arc::clone(&clock)).await, Err(OpenError::Schema(_))));
+    assert!(open(&at("nowhere.db"), &reading, clock).await.is_err());
+    assert!(!folder.path().join("nowhere.db").exists(), "reading makes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_known_urls_open() {
     let clock: Arc<dyn Clock> = Arc::new(Stopped(0.into()));
     for url in ["", "sqlite://", "mysql://u:hush@h/d", "sqlite:///tmp/x?mode=memory"] {
