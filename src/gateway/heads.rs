@@ -1,6 +1,6 @@
 //! How long the head of a request may take over HTTP/2: the frames of a connection are followed by their headers only.
 //!
-//! The preface must have been followed by a whole frame, and a field block that was begun must be ended (RFC 9113 §6.10),
+//! A connection must have brought its first field block, and a field block that was begun must be ended (RFC 9113 §6.10),
 //! within the same time as a head over HTTP/1.
 use std::{
     io,
@@ -27,7 +27,7 @@ struct Frames {
     /// The next frame's header, as far as it came.
     header: [u8; 9],
     got: usize,
-    /// A field block is open, or no frame has come yet.
+    /// A field block is open, or none has come yet.
     open: bool,
     /// The frame being passed over ends the field block.
     ends: bool,
@@ -58,7 +58,7 @@ impl Frames {
                 self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
                 let fields = kind == HEADERS || kind == CONTINUATION;
                 self.open |= fields;
-                self.ends = !fields || flags & END_HEADERS != 0;
+                self.ends = fields && flags & END_HEADERS != 0;
             }
         }
     }
@@ -140,11 +140,14 @@ mod tests {
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         let block = |flags| [&[0, 0, 2, HEADERS, flags, 0, 0, 0, 1, 0x82, 0x84][..]].concat();
         assert!(!silent_after(preface).await, "nothing after the preface");
-        assert!(silent_after(&[&preface[..], &SETTINGS].concat()).await, "idle");
+        assert!(!silent_after(&[&preface[..], &SETTINGS].concat()).await, "no request at all");
         assert!(!silent_after(&[&preface[..], &SETTINGS, &block(0)].concat()).await, "no END_HEADERS");
         assert!(silent_after(&[&preface[..], &SETTINGS, &block(END_HEADERS)].concat()).await, "a whole head");
+        assert!(silent_after(&[&preface[..], &block(END_HEADERS), &SETTINGS].concat()).await, "idle after it");
         let continued = [0, 0, 1, CONTINUATION, END_HEADERS, 0, 0, 0, 1, 0x86];
         assert!(silent_after(&[&preface[..], &SETTINGS, &block(0), &continued].concat()).await, "continued to its end");
         assert!(!silent_after(&[&preface[..], &SETTINGS, &block(END_HEADERS)[..10]].concat()).await, "half a head");
+        let two = [&preface[..], &block(END_HEADERS), &block(0), &SETTINGS].concat();
+        assert!(!silent_after(&two).await, "the second one is begun");
     }
 }
