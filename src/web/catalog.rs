@@ -1,9 +1,13 @@
-//! Clients and resource servers kept in memory, dropped when the ledger says that they changed.
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+//! Clients, resource servers and accounts kept in memory, dropped when the ledger says that they changed.
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
+use accounts::User;
 use ledger::{Committed, Event, Listener, ObjectKind, Store, StoreError};
 use moka::sync::Cache;
 use protocol::{Client, ResourceServer, client_auth::KnownClient};
@@ -14,12 +18,15 @@ pub struct Catalog {
     store: Arc<dyn Store>,
     clients: Cache<String, Arc<KnownClient>, ahash::RandomState>,
     servers: Cache<String, Arc<ResourceServer>, ahash::RandomState>,
+    users: Cache<String, Arc<User>, ahash::RandomState>,
     /// Counts what was dropped: a row read before a drop does not enter the cache after it.
     generation: AtomicU64,
 }
 
 impl Catalog {
     const CAPACITY: u64 = 50_000;
+    /// Accounts of the people who are there right now: each for a minute at most.
+    const USERS: (u64, Duration) = (10_000, Duration::from_secs(60));
 
     /// An empty catalogue over a store. Register it as a [`Listener`].
     #[must_use]
@@ -28,6 +35,7 @@ impl Catalog {
             store,
             clients: Cache::builder().max_capacity(Self::CAPACITY).build_with_hasher(ahash::RandomState::new()),
             servers: Cache::builder().max_capacity(Self::CAPACITY).build_with_hasher(ahash::RandomState::new()),
+            users: Cache::builder().max_capacity(Self::USERS.0).time_to_live(Self::USERS.1).build_with_hasher(ahash::RandomState::new()),
             generation: AtomicU64::new(0),
         }
     }
@@ -66,6 +74,21 @@ impl Catalog {
         Ok(Some(server))
     }
 
+    /// A person's account, disabled ones included. What is given to a person is guarded by their grant besides: disabling ends it.
+    ///
+    /// # Errors
+    /// When the store is away or its row makes no sense.
+    pub async fn user(&self, id: &str) -> Result<Option<Arc<User>>, StoreError> {
+        if let Some(user) = self.users.get(id) {
+            return Ok(Some(user));
+        }
+        let before = self.generation.load(Ordering::Acquire);
+        let Some(object) = self.store.object(ObjectKind::User, id).await? else { return Ok(None) };
+        let user: Arc<User> = Arc::new(parse(object.document)?);
+        self.remember(&self.users, id, &user, before);
+        Ok(Some(user))
+    }
+
     /// Forgets a client: a change found another version of it in the database than this one.
     pub fn forget_client(&self, id: &str) {
         self.generation.fetch_add(1, Ordering::AcqRel);
@@ -75,7 +98,7 @@ impl Catalog {
     /// Entries per cache.
     #[must_use]
     pub fn sizes(&self) -> Vec<(&'static str, u64)> {
-        vec![("clients", self.clients.entry_count()), ("resource_servers", self.servers.entry_count())]
+        vec![("clients", self.clients.entry_count()), ("resource_servers", self.servers.entry_count()), ("users", self.users.entry_count())]
     }
 
     fn remember<T: Send + Sync + 'static>(&self, cache: &Cache<String, Arc<T>, ahash::RandomState>, id: &str, value: &Arc<T>, before: u64) {
@@ -90,17 +113,24 @@ impl Catalog {
     }
 
     fn hear(&self, event: &Event) {
-        if !(event.kind.starts_with("object.") || event.kind.starts_with("secret.") || event.kind.starts_with("storage.")) {
+        let about = |wing: &str| event.kind.starts_with(wing);
+        if !(about("object.") || about("secret.") || about("storage.") || about("user.")) {
             return;
         }
         self.generation.fetch_add(1, Ordering::AcqRel);
+        if about("user.") {
+            self.users.invalidate_all();
+            return;
+        }
         match changed(event) {
             Some((ObjectKind::Client, id)) => self.clients.invalidate(&id),
             Some((ObjectKind::ResourceServer, _)) => self.servers.invalidate_all(),
+            Some((ObjectKind::User, id)) => self.users.invalidate(&id),
             Some(_) => {}
             None => {
                 self.clients.invalidate_all();
                 self.servers.invalidate_all();
+                self.users.invalidate_all();
             }
         }
     }

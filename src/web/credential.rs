@@ -1,10 +1,9 @@
 //! This issuer's own access tokens as presented back to it: believed once, then known; revocation and expiry asked every time.
 use std::sync::Arc;
 
-use accounts::User;
 use bytes::Bytes;
 use http::{HeaderMap, header};
-use ledger::{ArtefactKind, ObjectKind, StoreError};
+use ledger::{ArtefactKind, StoreError};
 use moka::sync::Cache;
 use protocol::{Code, OAuthError, Settings, introspect, introspect::Known};
 use tokens::{
@@ -89,7 +88,7 @@ async fn believe(app: &App, token: &str) -> Result<Option<Seen>, StoreError> {
         (known, None)
     };
     let user = if known.is_persons() {
-        let user = user(app, &known.subject).await?.filter(|u| !u.disabled);
+        let user = app.catalog.user(&known.subject).await?.filter(|u| !u.disabled);
         if user.is_none() {
             return Ok(None);
         }
@@ -119,12 +118,6 @@ fn signed(app: &App, token: &str) -> Option<Known> {
     let expected = Expected { issuer: &app.settings.issuer, audience: None, typ: &typ, now: app.clock.now(), leeway: Settings::LEEWAY };
     let claims = access::believe(&parsed, key, &expected).ok()?.into_inner();
     Known::of_claims(claims, key.kid())
-}
-
-/// A person's account.
-pub(crate) async fn user(app: &App, id: &str) -> Result<Option<User>, StoreError> {
-    let Some(object) = app.store.object(ObjectKind::User, id).await? else { return Ok(None) };
-    serde_json::from_value(object.document).map(Some).map_err(|e| StoreError::Corrupt(e.to_string()))
 }
 
 /// The bearer token of the `Authorization` header (RFC 6750 §2.1), if there is one.

@@ -103,7 +103,7 @@ struct Gathering {
 }
 
 impl Gathering {
-    const WAIT: Duration = Duration::from_micros(200);
+    const WAIT: Duration = Duration::from_micros(400);
     const PAUSE: u8 = 64;
 
     fn more(&mut self, jobs: &mut Vec<Job>, waiting: &mut mpsc::Receiver<Job>) {

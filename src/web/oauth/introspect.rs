@@ -67,7 +67,7 @@ async fn refresh(app: &App, caller: &AuthenticatedClient, token: &str) -> Result
         Some(id) => app.store.grant(id).await?,
         None => None,
     };
-    let user = credential::user(app, &document.subject).await?;
-    let found = RefreshFound { artefact: &artefact, document: &document, grant: grant.as_ref(), user: user.as_ref() };
+    let user = app.catalog.user(&document.subject).await?;
+    let found = RefreshFound { artefact: &artefact, document: &document, grant: grant.as_ref(), user: user.as_deref() };
     Ok(Bytes::from(introspect::refresh(caller.client(), &found, &app.settings, app.clock.now())))
 }

@@ -17,7 +17,7 @@ use tokens::secret::{self, SecretKind};
 
 use super::{client, context, form, octets};
 use crate::{
-    App, credential,
+    App,
     reply::{self, Failed},
 };
 
@@ -128,7 +128,7 @@ async fn found<T: serde::de::DeserializeOwned>(
 /// What stands behind a code or refresh token.
 struct Loaded {
     grant: Option<Grant>,
-    user: Option<accounts::User>,
+    user: Option<Arc<accounts::User>>,
     server: Option<Arc<ResourceServer>>,
 }
 
@@ -138,10 +138,10 @@ impl Loaded {
             Some(id) => app.store.grant(id).await?,
             None => None,
         };
-        Ok(Self { grant, user: credential::user(app, subject).await?, server: server(app, resource).await? })
+        Ok(Self { grant, user: app.catalog.user(subject).await?, server: server(app, resource).await? })
     }
     fn behind(&self) -> Behind<'_> {
-        Behind { grant: self.grant.as_ref(), user: self.user.as_ref(), server: self.server.as_deref() }
+        Behind { grant: self.grant.as_ref(), user: self.user.as_deref(), server: self.server.as_deref() }
     }
 }
 

@@ -33,7 +33,7 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     let refused = || Failed::Bearer(Some(credential::invalid()));
     let grant = app.store.grant(seen.known.grant.as_deref().ok_or_else(refused)?).await?;
     let grant = grant.filter(|g| g.ended_at.is_none()).ok_or_else(refused)?;
-    let user = credential::user(app, &seen.known.subject).await?.filter(|u| !u.disabled).ok_or_else(refused)?;
+    let user = app.catalog.user(&seen.known.subject).await?.filter(|u| !u.disabled).ok_or_else(refused)?;
     let asked = serde_json::from_value::<GrantDocument>(grant.document).ok().and_then(|d| d.claims);
     let claims = userinfo::claims(&user, &seen.known.scope, asked.as_ref());
     let body = serde_json::to_vec(&claims).map_err(|e| OAuthError::fault(e.to_string()))?;
