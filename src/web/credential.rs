@@ -96,7 +96,7 @@ async fn believe(app: &App, token: &str) -> Result<Option<Seen>, StoreError> {
     } else {
         None
     };
-    let answer = Bytes::from(introspect::access(&known, user.as_ref(), &app.settings));
+    let answer = Bytes::from(introspect::access(&known, user.as_deref(), &app.settings));
     Ok(Some(Seen { known, row, answer }))
 }
 
