@@ -46,7 +46,7 @@ fn one_family_dies_alone() {
 #[test]
 fn within_the_grace_a_retry_gets_the_same_successor() {
     let stage = Stage::start(|house| {
-        house.text("lifetimes.refresh_grace", "2s");
+        house.text("lifetimes.refresh_grace", "8s");
     });
     let first = text(&stage.person_tokens(&APP, "alice"), "refresh_token");
     let second = text(&stage.refresh(&APP, &first).expect(200).json(), "refresh_token");
@@ -59,7 +59,7 @@ fn within_the_grace_a_retry_gets_the_same_successor() {
     // After the grace, even the immediate predecessor is reuse.
     let first = text(&stage.person_tokens(&APP, "alice"), "refresh_token");
     let second = text(&stage.refresh(&APP, &first).expect(200).json(), "refresh_token");
-    std::thread::sleep(Duration::from_millis(3200));
+    std::thread::sleep(Duration::from_millis(9200));
     stage.refresh(&APP, &first).expect_error(400, "invalid_grant");
     stage.refresh(&APP, &second).expect_error(400, "invalid_grant");
 }
@@ -105,16 +105,17 @@ fn a_confidential_client_may_keep_or_rotate_but_reuse_of_a_rotated_one_counts() 
 #[test]
 fn idle_and_absolute_ends_are_kept() {
     let stage = Stage::start(|house| {
-        house.text("lifetimes.refresh_idle", "3s").text("lifetimes.refresh_token", "6s");
+        // Wide enough apart that a busy machine does not matter: used every four seconds of eight, for twelve.
+        house.text("lifetimes.refresh_idle", "8s").text("lifetimes.refresh_token", "12s");
     });
     let idle = text(&stage.person_tokens(&APP, "alice"), "refresh_token");
     let mut busy = text(&stage.person_tokens(&APP, "bob"), "refresh_token");
     for _ in 0..2 {
-        std::thread::sleep(Duration::from_millis(2000));
+        std::thread::sleep(Duration::from_millis(4100));
         busy = text(&stage.refresh(&APP, &busy).expect(200).json(), "refresh_token");
     }
     stage.refresh(&APP, &idle).expect_error(400, "invalid_grant");
-    std::thread::sleep(Duration::from_millis(2500));
+    std::thread::sleep(Duration::from_millis(5000));
     // Used all the time, and over all the same.
     stage.refresh(&APP, &busy).expect_error(400, "invalid_grant");
 }
