@@ -81,7 +81,7 @@ fn it_begins_with_a_snapshot_beats_and_tells_revocations_in_order() {
     feed.next_of("beat");
     let begun = std::time::Instant::now();
     feed.next_of("beat");
-    assert!(begun.elapsed() < Duration::from_secs(5), "a beat each second, give or take a busy machine");
+    assert!(begun.elapsed() < Duration::from_millis(1500), "a beat each second");
     let mut last = snapshot.data["head"].as_u64().unwrap();
     for _ in 0..3 {
         let token = stage.machine_token(&MACHINE, &[]);
