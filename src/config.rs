@@ -60,8 +60,14 @@ section! {
         /// Networks of the proxies whose `Forwarded` and `X-Forwarded-*` are believed. Plain HTTP on other than loopback addresses
         /// needs at least one.
         trusted_proxies: Vec<IpNet> = "",
-        /// The set of rules. Only `standard` is supported by this version (`oidc-dynamic` and `fapi2` are refused).
+        /// The set of rules: `standard`; `fapi2` (the FAPI 2.0 Security Profile for every client); `oidc-dynamic` (adds what old OpenID
+        /// Connect certification profiles demand: implicit and hybrid responses, request objects by reference).
         profile: String = r#""standard""#,
+        /// A second listener of the authorization server, TLS only, that asks for client certificates (RFC 8705 §5): metadata names it in
+        /// `mtls_endpoint_aliases`. Not needed where `server.tls.client_certificates` makes the public listener itself ask.
+        mtls_listen: Option<SocketAddr> = "",
+        /// Whether a DPoP proof has to carry a nonce of this server (RFC 9449 §8, §9).
+        dpop_nonce: bool = "false",
         /// Worker threads, and threads of the gateway; 0: one a core.
         worker_threads: u32 = "0",
         /// Connections that the public, administration and metrics listeners hold at most; further ones wait to be accepted.
@@ -79,8 +85,12 @@ section! {
         cert_file: Option<PathBuf> = "",
         /// The private key, PEM (PKCS#8, PKCS#1 or SEC1).
         key_file: Option<PathBuf> = "",
-        /// Authorities of client certificates. Client certificates are not supported by this version: leave it empty.
+        /// Authorities of client certificates, PEM. A listener with some asks for a certificate; one that is shown must chain to them
+        /// unless `client_certificates` is `any`.
         client_ca_files: Vec<PathBuf> = "",
+        /// `trusted` (default: only certificates of `client_ca_files`, none asked for without such files) or `any`: every certificate
+        /// whose key is proved, self-signed ones included; what a client registered decides (RFC 8705 §2.2, §3).
+        client_certificates: String = r#""trusted""#,
     }
 }
 
@@ -142,9 +152,9 @@ section! {
         refresh_idle: Seconds = r#""7d""#,
         /// A single sign-on session.
         session: Seconds = r#""12h""#,
-        /// A pushed authorization request. Kept for later versions; `/par` is not part of this one.
+        /// A pushed authorization request, `5s` to `30m`.
         par: Seconds = r#""60s""#,
-        /// A device code. Kept for later versions; the device grant is not part of this one.
+        /// A device code, and a backchannel request that asks for no expiry of its own.
         device_code: Seconds = r#""10m""#,
         /// A retry with the immediate predecessor of a refresh token within this time gives the same successor. `0s` to `10s`.
         refresh_grace: Seconds = r#""0s""#,
@@ -158,6 +168,8 @@ section! {
         rotate_every: Seconds = r#""30d""#,
         /// How long a new key is published before it signs.
         publish_before: Seconds = r#""1d""#,
+        /// Whether an ML-DSA-65 key is published and usable beside the classical ones (`ML-DSA-65`).
+        post_quantum: bool = "false",
     }
 }
 
@@ -181,10 +193,16 @@ section! {
 }
 
 section! {
-    /// Dynamic client registration (RFC 7591); not part of this version.
+    /// Dynamic client registration (RFC 7591, RFC 7592) and client ID metadata documents.
     RegistrationSection {
-        /// Whether anyone may register a client. Must stay `false` in this version.
+        /// Whether there is a registration endpoint. It asks for an initial access token: one of this issuer with scope `doorward.register`.
+        enabled: bool = "false",
+        /// Whether anyone may register a client, without an initial access token (implies `enabled`).
         open: bool = "false",
+        /// Whether an https URL may serve as `client_id`: its document is fetched under the outbound rules.
+        client_id_metadata: bool = "false",
+        /// Scopes that registered clients may ask for at most.
+        scopes: Vec<String> = r#"["openid", "profile", "email", "address", "phone", "offline_access"]"#,
     }
 }
 
@@ -235,6 +253,10 @@ pub struct TlsFiles {
     pub cert_file: PathBuf,
     /// The key, PEM.
     pub key_file: PathBuf,
+    /// Authorities of client certificates, PEM.
+    pub client_ca_files: Vec<PathBuf>,
+    /// Whether any client certificate whose key is proved is let in.
+    pub any_client: bool,
 }
 
 /// Where the gateway's authorization server is.
@@ -290,6 +312,8 @@ pub struct Config {
     pub audit: AuditSection,
     /// `[outbound]`.
     pub outbound: OutboundSection,
+    /// `[registration]`.
+    pub registration: RegistrationSection,
     /// `[log]`.
     pub log: LogSection,
 }
@@ -336,9 +360,6 @@ impl Config {
         let mail = MailSection::read(r, "mail");
         let log = LogSection::read(r, "log");
 
-        if registration.is_some_and(|section| section.open) {
-            r.wrong("registration.open", "dynamic client registration is not supported by this version");
-        }
         let lifetimes = lifetimes.inspect(|section| check_lifetimes(r, section));
         let keys = keys.inspect(|section| {
             if section.rotate_every <= section.publish_before {
@@ -385,6 +406,7 @@ impl Config {
             keys: keys?,
             audit: audit?,
             outbound: outbound?,
+            registration: registration?,
             log: log?,
         })
     }
@@ -405,6 +427,13 @@ impl Config {
             refresh_idle: self.lifetimes.refresh_idle.0,
             refresh_grace: self.lifetimes.refresh_grace.0,
             session_ttl: self.lifetimes.session.0,
+            par_ttl: self.lifetimes.par.0,
+            device_code_ttl: self.lifetimes.device_code.0,
+            profile: protocol::Profile::parse(&self.server.profile).unwrap_or_default(),
+            dpop_nonce: self.server.dpop_nonce,
+            open_registration: self.registration.open,
+            registration: self.registration.open || self.registration.enabled,
+            client_id_metadata: self.registration.client_id_metadata,
             ..protocol::Settings::for_issuer(&self.issuer)
         }
     }

@@ -84,7 +84,7 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { algorithms: vec![Alg::ES256, Alg::RS256], rotation: Rotation::default() }
+        Self { algorithms: Alg::ALL.to_vec(), rotation: Rotation::default() }
     }
 }
 

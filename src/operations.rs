@@ -87,6 +87,7 @@ async fn admin_token(foundation: &Foundation) -> anyhow::Result<(String, i64)> {
         entropy: &*foundation.entropy,
         now_ms: foundation.clock.now_ms(),
         head,
+        evidence: &protocol::Evidence::default(),
     };
     let scope = Scope::parse(ADMIN_SCOPE).map_err(|_| anyhow!("the administrator's scope cannot be read"))?;
     let order = Order {
@@ -100,6 +101,9 @@ async fn admin_token(foundation: &Foundation) -> anyhow::Result<(String, i64)> {
         authentication: None,
         user: None,
         grant_type: "client_credentials",
+        confirmation: None,
+        details: None,
+        actor: None,
     };
     let access = issue::access_token(&context, &order).map_err(|_| anyhow!("no token could be issued"))?;
     let expires_at = context.now() + access.expires_in;

@@ -18,11 +18,11 @@ use edge::{limit::Counters, table::RouteTable};
 use futures_util::FutureExt as _;
 use gateway::{
     Gateway, Introspect, IntrospectError, Introspection, Own, OwnRing,
-    outbound::{self, Outbound},
     remote::{self, Remote},
 };
 use http::{Request, Response, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
+use outbound::Outbound;
 use rustls_pki_types::CertificateDer;
 use tokens::secret::Plain;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -175,6 +175,7 @@ fn app(config: &Config, ground: &Ground) -> anyhow::Result<Arc<App>> {
         mac: keys.mac(),
         counters: ground.counters.clone(),
         hashing: ground.hashing.clone(),
+        outbound: Arc::new(Outbound::new(&config.outbound.allow, &authorities(config)?).context("the rules for outbound calls")?),
         trusted_proxies: config.server.trusted_proxies.clone(),
         closing: ground.closing.clone(),
     });
@@ -237,7 +238,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
                 issuer: issuer.clone(),
                 client_id: client_id.clone(),
                 client_secret: Plain::new(client_secret.expose().to_owned()),
-                tls: outbound::client_config(&authorities(config)?)?,
+                tls: ::outbound::client_config(&authorities(config)?)?,
                 clock: foundation.clock.clone(),
             })
             .context("gateway.authorization_server")?;

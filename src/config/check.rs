@@ -46,11 +46,16 @@ pub(super) fn secret(r: &mut Reader, path: &str, given: Option<Secret>, file: Op
 pub(super) struct TlsChoice(pub Option<TlsFiles>);
 
 pub(super) fn check_tls(r: &mut Reader, path: &str, section: TlsSection) -> TlsChoice {
-    if !section.client_ca_files.is_empty() {
-        r.wrong(&format!("{path}.client_ca_files"), "client certificates are not supported by this version");
+    if !matches!(section.client_certificates.as_str(), "trusted" | "any") {
+        r.wrong(&format!("{path}.client_certificates"), "must be \"trusted\" or \"any\"");
     }
     TlsChoice(match (section.cert_file, section.key_file) {
-        (Some(cert_file), Some(key_file)) => Some(TlsFiles { cert_file, key_file }),
+        (Some(cert_file), Some(key_file)) => Some(TlsFiles {
+            cert_file,
+            key_file,
+            client_ca_files: section.client_ca_files,
+            any_client: section.client_certificates == "any",
+        }),
         (None, None) => None,
         (Some(_), None) => {
             r.wrong(&format!("{path}.key_file"), "cert_file needs a key_file");
@@ -120,12 +125,9 @@ pub(super) fn check_authorization_server(r: &mut Reader, section: &GatewaySectio
 }
 
 pub(super) fn check_server(r: &mut Reader, section: &ServerSection) {
-    match section.profile.as_str() {
-        "standard" => {}
-        "oidc-dynamic" | "fapi2" => {
-            r.wrong("server.profile", &format!("the profile \"{}\" is not supported by this version; use \"standard\"", section.profile));
-        }
-        other => r.wrong("server.profile", &format!("\"{other}\" is not a profile; use \"standard\"")),
+    if protocol::Profile::parse(&section.profile).is_none() {
+        let why = format!("\"{}\" is not a profile; use \"standard\", \"fapi2\" or \"oidc-dynamic\"", section.profile);
+        r.wrong("server.profile", &why);
     }
     if section.roles.is_empty() {
         r.wrong("server.roles", "at least one role is needed");
@@ -150,6 +152,9 @@ pub(super) fn listeners(section: &ServerSection) -> Vec<(&'static str, SocketAdd
     if section.roles.contains(&Role::Auth) {
         open.push(("public_listen", section.public_listen));
     }
+    if let (true, Some(at)) = (section.roles.contains(&Role::Auth), section.mtls_listen) {
+        open.push(("mtls_listen", at));
+    }
     if section.roles.contains(&Role::Gateway) {
         open.push(("gateway_listen", section.gateway_listen));
     }
@@ -164,6 +169,8 @@ pub(super) fn check_plain(r: &mut Reader, section: &ServerSection, tls: [bool; 3
     let [public, gateway, admin] = tls;
     for (name, at) in listeners(section) {
         let encrypted = match name {
+            // It has no plain form: without a certificate it is refused at start.
+            "mtls_listen" => true,
             "public_listen" => public,
             "gateway_listen" => gateway,
             "admin_listen" => admin,
@@ -227,7 +234,7 @@ pub(super) fn check_lifetimes(r: &mut Reader, section: &LifetimesSection) {
         ("refresh_token", section.refresh_token, 1, year),
         ("refresh_idle", section.refresh_idle, 1, year),
         ("session", section.session, 1, year),
-        ("par", section.par, 1, 600),
+        ("par", section.par, 5, 1800),
         ("device_code", section.device_code, 1, 3600),
         ("refresh_grace", section.refresh_grace, 0, 10),
     ] {

@@ -113,6 +113,7 @@ pub(crate) mod tests {
                 grant: text("grant"),
                 sid: None,
                 seq: raw["seq"].as_u64().unwrap_or(0),
+                cnf: None,
                 raw: Arc::new(raw.as_object().cloned().unwrap_or_default()),
             },
         }

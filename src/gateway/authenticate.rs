@@ -152,6 +152,9 @@ async fn believe(worker: &Worker, table: &RouteTable, guard: &Guard, token: &str
         leeway: LEEWAY,
     };
     let claims = access::believe(&parsed, &key, &expected).map_err(invalid)?.into_inner();
+    if claims.cnf.is_some() {
+        return Err(Refusal::Invalid(tokens::Refusal::Confirmation.reason()));
+    }
     let identity = Identity { issuer, kind: Kind::Jwt, claims, kid: key.kid().map(str::to_owned) };
     // Never checked against any revocation yet.
     Ok(Believed::new(identity, u64::MAX, generation, i64::MIN / 2))

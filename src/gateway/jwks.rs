@@ -13,7 +13,9 @@ use tokens::{
 };
 use tokio::sync::Mutex;
 
-use crate::{outbound::Outbound, source::KeySource};
+use outbound::Outbound;
+
+use crate::source::KeySource;
 
 /// At most one fetch in this time, whatever for.
 const PAUSE_MS: i64 = 5_000;

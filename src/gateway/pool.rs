@@ -16,13 +16,13 @@ use edge::{
 };
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outbound::connect::{self, Endpoint};
 use rustls::ClientConfig;
 use tokio::time::Sleep;
 
 use crate::{
     answered::{Checked, Expecting},
     body::RequestBody,
-    connect::{self, Endpoint},
 };
 
 /// How long an HTTP/1.1 connection is kept without use.

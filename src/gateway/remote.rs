@@ -42,7 +42,7 @@ pub struct Config {
     /// This gateway's own client, with the scopes `doorward.introspect doorward.feed`.
     pub client_id: String,
     pub client_secret: Plain,
-    /// Roots of trust, see [`crate::outbound::client_config`].
+    /// Roots of trust, see [`outbound::client_config`].
     pub tls: ClientConfig,
     pub clock: Arc<dyn Clock>,
 }

@@ -74,6 +74,7 @@ fn claims(raw: Map<String, Value>) -> Option<AccessClaims> {
         grant: text("grant"),
         sid: text("sid"),
         seq: raw.get("seq").and_then(Value::as_u64).unwrap_or(0),
+        cnf: None,
         raw: Arc::new(raw),
     })
 }

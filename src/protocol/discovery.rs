@@ -9,6 +9,7 @@ use openidconnect::{
     },
 };
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use tokens::Alg;
 
 use crate::{OAuthError, Settings, client_auth::Method, scope, userinfo};
@@ -24,6 +25,9 @@ struct More {
     authorization_response_iss_parameter_supported: bool,
     prompt_values_supported: Vec<String>,
     end_session_endpoint: String,
+    /// What the features of [`FEATURES`] add.
+    #[serde(flatten)]
+    features: Map<String, Value>,
 }
 
 impl AdditionalProviderMetadata for More {}
@@ -42,6 +46,12 @@ type Metadata = ProviderMetadata<
     CoreResponseType,
     CoreSubjectIdentifierType,
 >;
+
+/// A feature writes what it offers under these settings into the document.
+pub(crate) type Feature = fn(&Settings, &mut Map<String, Value>);
+
+/// Everything beyond the core that works here, each by the file that makes it work.
+const FEATURES: &[Feature] = &[];
 
 /// The path of a well-known document for an issuer with a path: inserted before it (RFC 8414 §3.1).
 #[must_use]
@@ -107,7 +117,14 @@ fn more(settings: &Settings) -> More {
         authorization_response_iss_parameter_supported: true,
         prompt_values_supported: ["none", "login", "consent", "select_account"].map(str::to_owned).to_vec(),
         end_session_endpoint: settings.url("/logout"),
+        features: features(settings),
     }
+}
+
+fn features(settings: &Settings) -> Map<String, Value> {
+    let mut members = Map::new();
+    FEATURES.iter().for_each(|feature| feature(settings, &mut members));
+    members
 }
 
 const fn signing(alg: Alg) -> Option<CoreJwsSigningAlgorithm> {

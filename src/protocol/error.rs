@@ -56,6 +56,44 @@ codes! {
     RequestUriNotSupported = "request_uri_not_supported", 400;
     /// OpenID Connect Core §3.1.2.6
     RegistrationNotSupported = "registration_not_supported", 400;
+    /// OpenID Connect Core §3.1.2.6, RFC 9101 §6.2
+    InvalidRequestObject = "invalid_request_object", 400;
+    /// OpenID Connect Core §3.1.2.6, RFC 9101 §5.2, RFC 9126 §2.2
+    InvalidRequestUri = "invalid_request_uri", 400;
+    /// RFC 9396 §5
+    InvalidAuthorizationDetails = "invalid_authorization_details", 400;
+    /// RFC 9470 §3, OpenID Connect Unmet Authentication Requirements
+    UnmetAuthenticationRequirements = "unmet_authentication_requirements", 400;
+    /// RFC 9470 §3
+    InsufficientUserAuthentication = "insufficient_user_authentication", 401;
+    /// RFC 9449 §5
+    InvalidDpopProof = "invalid_dpop_proof", 400;
+    /// RFC 9449 §8
+    UseDpopNonce = "use_dpop_nonce", 400;
+    /// RFC 8628 §3.5, CIBA §11
+    AuthorizationPending = "authorization_pending", 400;
+    /// RFC 8628 §3.5, CIBA §11
+    SlowDown = "slow_down", 400;
+    /// RFC 8628 §3.5, CIBA §11
+    ExpiredToken = "expired_token", 400;
+    /// CIBA §13
+    ExpiredLoginHintToken = "expired_login_hint_token", 400;
+    /// CIBA §13
+    UnknownUserId = "unknown_user_id", 400;
+    /// CIBA §13
+    MissingUserCode = "missing_user_code", 400;
+    /// CIBA §13
+    InvalidUserCode = "invalid_user_code", 400;
+    /// CIBA §13
+    InvalidBindingMessage = "invalid_binding_message", 400;
+    /// RFC 7591 §3.2.2
+    InvalidRedirectUri = "invalid_redirect_uri", 400;
+    /// RFC 7591 §3.2.2
+    InvalidClientMetadata = "invalid_client_metadata", 400;
+    /// RFC 7591 §3.2.2
+    InvalidSoftwareStatement = "invalid_software_statement", 400;
+    /// RFC 7591 §3.2.2
+    UnapprovedSoftwareStatement = "unapproved_software_statement", 400;
     /// RFC 6750 §3.1
     InvalidToken = "invalid_token", 401;
     /// RFC 6750 §3.1

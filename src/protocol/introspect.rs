@@ -2,7 +2,7 @@
 use accounts::User;
 use ledger::{Artefact, Facts, Grant};
 use serde::Serialize;
-use tokens::access::AccessClaims;
+use tokens::{Confirmation, access::AccessClaims};
 
 use crate::{
     Client, ResourceServer, Settings,
@@ -13,7 +13,7 @@ use crate::{
 pub const INACTIVE: &[u8] = b"{\"active\":false}";
 
 /// An access token of this issuer, believed; whatever its format.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
     /// `jti`
     pub jti: String,
@@ -37,6 +37,8 @@ pub struct Known {
     pub seq: u64,
     /// The key that signed it, if it is a JWT.
     pub kid: Option<String>,
+    /// What its holder has to prove.
+    pub confirmation: Option<Confirmation>,
 }
 
 impl Known {
@@ -55,6 +57,7 @@ impl Known {
             session: claims.sid,
             seq: claims.seq,
             kid: kid.map(str::to_owned),
+            confirmation: claims.cnf,
         })
     }
 
@@ -74,6 +77,7 @@ impl Known {
             session: document.session,
             seq: artefact.seq,
             kid: None,
+            confirmation: document.confirmation,
         })
     }
 
@@ -237,6 +241,7 @@ mod tests {
             session: None,
             seq: 5,
             kid: None,
+            ..Known::default()
         }
     }
     fn client(id: &str, scope: &str) -> Client {

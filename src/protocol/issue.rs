@@ -2,8 +2,9 @@
 use accounts::User;
 use ledger::{Artefact, ArtefactKind, Change, EventKind, NewEvent, Step};
 use serde::Serialize;
+use serde_json::Value;
 use tokens::{
-    Alg, Entropy,
+    Alg, Confirmation, Entropy,
     access::{self, AccessTokenClaims},
     id,
     keyring::KeyRing,
@@ -11,7 +12,7 @@ use tokens::{
 };
 
 use crate::{
-    Client, OAuthError, ResourceServer, Scope, Settings, client,
+    Client, Evidence, OAuthError, ResourceServer, Scope, Settings, client,
     stored::{AccessDocument, Authentication},
 };
 
@@ -30,6 +31,8 @@ pub struct Context<'a> {
     pub now_ms: i64,
     /// The ledger position this node knows; goes into tokens as `seq`.
     pub head: u64,
+    /// What keys the request proved.
+    pub evidence: &'a Evidence,
 }
 
 impl Context<'_> {
@@ -89,6 +92,12 @@ pub struct Order<'a> {
     pub user: Option<&'a User>,
     /// The grant type, for the event.
     pub grant_type: &'static str,
+    /// What its holder has to prove.
+    pub confirmation: Option<&'a Confirmation>,
+    /// Granted `authorization_details` (RFC 9396 §9).
+    pub details: Option<&'a Value>,
+    /// Who acts for the subject (RFC 8693 §4.1).
+    pub actor: Option<&'a Value>,
 }
 
 /// An access token, and the change that must be durable before anybody sees it.
@@ -98,6 +107,8 @@ pub struct Access {
     pub text: Plain,
     /// How it looks.
     pub format: Format,
+    /// `Bearer` or `DPoP`.
+    pub token_type: &'static str,
     /// Seconds.
     pub expires_in: i64,
     /// Its row, if it is opaque, and its event.
@@ -143,7 +154,8 @@ pub fn access_token(ctx: &Context<'_>, order: &Order<'_>) -> Result<Access, OAut
     event.grant = order.grant.map(str::to_owned);
     event.session = order.session.map(str::to_owned);
     let change = Change { steps: step.into_iter().collect(), events: vec![event] };
-    Ok(Access { text, format, expires_in: ttl, change })
+    let token_type = order.confirmation.map_or("Bearer", Confirmation::token_type);
+    Ok(Access { text, format, token_type, expires_in: ttl, change })
 }
 
 fn signed(ctx: &Context<'_>, order: &Order<'_>, scope: &str, jti: &str, exp: i64) -> Result<Plain, OAuthError> {
@@ -166,6 +178,10 @@ fn signed(ctx: &Context<'_>, order: &Order<'_>, scope: &str, jti: &str, exp: i64
         amr: order.authentication.map_or(&[], |a| &a.amr),
         roles: order.user.map_or(&[], |u| &u.roles),
         groups: order.user.map_or(&[], |u| &u.groups),
+        cnf: order.confirmation,
+        act: order.actor,
+        authorization_details: order.details,
+        status: None,
     };
     key.sign_jwt(access::TYP, &claims).map(Plain::from).map_err(|e| OAuthError::fault(e.to_string()))
 }
@@ -181,6 +197,10 @@ fn opaque(ctx: &Context<'_>, order: &Order<'_>, scope: &str, exp: i64) -> Result
         scope: scope.to_owned(),
         audience: order.audience.to_owned(),
         issued_at: ctx.now(),
+        confirmation: order.confirmation.cloned(),
+        details: order.details.cloned(),
+        actor: order.actor.cloned(),
+        authentication: order.authentication.cloned(),
     };
     let artefact = Artefact {
         kind: ArtefactKind::Access,
@@ -204,10 +224,16 @@ pub struct Answer {
     pub access_token: Plain,
     /// How it looks, for metrics.
     pub format: Format,
+    /// `Bearer` or `DPoP`.
+    pub token_type: &'static str,
     /// Seconds.
     pub expires_in: i64,
     /// What was granted.
     pub scope: String,
+    /// What was granted in detail (RFC 9396 §7).
+    pub details: Option<Value>,
+    /// What kind of token came out of an exchange (RFC 8693 §2.2.1).
+    pub issued_token_type: Option<&'static str>,
     /// A refresh token.
     pub refresh_token: Option<Plain>,
     /// An ID token.
@@ -222,6 +248,10 @@ impl Answer {
         struct Wire<'a> {
             access_token: &'a str,
             token_type: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            issued_token_type: Option<&'static str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            authorization_details: Option<&'a Value>,
             expires_in: i64,
             #[serde(skip_serializing_if = "str::is_empty")]
             scope: &'a str,
@@ -232,7 +262,9 @@ impl Answer {
         }
         let wire = Wire {
             access_token: self.access_token.expose(),
-            token_type: "Bearer",
+            token_type: self.token_type,
+            issued_token_type: self.issued_token_type,
+            authorization_details: self.details.as_ref(),
             expires_in: self.expires_in,
             scope: &self.scope,
             refresh_token: self.refresh_token.as_ref().map(Plain::expose),

@@ -57,6 +57,7 @@ mod tests {
             session: None,
             seq: 5,
             kid: None,
+            ..Known::default()
         }
     }
     fn caller(id: &str) -> AuthenticatedClient {

@@ -16,6 +16,53 @@ pub struct Settings {
     pub session_ttl: i64,
     /// How long a login or consent page may wait.
     pub interaction_ttl: i64,
+    /// A pushed authorization request (RFC 9126).
+    pub par_ttl: i64,
+    /// A device code (RFC 8628), and a backchannel request without `requested_expiry` (CIBA).
+    pub device_code_ttl: i64,
+    /// The set of rules.
+    pub profile: Profile,
+    /// Whether a DPoP proof has to carry a nonce of ours (RFC 9449 §8).
+    pub dpop_nonce: bool,
+    /// Whether anyone may register a client; otherwise an initial access token is needed (RFC 7591 §3).
+    pub open_registration: bool,
+    /// Whether there is a registration endpoint at all.
+    pub registration: bool,
+    /// Whether a URL may serve as `client_id` (client ID metadata documents).
+    pub client_id_metadata: bool,
+    /// The origin of the listener that asks for client certificates, if it is another than the issuer's (RFC 8705 §5).
+    pub mtls_origin: Option<String>,
+    /// Whether a public listener of this server asks for client certificates.
+    pub mtls: bool,
+}
+
+/// The set of rules a deployment lives by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// OAuth 2.1 and OpenID Connect, code flow.
+    #[default]
+    Standard,
+    /// Compatibility: what the Dynamic, Implicit and Hybrid certification profiles of OpenID Connect demand besides.
+    OidcDynamic,
+    /// FAPI 2.0 Security Profile for every client.
+    Fapi2,
+}
+
+impl Profile {
+    /// The configured name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::OidcDynamic => "oidc-dynamic",
+            Self::Fapi2 => "fapi2",
+        }
+    }
+    /// The profile of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Standard, Self::OidcDynamic, Self::Fapi2].into_iter().find(|p| p.as_str() == name)
+    }
 }
 
 impl Settings {
@@ -36,8 +83,20 @@ impl Settings {
             refresh_grace: 0,
             session_ttl: 12 * 3600,
             interaction_ttl: 1800,
+            par_ttl: 60,
+            device_code_ttl: 600,
+            profile: Profile::Standard,
+            dpop_nonce: false,
+            open_registration: false,
+            registration: false,
+            client_id_metadata: false,
+            mtls_origin: None,
+            mtls: false,
         }
     }
+
+    /// Clock difference beyond which a time of somebody else's is refused, seconds (CONTRACT §5).
+    pub const SKEW: i64 = 60;
 
     /// An endpoint of the issuer.
     #[must_use]

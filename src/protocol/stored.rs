@@ -1,6 +1,7 @@
 //! The documents of stored artefacts and grants: the seam between the endpoint that writes one and the one that reads it.
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokens::Confirmation;
 
 /// How the person behind a grant was authenticated.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -14,7 +15,7 @@ pub struct Authentication {
 }
 
 /// Document of an [`ledger::ArtefactKind::Code`]. Its grant is the artefact's `grant`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CodeDocument {
     pub client_id: String,
     /// Exactly as requested.
@@ -32,18 +33,27 @@ pub struct CodeDocument {
     pub authentication: Authentication,
     /// The `claims` parameter (OpenID Connect Core §5.5), checked.
     pub claims: Option<Value>,
+    /// The DPoP key it may be redeemed with (RFC 9449 §10).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dpop_jkt: Option<String>,
+    /// Granted `authorization_details` (RFC 9396).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Value>,
 }
 
 /// Document of a [`ledger::Grant`] of a person.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct GrantDocument {
     pub resource: String,
     pub authentication: Authentication,
     pub claims: Option<Value>,
+    /// Granted `authorization_details` (RFC 9396).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Value>,
 }
 
 /// Document of an [`ledger::ArtefactKind::Refresh`]: one token of a family (the family is the grant).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RefreshDocument {
     pub client_id: String,
     pub subject: String,
@@ -55,10 +65,16 @@ pub struct RefreshDocument {
     pub nonce: Option<String>,
     /// Absolute end of the family, seconds since the epoch.
     pub family_expires_at: i64,
+    /// What a public client's token is bound to (RFC 9449 §5); a confidential client's is bound to the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmation: Option<Confirmation>,
+    /// Granted `authorization_details` (RFC 9396).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Value>,
 }
 
 /// Document of an [`ledger::ArtefactKind::Access`]: an opaque access token.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AccessDocument {
     pub jti: String,
     pub client_id: String,
@@ -67,4 +83,16 @@ pub struct AccessDocument {
     pub scope: String,
     pub audience: String,
     pub issued_at: i64,
+    /// What its holder has to prove.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmation: Option<Confirmation>,
+    /// Granted `authorization_details` (RFC 9396).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Value>,
+    /// Who acts for the subject (RFC 8693 §4.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<Value>,
+    /// How the person was authenticated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<Authentication>,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::{Refusal, Verified, jwk::VerifyingKey, jws::Parsed};
+use crate::{Confirmation, Refusal, Verified, jwk::VerifyingKey, jws::Parsed};
 
 /// The type of our access tokens.
 pub const TYP: &str = "at+jwt";
@@ -44,6 +44,18 @@ pub struct AccessTokenClaims<'a> {
     pub roles: &'a [String],
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     pub groups: &'a [String],
+    /// What its holder has to prove (RFC 8705 §3.1, RFC 9449 §6.1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<&'a Confirmation>,
+    /// Who acts for the subject (RFC 8693 §4.1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub act: Option<&'a Value>,
+    /// What was granted in detail (RFC 9396 §9.1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization_details: Option<&'a Value>,
+    /// Where its status is listed (Token Status List §6).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<&'a Value>,
 }
 
 /// The claims of a believed access token.
@@ -64,6 +76,8 @@ pub struct AccessClaims {
     pub sid: Option<String>,
     /// 0 if absent.
     pub seq: u64,
+    /// The keys its holder has to prove; whoever lets the token in has to ask for them.
+    pub cnf: Option<Confirmation>,
     /// Every claim as it came.
     pub raw: Arc<Map<String, Value>>,
 }
@@ -92,7 +106,8 @@ pub struct Expected<'a> {
     pub leeway: i64,
 }
 
-/// Believes an access token: signature, type, issuer, audience, times; refuses what is bound to a key (`cnf`) nobody proved.
+/// Believes an access token: signature, type, issuer, audience, times. It may be bound to a key: [`AccessClaims::cnf`] has to be
+/// proved by whoever lets it in; a binding that cannot be proved here is refused.
 ///
 /// # Errors
 /// The first thing that is wrong.
@@ -113,9 +128,6 @@ pub fn believe(parsed: &Parsed<'_>, key: &VerifyingKey, expected: &Expected<'_>)
         return Err(Refusal::Type);
     }
     timely(&claims, expected.now, expected.leeway)?;
-    if claims.raw.contains_key("cnf") {
-        return Err(Refusal::Confirmation);
-    }
     Ok(Verified::new(claims))
 }
 
@@ -184,6 +196,10 @@ fn read(raw: &Arc<Map<String, Value>>) -> Result<AccessClaims, Refusal> {
         None => 0,
         Some(value) => value.as_u64().unwrap_or(0),
     };
+    let cnf = match raw.get("cnf") {
+        None => None,
+        Some(claim) => Some(Confirmation::read(claim).ok_or(Refusal::Confirmation)?),
+    };
     Ok(AccessClaims {
         iss: text("iss")?.ok_or(wrong("iss"))?,
         sub: text("sub")?.ok_or(wrong("sub"))?,
@@ -197,6 +213,7 @@ fn read(raw: &Arc<Map<String, Value>>) -> Result<AccessClaims, Refusal> {
         grant: text("grant")?,
         sid: text("sid")?,
         seq,
+        cnf,
         raw: Arc::clone(raw),
     })
 }
@@ -323,7 +340,7 @@ mod tests {
             ("aud", json!("https://api/")),
             ("sub", Value::Null),
             ("scope", json!(["read"])),
-            ("cnf", json!({"jkt": "x"})),
+            ("cnf", json!({"jwk": {"kty": "EC"}})),
             ("cnf", json!({})),
         ] {
             assert!(at(&[(name, value.clone())]).is_err(), "{name} {value}");

@@ -6,7 +6,10 @@
 pub mod access;
 pub mod alg;
 pub mod b64;
+pub mod certificate;
 pub mod clock;
+pub mod confirmation;
+pub mod dpop;
 pub mod duration;
 pub mod hash;
 pub mod id;
@@ -22,6 +25,7 @@ pub mod witness;
 
 pub use alg::Alg;
 pub use clock::{Clock, Entropy};
+pub use confirmation::Confirmation;
 pub use refusal::{Refusal, Verified};
 
 #[cfg(test)]

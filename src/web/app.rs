@@ -5,6 +5,7 @@ use arc_swap::ArcSwap;
 use edge::limit::Counters;
 use ipnet::IpNet;
 use ledger::{Committed, Listener, RevocationSet, Store};
+use outbound::Outbound;
 use protocol::Settings;
 use tokens::{Clock, Entropy, keyring::KeyRing, secret::MacKey};
 use tokio::sync::Notify;
@@ -15,6 +16,10 @@ use crate::{account::hashing::Hashing, catalog::Catalog, credential::Credentials
 /// The address of the other end of the connection; the accept loop puts it into the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
+
+/// The client certificate of the connection, proved in its handshake; the accept loop puts it into the request's extensions.
+#[derive(Debug, Clone)]
+pub struct PeerCertificate(pub tokens::certificate::Certificate);
 
 /// What the server that joins the crates has to give.
 pub struct Parts {
@@ -36,6 +41,8 @@ pub struct Parts {
     pub counters: Arc<dyn Counters>,
     /// The bounded pool that hashes passwords.
     pub hashing: Hashing,
+    /// The rules for calls to addresses that others chose, and the hand that makes them.
+    pub outbound: Arc<Outbound>,
     /// Networks whose `Forwarded` and `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Cancelled when the process drains: streams end, readiness fails.
@@ -64,6 +71,8 @@ pub struct App {
     pub counters: Arc<dyn Counters>,
     /// The bounded pool that hashes passwords.
     pub hashing: Hashing,
+    /// The rules for calls to addresses that others chose, and the hand that makes them.
+    pub outbound: Arc<Outbound>,
     /// Networks whose `Forwarded` and `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Cancelled when the process drains.
@@ -103,6 +112,7 @@ impl App {
             mac: parts.mac,
             counters: parts.counters,
             hashing: parts.hashing,
+            outbound: parts.outbound,
             trusted_proxies: parts.trusted_proxies,
             closing: parts.closing,
             failures: Failures::default(),

@@ -144,6 +144,9 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Failed> {
 pub(crate) async fn demand(app: &App, token: Option<&str>, scope: &str) -> Result<Arc<Seen>, Failed> {
     let token = token.ok_or(Failed::Bearer(None))?;
     let seen = look(app, token).await?.ok_or_else(|| Failed::Bearer(Some(invalid())))?;
+    if seen.known.confirmation.is_some() {
+        return Err(Failed::Bearer(Some(invalid())));
+    }
     if !seen.known.has_scope(scope) {
         return Err(Failed::Bearer(Some(OAuthError::new(Code::InsufficientScope, "the token does not allow this"))));
     }

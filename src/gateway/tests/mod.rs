@@ -26,7 +26,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Gateway, Introspect, IntrospectError, Introspection, KeySource, Own, Parts, Settings, outbound::Outbound};
+use outbound::Outbound;
+
+use crate::{Gateway, Introspect, IntrospectError, Introspection, KeySource, Own, Parts, Settings};
 
 const ISSUER: &str = "http://127.0.0.1:1";
 const AUDIENCE: &str = "https://api.example.com";

@@ -110,7 +110,7 @@ async fn a_gateway_of_its_own_follows_the_feed_and_asks_when_it_is_stale() {
         issuer: server.issuer(),
         client_id: "gw".into(),
         client_secret: Plain::new("se:cret"),
-        tls: crate::outbound::client_config(&[]).unwrap(),
+        tls: outbound::client_config(&[]).unwrap(),
         clock: Arc::clone(&rig.clock) as _,
     })
     .unwrap();

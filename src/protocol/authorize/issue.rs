@@ -79,6 +79,7 @@ impl Issue<'_> {
             resource: self.request.resource.clone(),
             authentication: self.authentication(),
             claims: self.request.claims.clone(),
+            details: None,
         };
         Grant {
             id: id.to_owned(),
@@ -110,6 +111,8 @@ impl Issue<'_> {
             resource: self.request.resource.clone(),
             authentication: self.authentication(),
             claims: self.request.claims.clone(),
+            dpop_jkt: None,
+            details: None,
         }
     }
 }

@@ -49,6 +49,9 @@ pub fn decide(
             authentication: None,
             user: None,
             grant_type: CLIENT_CREDENTIALS,
+            confirmation: None,
+            details: None,
+            actor: None,
         },
     )?;
     let (issued, answer) = answer(access, scope.to_string());

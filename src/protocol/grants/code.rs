@@ -73,6 +73,9 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
         authentication: Some(&document.authentication),
         user: Some(user),
         grant_type: AUTHORIZATION_CODE,
+        confirmation: None,
+        details: None,
+        actor: None,
     };
     let access = redeem(&redemption, || issue::access_token(ctx, &order))?;
     let lives_until = now + access.expires_in;
@@ -119,6 +122,8 @@ fn refresh_document(ctx: &Context<'_>, client: &AuthenticatedClient, code: &Code
         authentication: code.authentication.clone(),
         nonce: code.nonce.clone(),
         family_expires_at: family::end(ctx, client.client()),
+        confirmation: None,
+        details: code.details.clone(),
     }
 }
 

@@ -107,8 +107,19 @@ pub fn end(grant: &str, subject: &str, client_id: &str, now_ms: i64, told: &[Eve
 
 /// The answer around an access token.
 fn answer(access: Access, scope: String) -> (Change, Answer) {
-    let Access { text, format, expires_in, change } = access;
-    (change, Answer { access_token: text, format, expires_in, scope, refresh_token: None, id_token: None })
+    let Access { text, format, token_type, expires_in, change } = access;
+    let answer = Answer {
+        access_token: text,
+        format,
+        token_type,
+        expires_in,
+        scope,
+        details: None,
+        issued_token_type: None,
+        refresh_token: None,
+        id_token: None,
+    };
+    (change, answer)
 }
 
 #[cfg(test)]

@@ -73,6 +73,9 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
             authentication: Some(&document.authentication),
             user: Some(user),
             grant_type: REFRESH_TOKEN,
+            confirmation: None,
+            details: None,
+            actor: None,
         };
         issue::access_token(ctx, &order).map(|access| (access, scope.clone()))
     })?;

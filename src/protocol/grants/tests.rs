@@ -84,7 +84,7 @@ impl World {
     }
     fn ctx(&self) -> Context<'_> {
         let Self { settings, keys, mac, entropy, now_ms, .. } = self;
-        Context { settings, keys, mac, entropy, now_ms: *now_ms, head: 42 }
+        Context { settings, keys, mac, entropy, now_ms: *now_ms, head: 42, evidence: nothing() }
     }
     fn behind(&self) -> Behind<'_> {
         Behind { grant: Some(&self.grant), user: Some(&self.user), server: Some(&self.server) }
@@ -101,6 +101,7 @@ impl World {
             resource: API.into(),
             authentication: Authentication { auth_time: NOW - 5, acr: None, amr: vec!["pwd".into()] },
             claims: None,
+            ..CodeDocument::default()
         };
         let issued = secret::generate(SecretKind::Code, NOW_MS, &self.entropy, &self.mac);
         (artefact(ArtefactKind::Code, issued.id.to_vec(), issued.mac.to_vec(), NOW + 60), document)
@@ -161,6 +162,12 @@ fn believed() -> Step {
 fn kills(change: &Change) -> bool {
     change.steps.iter().any(|s| matches!(s, Step::Revoke(r) if r.kind == RevocationKind::Grant && r.id == "g1"))
         && change.steps.iter().any(|s| matches!(s, Step::EndGrant { id, .. } if id == "g1"))
+}
+
+/// A request that proves no key.
+fn nothing() -> &'static crate::Evidence {
+    static NOTHING: std::sync::OnceLock<crate::Evidence> = std::sync::OnceLock::new();
+    NOTHING.get_or_init(crate::Evidence::default)
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use axum::body::{self, Body};
 use bytes::Bytes;
 use http::{HeaderMap, header, request::Parts};
-use protocol::{AuthenticatedClient, Form, OAuthError, client_auth, issue::Context};
+use protocol::{AuthenticatedClient, Evidence, Form, OAuthError, client_auth, issue::Context};
 use tokens::keyring::KeyRing;
 
 use crate::{App, limits, reply::Failed};
@@ -92,8 +92,8 @@ pub(crate) async fn client(app: &App, endpoint: &'static str, parts: &Parts, for
 
 /// What a decision that issues something may look at, now. `head` was read before anybody was believed: what is revoked
 /// after that lies above it.
-pub(crate) fn context<'a>(app: &'a App, keys: &'a KeyRing, head: u64) -> Context<'a> {
-    Context { settings: &app.settings, keys, mac: &app.mac, entropy: app.entropy.as_ref(), now_ms: app.clock.now_ms(), head }
+pub(crate) fn context<'a>(app: &'a App, keys: &'a KeyRing, head: u64, evidence: &'a Evidence) -> Context<'a> {
+    Context { settings: &app.settings, keys, mac: &app.mac, entropy: app.entropy.as_ref(), now_ms: app.clock.now_ms(), head, evidence }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use ledger::{Artefact, ArtefactKind, Grant, Guarded, Outcome, StoreError};
 use protocol::{
-    AuthenticatedClient, Code, Form, OAuthError, ResourceServer,
+    AuthenticatedClient, Code, Evidence, Form, OAuthError, ResourceServer,
     grants::{self, Behind, Granted, Refused},
     stored::{CodeDocument, RefreshDocument},
 };
@@ -33,11 +33,12 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     let (parts, body) = request.into_parts();
     let octets = octets(&parts, body).await?;
     let form = form(&parts, &octets)?;
+    let evidence = Evidence::default();
     for _ in 0..TRIES {
         // Before the client is believed: a revocation that is not seen in the catalogue lies above this position.
         let head = app.revoked.head();
         let client = client(app, "token", &parts, &form).await?;
-        let asked = Asked { app, client: &client, form: &form, head };
+        let asked = Asked { app, client: &client, form: &form, head, evidence: &evidence };
         let given = match form.get("grant_type") {
             Some(grants::CLIENT_CREDENTIALS) => asked.client_credentials().await?,
             Some(grants::AUTHORIZATION_CODE) => asked.code().await?,
@@ -71,29 +72,31 @@ struct Asked<'a> {
     client: &'a AuthenticatedClient,
     form: &'a Form<'a>,
     head: u64,
+    evidence: &'a Evidence,
 }
 
 impl Asked<'_> {
     async fn client_credentials(&self) -> Result<Given, Failed> {
-        let Self { app, client, form, head } = *self;
-        let target = grants::client_credentials::target(&context(app, &app.keys.load(), head), client, form)?;
+        let Self { app, client, form, head, evidence } = *self;
+        let target = grants::client_credentials::target(&context(app, &app.keys.load(), head, evidence), client, form)?;
         let server = server(app, &target).await?;
-        let decided = grants::client_credentials::decide(&context(app, &app.keys.load(), head), client, form, &target, server.as_deref());
+        let decided =
+            grants::client_credentials::decide(&context(app, &app.keys.load(), head, evidence), client, form, &target, server.as_deref());
         give(app, grants::CLIENT_CREDENTIALS, decided?).await
     }
 
     async fn code(&self) -> Result<Given, Failed> {
-        let Self { app, client, form, head } = *self;
+        let Self { app, client, form, head, evidence } = *self;
         let text = form.get("code").ok_or(OAuthError::request("code is missing"))?;
         let (artefact, document) = found::<CodeDocument>(app, SecretKind::Code, ArtefactKind::Code, text).await?;
         let loaded = Loaded::of(app, &artefact, &document.subject, &document.resource).await?;
         let found = grants::code::Found { artefact: &artefact, document: &document, behind: loaded.behind() };
-        let decided = grants::code::decide(&context(app, &app.keys.load(), head), client, form, &found);
+        let decided = grants::code::decide(&context(app, &app.keys.load(), head, evidence), client, form, &found);
         conclude(app, grants::AUTHORIZATION_CODE, decided).await
     }
 
     async fn refresh(&self) -> Result<Given, Failed> {
-        let Self { app, client, form, head } = *self;
+        let Self { app, client, form, head, evidence } = *self;
         let text = form.get("refresh_token").ok_or(OAuthError::request("refresh_token is missing"))?;
         let (artefact, document) = found::<RefreshDocument>(app, SecretKind::Refresh, ArtefactKind::Refresh, text).await?;
         let successor = match &artefact.successor {
@@ -103,7 +106,7 @@ impl Asked<'_> {
         let loaded = Loaded::of(app, &artefact, &document.subject, &document.resource).await?;
         let found =
             grants::refresh::Found { artefact: &artefact, document: &document, successor: successor.as_ref(), behind: loaded.behind() };
-        let decided = grants::refresh::decide(&context(app, &app.keys.load(), head), client, form, &found);
+        let decided = grants::refresh::decide(&context(app, &app.keys.load(), head, evidence), client, form, &found);
         conclude(app, grants::REFRESH_TOKEN, decided).await
     }
 }

@@ -80,6 +80,7 @@ pub(super) fn site(issuer: &str, client: &Client) -> Site {
         mac: MacKey::new([9; 32]),
         counters: Arc::clone(&world) as _,
         hashing: Hashing::new(2),
+        outbound: Arc::new(outbound::Outbound::new(&[], &[]).expect("a policy")),
         trusted_proxies: Vec::new(),
         closing: Default::default(),
     });

@@ -60,6 +60,7 @@ impl Server {
             mac: mac.clone(),
             counters: world.clone(),
             hashing: Hashing::new(1),
+            outbound: Arc::new(outbound::Outbound::new(&[], &[]).expect("a policy")),
             trusted_proxies: Vec::new(),
             closing: tokio_util::sync::CancellationToken::new(),
         });
@@ -138,6 +139,7 @@ impl Server {
             resource: API.into(),
             authentication: Authentication { auth_time: now, acr: None, amr: Vec::new() },
             claims: None,
+            ..CodeDocument::default()
         };
         let grant = Grant {
             id: "g1".into(),

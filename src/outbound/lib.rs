@@ -1,4 +1,8 @@
 //! Calls to the outside: https only, public addresses only, pinned, no redirects, small and quick.
+//!
+//! The one way by which any part of the server fetches or posts anything at an address somebody else chose (`CONTRACT` §5, `outbound`).
+pub mod connect;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -6,14 +10,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use url::{Host, Url};
 
-use crate::connect::{self, Endpoint};
+use connect::Endpoint;
 
 /// Longest answer read, octets.
 pub const MAX_ANSWER: usize = 64 * 1024;
@@ -35,6 +39,26 @@ pub enum OutboundError {
     Answer,
     #[error("the call took longer than 5 s")]
     Timeout,
+}
+
+/// A call to make.
+#[derive(Debug, Clone)]
+pub struct Call<'a> {
+    pub method: Method,
+    /// Whole.
+    pub url: &'a str,
+    /// `Host` and `User-Agent` are set over them.
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    /// At most [`MAX_ANSWER`] octets.
+    pub body: Bytes,
 }
 
 /// The outbound policy and the roots of trust.
@@ -59,16 +83,27 @@ impl Outbound {
         &self.tls
     }
 
-    /// Fetches a document: one GET, one answer.
+    /// Fetches a document: one GET, one answer, which must be 200.
     ///
     /// # Errors
     /// What the policy or the other side refuses.
     pub async fn get(&self, url: &str) -> Result<Bytes, OutboundError> {
-        tokio::time::timeout(MAX_TIME, self.fetch(url)).await.map_err(|_| OutboundError::Timeout)?
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        let reply = self.call(Call { method: Method::GET, url, headers, body: Bytes::new() }).await?;
+        if reply.status == StatusCode::OK { Ok(reply.body) } else { Err(OutboundError::Status) }
     }
 
-    async fn fetch(&self, url: &str) -> Result<Bytes, OutboundError> {
-        let url = Url::parse(url).map_err(|_| OutboundError::Url)?;
+    /// Makes one call; whatever status it is answered with is an answer, and a redirect is not followed.
+    ///
+    /// # Errors
+    /// What the policy refuses, or an answer that is none.
+    pub async fn call(&self, call: Call<'_>) -> Result<Reply, OutboundError> {
+        tokio::time::timeout(MAX_TIME, self.send(call)).await.map_err(|_| OutboundError::Timeout)?
+    }
+
+    async fn send(&self, call: Call<'_>) -> Result<Reply, OutboundError> {
+        let url = Url::parse(call.url).map_err(|_| OutboundError::Url)?;
         let host = url.host().ok_or(OutboundError::Url)?;
         let port = url.port_or_known_default().ok_or(OutboundError::Url)?;
         let excepted = self.excepted(&host, port);
@@ -90,21 +125,19 @@ impl Outbound {
         let stream = connect::open(&endpoint).await.map_err(|_| OutboundError::Unreachable)?;
         let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
         let target = &url[url::Position::BeforePath..url::Position::AfterQuery];
-        let request = Request::get(target)
-            .header(header::HOST, HeaderValue::from_str(authority).map_err(|_| OutboundError::Url)?)
-            .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, "doorward")
-            .body(Full::<Bytes>::default())
-            .map_err(|_| OutboundError::Url)?;
+        let mut request = Request::new(Full::new(call.body));
+        *request.method_mut() = call.method;
+        *request.uri_mut() = target.parse().map_err(|_| OutboundError::Url)?;
+        *request.headers_mut() = call.headers;
+        request.headers_mut().insert(header::HOST, HeaderValue::from_str(authority).map_err(|_| OutboundError::Url)?);
+        request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("doorward"));
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|_| OutboundError::Unreachable)?;
         let answer = async {
             let answer = sender.send_request(request).await.map_err(|_| OutboundError::Answer)?;
-            if answer.status() != StatusCode::OK {
-                return Err(OutboundError::Status);
-            }
-            let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|_| OutboundError::Answer)?;
-            Ok(body.to_bytes())
+            let (parts, body) = answer.into_parts();
+            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|_| OutboundError::Answer)?;
+            Ok(Reply { status: parts.status, headers: parts.headers, body: body.to_bytes() })
         };
         let mut answer = std::pin::pin!(answer);
         let mut connection = std::pin::pin!(connection);

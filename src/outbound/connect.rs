@@ -16,7 +16,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// Where to, and how.
-pub(crate) struct Endpoint<'a> {
+pub struct Endpoint<'a> {
     pub host: &'a str,
     /// The address, if it was resolved before.
     pub address: Option<SocketAddr>,
@@ -25,13 +25,13 @@ pub(crate) struct Endpoint<'a> {
 }
 
 /// A connection.
-pub(crate) enum Stream {
+pub enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// Opens a connection.
-pub(crate) async fn open(endpoint: &Endpoint<'_>) -> io::Result<Stream> {
+pub async fn open(endpoint: &Endpoint<'_>) -> io::Result<Stream> {
     let tcp = match endpoint.address {
         Some(address) => TcpStream::connect(address).await?,
         None => TcpStream::connect((endpoint.host, endpoint.port)).await?,
@@ -44,7 +44,7 @@ pub(crate) async fn open(endpoint: &Endpoint<'_>) -> io::Result<Stream> {
 
 impl Stream {
     /// Whether ALPN chose HTTP/2.
-    pub(crate) fn chose_http2(&self) -> bool {
+    pub fn chose_http2(&self) -> bool {
         match self {
             Self::Plain(_) => false,
             Self::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),

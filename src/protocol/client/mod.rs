@@ -1,9 +1,11 @@
 //! OAuth clients (RFC 7591 §2 member names, plus Doorward's own).
+mod check;
+
 use ledger::{Mistake, ObjectKind, Record};
 use serde::{Deserialize, Serialize};
-use url::Url;
 
-use crate::{Settings, client_auth, grants, scope};
+use self::check::Found;
+use crate::Settings;
 
 /// A registered client, as administrators and registration write it. Its secret is not in here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +55,113 @@ pub struct Client {
     pub initiate_login_uri: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwks: Option<serde_json::Value>,
+    /// How it signs its assertions (RFC 7591 §2, OpenID Connect Registration §2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_endpoint_auth_signing_alg: Option<String>,
+    /// `issuer` (default) or `legacy`: also the endpoint's URL, also in an array, for old libraries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assertion_audience: Option<String>,
+    /// The certificate's subject (RFC 8705 §2.1.2); exactly one of the five.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_client_auth_subject_dn: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_client_auth_san_dns: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_client_auth_san_uri: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_client_auth_san_ip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_client_auth_san_email: Option<String>,
+    /// A workload whose platform's token authenticates this client (RFC 7523 §3 with a trusted issuer).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload_identity: Option<Workload>,
+    /// Its tokens are bound to its certificate (RFC 8705 §3.4).
+    #[serde(skip_serializing_if = "is_false")]
+    pub tls_client_certificate_bound_access_tokens: bool,
+    /// Its tokens are bound to a DPoP key, always (RFC 9449 §5.2).
+    #[serde(skip_serializing_if = "is_false")]
+    pub dpop_bound_access_tokens: bool,
+    /// It may start at the pushed authorization request endpoint only (RFC 9126 §6).
+    #[serde(skip_serializing_if = "is_false")]
+    pub require_pushed_authorization_requests: bool,
+    /// Its requests come in signed request objects only (RFC 9101 §10.5).
+    #[serde(skip_serializing_if = "is_false")]
+    pub require_signed_request_object: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_object_signing_alg: Option<String>,
+    /// Where its request objects may be fetched (profile `oidc-dynamic` only).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub request_uris: Vec<String>,
+    /// How its JWT authorization responses are signed (JARM §3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization_signed_response_alg: Option<String>,
+    /// It gets userinfo as a signed JWT (OpenID Connect Core §5.3.2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub userinfo_signed_response_alg: Option<String>,
+    /// It gets introspection answers as signed JWTs (RFC 9701 §6).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub introspection_signed_response_alg: Option<String>,
+    /// What it may ask for in detail (RFC 9396 §10).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub authorization_details_types: Vec<String>,
+    /// `public` (default) or `pairwise` (OpenID Connect Core §8).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sector_identifier_uri: Option<String>,
+    /// `web` (default) or `native` (OpenID Connect Registration §2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub application_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backchannel_logout_uri: Option<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    pub backchannel_logout_session_required: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frontchannel_logout_uri: Option<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    pub frontchannel_logout_session_required: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub default_acr_values: Vec<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    pub require_auth_time: bool,
+    /// `poll` or `ping` (CIBA §4).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backchannel_token_delivery_mode: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backchannel_client_notification_endpoint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backchannel_authentication_request_signing_alg: Option<String>,
+    /// Whom its tokens may be exchanged to act as or for (RFC 8693); see `grants/token_exchange.rs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_exchange: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub software_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub software_version: Option<String>,
+    /// How it came: absent (an administrator), `registration` (RFC 7591) or `metadata` (a client ID metadata document).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks_uri: Option<String>,
     pub disabled: bool,
+}
+
+/// A workload identity: whose token proves the client, and what that token has to say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workload {
+    /// A trusted issuer's identifier.
+    pub issuer: String,
+    /// The `sub` of its tokens, exactly.
+    pub subject: String,
+    /// The `aud` it must carry; absent: this issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape serde calls")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 impl Default for Client {
@@ -82,6 +190,41 @@ impl Default for Client {
             default_max_age: None,
             initiate_login_uri: None,
             jwks: None,
+            token_endpoint_auth_signing_alg: None,
+            assertion_audience: None,
+            tls_client_auth_subject_dn: None,
+            tls_client_auth_san_dns: None,
+            tls_client_auth_san_uri: None,
+            tls_client_auth_san_ip: None,
+            tls_client_auth_san_email: None,
+            workload_identity: None,
+            tls_client_certificate_bound_access_tokens: false,
+            dpop_bound_access_tokens: false,
+            require_pushed_authorization_requests: false,
+            require_signed_request_object: false,
+            request_object_signing_alg: None,
+            request_uris: Vec::new(),
+            authorization_signed_response_alg: None,
+            userinfo_signed_response_alg: None,
+            introspection_signed_response_alg: None,
+            authorization_details_types: Vec::new(),
+            subject_type: None,
+            sector_identifier_uri: None,
+            application_type: None,
+            backchannel_logout_uri: None,
+            backchannel_logout_session_required: false,
+            frontchannel_logout_uri: None,
+            frontchannel_logout_session_required: false,
+            default_acr_values: Vec::new(),
+            require_auth_time: false,
+            backchannel_token_delivery_mode: None,
+            backchannel_client_notification_endpoint: None,
+            backchannel_authentication_request_signing_alg: None,
+            token_exchange: None,
+            software_id: None,
+            software_version: None,
+            origin: None,
+            jwks_uri: None,
             disabled: false,
         }
     }
@@ -121,119 +264,6 @@ impl Record for Client {
     }
 }
 
-/// Mistakes as they are found.
-#[derive(Default)]
-struct Found(Vec<Mistake>);
-
-impl Found {
-    fn at(&mut self, member: impl Into<String>, why: impl Into<String>) {
-        self.0.push(Mistake::new(member, why));
-    }
-}
-
-impl Client {
-    /// Grant types, response types and authentication must be known here and agree.
-    fn kinds(&self, found: &mut Found) {
-        for (i, grant) in self.grant_types.iter().enumerate() {
-            if !grants::ALL.contains(&grant.as_str()) {
-                found.at(format!("grant_types[{i}]"), format!("not supported; one of {}", grants::ALL.join(", ")));
-            }
-        }
-        for (i, response) in self.response_types.iter().enumerate() {
-            if response != "code" {
-                found.at(format!("response_types[{i}]"), "not supported; only code");
-            }
-        }
-        if client_auth::Method::parse(&self.token_endpoint_auth_method).is_none() {
-            found.at("token_endpoint_auth_method", "not supported; client_secret_basic, client_secret_post or none");
-        }
-        if self.is_public() && self.may_use(grants::CLIENT_CREDENTIALS) {
-            found.at("grant_types", "client_credentials needs a client that can prove who it is (RFC 6749 §4.4)");
-        }
-        if self.is_public() && !self.require_pkce {
-            found.at("require_pkce", "may be false for a confidential client only");
-        }
-        if self.may_use(grants::AUTHORIZATION_CODE) && !self.response_types.iter().any(|r| r == "code") {
-            found.at("response_types", "authorization_code needs code (RFC 7591 §2.1)");
-        }
-        if self.jwks.as_ref().is_some_and(|set| !set.get("keys").is_some_and(serde_json::Value::is_array)) {
-            found.at("jwks", "must be a JWK Set: an object with an array keys (RFC 7517 §5)");
-        }
-    }
-
-    fn addresses(&self, found: &mut Found) {
-        if self.may_use(grants::AUTHORIZATION_CODE) && self.redirect_uris.is_empty() {
-            found.at("redirect_uris", "authorization_code needs at least one");
-        }
-        for (i, uri) in self.redirect_uris.iter().enumerate() {
-            if let Err(why) = return_address(uri, self.is_public()) {
-                found.at(format!("redirect_uris[{i}]"), why);
-            }
-        }
-        for (i, uri) in self.post_logout_redirect_uris.iter().enumerate() {
-            if let Err(why) = return_address(uri, self.is_public()) {
-                found.at(format!("post_logout_redirect_uris[{i}]"), why);
-            }
-        }
-        let pages = [
-            ("client_uri", &self.client_uri),
-            ("logo_uri", &self.logo_uri),
-            ("policy_uri", &self.policy_uri),
-            ("tos_uri", &self.tos_uri),
-            ("initiate_login_uri", &self.initiate_login_uri),
-        ];
-        for (member, uri) in pages {
-            if uri.as_deref().is_some_and(|u| !is_page(u)) {
-                found.at(member, "must be an https URI");
-            }
-        }
-        if self.client_name.as_deref().is_some_and(|n| n.is_empty() || n.chars().count() > 200 || n.chars().any(char::is_control)) {
-            found.at("client_name", "1 to 200 characters without control characters");
-        }
-    }
-
-    fn asks(&self, found: &mut Found) {
-        if let Some(bad) = self.scope.split_ascii_whitespace().find(|t| !scope::is_token(t)) {
-            found.at("scope", format!("{bad:?} is no scope token (RFC 6749 §3.3)"));
-        }
-        if self.scope.bytes().any(|b| b.is_ascii_whitespace() && b != b' ') {
-            found.at("scope", "tokens are separated by spaces");
-        }
-        if self.is_public() && self.scope.split(' ').any(|t| t.starts_with(scope::BUILT_IN_PREFIX)) {
-            found.at("scope", "a public client cannot have scopes of the server itself");
-        }
-        for (i, resource) in self.allowed_resources.iter().enumerate() {
-            if !crate::resource::is_identifier(resource) {
-                found.at(format!("allowed_resources[{i}]"), "must be an absolute URI without fragment (RFC 8707 §2)");
-            }
-            if self.allowed_resources.iter().take(i).any(|r| r == resource) {
-                found.at(format!("allowed_resources[{i}]"), "is listed twice");
-            }
-        }
-    }
-
-    fn tokens(&self, found: &mut Found) {
-        if self.access_token_format.as_deref().is_some_and(|f| !matches!(f, "jwt" | "opaque")) {
-            found.at("access_token_format", "jwt or opaque");
-        }
-        if let Some(text) = &self.access_token_ttl
-            && let Err(why) = access_token_ttl(text)
-        {
-            found.at("access_token_ttl", why);
-        }
-        if self.refresh_token_ttl.as_deref().is_some_and(|t| tokens::duration::parse(t).is_none()) {
-            found.at("refresh_token_ttl", "a duration such as \"30d\"");
-        }
-        if self.id_token_signed_response_alg.as_deref().is_some_and(|a| !matches!(a, "RS256" | "ES256")) {
-            // Keys are made for these two; a token nobody can sign would be a fault at every exchange.
-            found.at("id_token_signed_response_alg", "not supported; RS256 or ES256");
-        }
-        if self.default_max_age.is_some_and(|age| age < 0) {
-            found.at("default_max_age", "seconds, zero or more");
-        }
-    }
-}
-
 /// Reads an access token lifetime.
 ///
 /// # Errors
@@ -250,46 +280,6 @@ pub(crate) fn access_token_ttl(text: &str) -> Result<i64, &'static str> {
 #[must_use]
 pub fn is_id(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~:/-".contains(&b))
-}
-
-/// What a redirect URI may be (CONTRACT §5; RFC 9700 §4.1, RFC 8252 §7, §8.4).
-fn return_address(uri: &str, public: bool) -> Result<(), &'static str> {
-    let Ok(url) = Url::parse(uri) else { return Err("must be an absolute URI") };
-    if uri.bytes().any(|b| b <= b' ' || b >= 0x7f || b == b'\\') {
-        return Err("must be printable ASCII without spaces");
-    }
-    if uri.contains('#') {
-        return Err("must have no fragment (RFC 6749 §3.1.2)");
-    }
-    if uri.contains('*') {
-        return Err("must have no wildcard");
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("must have no user or password");
-    }
-    match url.scheme() {
-        "https" => url.host_str().map(|_| ()).ok_or("must name a host"),
-        "http" if is_loopback(&url) => Ok(()),
-        "http" => Err("must be https (http only for a loopback address)"),
-        "javascript" | "data" | "file" | "blob" | "about" | "vbscript" | "ftp" | "ws" | "wss" | "mailto" | "view-source" => {
-            Err("this scheme does not lead back to an application")
-        }
-        _ if public => Ok(()),
-        _ => Err("must be https (a private-use scheme is for public clients only)"),
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
-}
-
-fn is_page(uri: &str) -> bool {
-    Url::parse(uri).is_ok_and(|url| url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url)))
 }
 
 #[cfg(test)]
