@@ -1,4 +1,8 @@
-//! The token endpoint (RFC 6749 §3.2).
+//! The token endpoint (RFC 6749 §3.2): one file a grant type.
+mod client_credentials;
+mod code;
+mod refresh;
+
 use std::sync::Arc;
 
 use axum::{
@@ -11,11 +15,10 @@ use ledger::{Artefact, ArtefactKind, Grant, Guarded, Outcome, StoreError};
 use protocol::{
     AuthenticatedClient, Code, Evidence, Form, OAuthError, ResourceServer,
     grants::{self, Behind, Granted, Refused},
-    stored::{CodeDocument, RefreshDocument},
 };
 use tokens::secret::{self, SecretKind};
 
-use super::{client, context, form, octets};
+use super::{client, form, octets};
 use crate::{
     App,
     reply::{self, Failed},
@@ -73,42 +76,6 @@ struct Asked<'a> {
     form: &'a Form<'a>,
     head: u64,
     evidence: &'a Evidence,
-}
-
-impl Asked<'_> {
-    async fn client_credentials(&self) -> Result<Given, Failed> {
-        let Self { app, client, form, head, evidence } = *self;
-        let target = grants::client_credentials::target(&context(app, &app.keys.load(), head, evidence), client, form)?;
-        let server = server(app, &target).await?;
-        let decided =
-            grants::client_credentials::decide(&context(app, &app.keys.load(), head, evidence), client, form, &target, server.as_deref());
-        give(app, grants::CLIENT_CREDENTIALS, decided?).await
-    }
-
-    async fn code(&self) -> Result<Given, Failed> {
-        let Self { app, client, form, head, evidence } = *self;
-        let text = form.get("code").ok_or(OAuthError::request("code is missing"))?;
-        let (artefact, document) = found::<CodeDocument>(app, SecretKind::Code, ArtefactKind::Code, text).await?;
-        let loaded = Loaded::of(app, &artefact, &document.subject, &document.resource).await?;
-        let found = grants::code::Found { artefact: &artefact, document: &document, behind: loaded.behind() };
-        let decided = grants::code::decide(&context(app, &app.keys.load(), head, evidence), client, form, &found);
-        conclude(app, grants::AUTHORIZATION_CODE, decided).await
-    }
-
-    async fn refresh(&self) -> Result<Given, Failed> {
-        let Self { app, client, form, head, evidence } = *self;
-        let text = form.get("refresh_token").ok_or(OAuthError::request("refresh_token is missing"))?;
-        let (artefact, document) = found::<RefreshDocument>(app, SecretKind::Refresh, ArtefactKind::Refresh, text).await?;
-        let successor = match &artefact.successor {
-            Some(id) if app.settings.refresh_grace > 0 => app.store.artefact(ArtefactKind::Refresh, id).await?,
-            _ => None,
-        };
-        let loaded = Loaded::of(app, &artefact, &document.subject, &document.resource).await?;
-        let found =
-            grants::refresh::Found { artefact: &artefact, document: &document, successor: successor.as_ref(), behind: loaded.behind() };
-        let decided = grants::refresh::decide(&context(app, &app.keys.load(), head, evidence), client, form, &found);
-        conclude(app, grants::REFRESH_TOKEN, decided).await
-    }
 }
 
 /// A code or refresh token by its text, its secret compared.
