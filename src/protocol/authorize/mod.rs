@@ -5,6 +5,7 @@
 //!
 //! A request climbs through types: [`Params`] are what arrived; a [`Caller`] has a known client and a [`ReturnAddress`], so that
 //! from here on errors may be redirected; a [`Request`] has passed every step. Refusals before a `Caller` exists are pages.
+pub mod acr;
 pub mod answer;
 pub mod claims;
 pub mod grant_type;
@@ -36,6 +37,7 @@ pub use pending::Pending;
 pub use prompt::Prompts;
 pub use refusal::Refusal;
 pub use response_mode::ResponseMode;
+pub use response_type::ResponseType;
 pub use return_address::ReturnAddress;
 pub use steps::{Endpoint, accept};
 
@@ -88,6 +90,18 @@ pub struct Request {
     pub login_hint: Option<String>,
     /// Who must be the one (from `id_token_hint` or a requested `sub`).
     pub subject: Option<String>,
+    /// What the client wants back.
+    pub response_type: ResponseType,
+    /// Authentication context classes it asks for, the most wanted first (`acr_values`, `claims.id_token.acr`, `default_acr_values`).
+    pub acr_values: Vec<String>,
+    /// One of [`Self::acr_values`] has to be met (an essential `acr` claim, OpenID Connect Core §5.5.1.1).
+    pub acr_essential: bool,
+    /// What it asks for in detail, checked (RFC 9396).
+    pub details: Option<Value>,
+    /// The DPoP key its code will be bound to (RFC 9449 §10).
+    pub dpop_jkt: Option<String>,
+    /// The pushed request it came from (RFC 9126): the row's id, base64url. It is used up with the answer.
+    pub pushed: Option<String>,
 }
 
 impl Request {
@@ -104,6 +118,12 @@ impl Request {
             claims: None,
             login_hint: None,
             subject: None,
+            response_type: ResponseType::CODE,
+            acr_values: Vec::new(),
+            acr_essential: false,
+            details: None,
+            dpop_jkt: None,
+            pushed: None,
         }
     }
 }

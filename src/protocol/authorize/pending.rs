@@ -2,7 +2,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Prompts, Request, ResponseMode, Return, ReturnAddress};
+use super::{Prompts, Request, ResponseMode, ResponseType, Return, ReturnAddress};
 use crate::Client;
 
 /// The stored form of a [`Request`]. Its address is plain text here: it takes the client's record to make a return address again.
@@ -29,6 +29,18 @@ pub struct Pending {
     login_hint: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     subject: Option<String>,
+    #[serde(default)]
+    response_type: ResponseType,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    acr_values: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    acr_essential: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    details: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dpop_jkt: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pushed: Option<String>,
 }
 
 impl Pending {
@@ -50,6 +62,12 @@ impl Pending {
             claims: request.claims,
             login_hint: request.login_hint,
             subject: request.subject,
+            response_type: request.response_type,
+            acr_values: request.acr_values,
+            acr_essential: request.acr_essential,
+            details: request.details,
+            dpop_jkt: request.dpop_jkt,
+            pushed: request.pushed,
         }
     }
 
@@ -70,6 +88,12 @@ impl Pending {
             claims: self.claims,
             login_hint: self.login_hint,
             subject: self.subject,
+            response_type: self.response_type,
+            acr_values: self.acr_values,
+            acr_essential: self.acr_essential,
+            details: self.details,
+            dpop_jkt: self.dpop_jkt,
+            pushed: self.pushed,
         })
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! Before the first row, [`super::recognise`] has found the client and its return address; a refusal there is a page.
 use super::{
-    Caller, Desk, Params, Refusal, Request, claims, grant_type, hint, login_hint, max_age, order, params, pkce, prompt, request_object,
+    Caller, Desk, Params, Refusal, Request, acr, claims, grant_type, hint, login_hint, max_age, order, params, pkce, prompt, request_object,
     resource, response_mode, response_type,
 };
 
@@ -40,7 +40,7 @@ pub const STEPS: &[Step] = &[
     step("one of each",     "RFC 6749 §3.1",                   Some(params::one_of_each)),
     step("response_mode",   "OAuth 2.0 Multiple Response §2.1", Some(response_mode::known)),
     step("request",         "OpenID Connect Core §6",          Some(request_object::refuse)),
-    step("response_type",   "RFC 6749 §3.1.1",                 Some(response_type::code_only)),
+    step("response_type",   "RFC 6749 §3.1.1",                 Some(response_type::served)),
     step("grant_type",      "RFC 7591 §2",                     Some(grant_type::authorization_code)),
     step("code_challenge",  "RFC 7636 §4.3",                   Some(pkce::s256)),
     step("resource",        "RFC 8707 §2",                     Some(resource::known)),
@@ -50,6 +50,7 @@ pub const STEPS: &[Step] = &[
     step("prompt",          "OpenID Connect Core §3.1.2.1",    Some(prompt::combination)),
     step("max_age",         "OpenID Connect Core §3.1.2.1",    Some(max_age::seconds)),
     step("claims",          "OpenID Connect Core §5.5",        Some(claims::requested)),
+    step("acr_values",      "OpenID Connect Core §3.1.2.1",    Some(acr::wanted)),
     step("id_token_hint",   "OpenID Connect Core §3.1.2.1",    Some(hint::subject)),
     step("login_hint",      "OpenID Connect Core §3.1.2.1",    Some(login_hint::keep)),
     step("order of checks", "RFC 6749 §4.1.1",                 Some(order::proof)),
