@@ -1,4 +1,4 @@
-//! JSON Web Keys and sets (RFC 7517), public halves only; thumbprints (RFC 7638).
+//! JSON Web Keys and sets (RFC 7517, RFC 8037, RFC 9964), public halves only; thumbprints (RFC 7638).
 use std::{fmt, sync::Arc};
 
 use aws_lc_rs::{rsa::PublicKeyComponents, signature::ParsedPublicKey};
@@ -10,7 +10,7 @@ use crate::{Alg, b64, hash, sign::KeyError};
 /// A public key in JSON. There is no field for a private member.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jwk {
-    /// `EC`, `RSA` or `OKP`.
+    /// `EC`, `RSA`, `OKP` or `AKP`.
     pub kty: String,
     /// `P-256`, `P-384` or `Ed25519`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -27,6 +27,9 @@ pub struct Jwk {
     /// RSA exponent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub e: Option<String>,
+    /// The whole key of an algorithm key pair (`AKP`, RFC 9964 §3).
+    #[serde(default, rename = "pub", skip_serializing_if = "Option::is_none")]
+    pub public: Option<String>,
     /// The only algorithm it may be used with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alg: Option<String>,
@@ -38,8 +41,10 @@ pub struct Jwk {
     pub kid: Option<String>,
 }
 
-/// Members that only a private or symmetric key has (RFC 7518 §6).
-const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+/// Members that only a private or symmetric key has (RFC 7518 §6, RFC 9964 §3).
+const PRIVATE: [&str; 9] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"];
+/// Octets of an ML-DSA-65 public key (FIPS 204 §4).
+const ML_DSA_65_LEN: usize = 1952;
 
 impl Jwk {
     pub(crate) fn ec(crv: &str, x: &[u8], y: &[u8]) -> Self {
@@ -52,12 +57,26 @@ impl Jwk {
         Self { kty: "OKP".into(), crv: Some("Ed25519".into()), x: Some(b64::encode(x)), ..Self::default() }
     }
 
-    /// The RFC 7638 thumbprint with SHA-256, base64url.
+    /// A key that came as JSON from somebody else; `None` if it has a private or symmetric member or is no key.
+    #[must_use]
+    pub fn public(value: &Value) -> Option<Self> {
+        if PRIVATE.iter().any(|member| value.get(member).is_some()) {
+            return None;
+        }
+        Self::deserialize(value).ok()
+    }
+
+    pub(crate) fn akp(alg: Alg, key: &[u8]) -> Self {
+        Self { kty: "AKP".into(), alg: Some(alg.as_str().into()), public: Some(b64::encode(key)), ..Self::default() }
+    }
+
+    /// The RFC 7638 thumbprint with SHA-256, base64url (of an `AKP` key: RFC 9964 §6).
     #[must_use]
     pub fn thumbprint(&self) -> String {
         let members: &[(&str, Option<&String>)] = match self.kty.as_str() {
             "EC" => &[("crv", self.crv.as_ref()), ("kty", Some(&self.kty)), ("x", self.x.as_ref()), ("y", self.y.as_ref())],
             "RSA" => &[("e", self.e.as_ref()), ("kty", Some(&self.kty)), ("n", self.n.as_ref())],
+            "AKP" => &[("alg", self.alg.as_ref()), ("kty", Some(&self.kty)), ("pub", self.public.as_ref())],
             _ => &[("crv", self.crv.as_ref()), ("kty", Some(&self.kty)), ("x", self.x.as_ref())],
         };
         let text: Vec<String> =
@@ -78,6 +97,8 @@ impl Jwk {
             ("EC", Some("P-384")) => &[Alg::ES384],
             ("OKP", Some("Ed25519")) => &[Alg::EdDSA],
             ("RSA", None) => &[Alg::RS256, Alg::PS256],
+            // An algorithm key pair has no meaning without its algorithm (RFC 9964 §3).
+            ("AKP", None) if self.alg.is_some() => &[Alg::MlDsa65],
             _ => return Err(KeyError::Jwk("key type")),
         };
         match self.alg.as_deref() {
@@ -103,6 +124,13 @@ impl Jwk {
                 return Err(KeyError::Jwk("RSA keys have 2048 to 8192 bits"));
             }
             return PublicKeyComponents { n, e }.to_parsed_public_key(parameters).map_err(|_| rejected);
+        }
+        if alg == Alg::MlDsa65 {
+            let key = Self::octets(self.public.as_ref())?;
+            if key.len() != ML_DSA_65_LEN {
+                return Err(rejected);
+            }
+            return ParsedPublicKey::new(alg.verification(), key).map_err(|_| rejected);
         }
         let x = Self::octets(self.x.as_ref())?;
         let size = if alg == Alg::ES384 { 48 } else { 32 };
@@ -251,6 +279,32 @@ mod tests {
         let jwk =
             Jwk { kty: "RSA".into(), n: Some(RFC_7638_N.into()), e: Some("AQAB".into()), alg: Some("RS256".into()), ..Jwk::default() };
         assert_eq!(jwk.thumbprint(), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
+    }
+
+    #[test]
+    fn an_algorithm_key_pair_needs_its_alg_and_a_key_of_that_size() {
+        let (key, _) = SigningKey::generate(Alg::MlDsa65).expect("generates");
+        let good = serde_json::to_value(key.jwk()).expect("json");
+        assert_eq!((good["kty"].as_str(), good["alg"].as_str()), (Some("AKP"), Some("ML-DSA-65")));
+        assert_eq!(set(std::slice::from_ref(&good)).find(Some(key.kid()), Alg::MlDsa65).map(VerifyingKey::alg), Some(Alg::MlDsa65));
+        let mut without = good.clone();
+        without.as_object_mut().expect("an object").remove("alg");
+        for bad in [
+            without,
+            with(good.clone(), "alg", json!("ML-DSA-44")),
+            with(good.clone(), "alg", json!("ES256")),
+            with(good.clone(), "pub", json!(b64::encode(&[1; 1951]))),
+            with(good.clone(), "priv", json!("AA")),
+            with(good.clone(), "crv", json!("P-256")),
+        ] {
+            assert!(set(std::slice::from_ref(&bad)).is_empty(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn thumbprint_of_an_algorithm_key_pair_covers_alg_kty_and_pub() {
+        let jwk = Jwk { kty: "AKP".into(), alg: Some("ML-DSA-65".into()), public: Some("AA".into()), kid: Some("k".into()), ..Jwk::default() };
+        assert_eq!(jwk.thumbprint(), b64::encode(&hash::sha256(br#"{"alg":"ML-DSA-65","kty":"AKP","pub":"AA"}"#)));
     }
 
     fn set(keys: &[Value]) -> KeySet {

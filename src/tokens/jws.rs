@@ -29,6 +29,14 @@ impl<'a> Parsed<'a> {
     /// # Errors
     /// The first thing that is wrong.
     pub fn parse(token: &'a str) -> Result<Self, Refusal> {
+        Self::parse_with_key(token).map(|(parsed, _)| parsed)
+    }
+
+    /// The same, with the key that its header carries (RFC 7515 §4.1.3). Only a proof of possession is verified with that.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub(crate) fn parse_with_key(token: &'a str) -> Result<(Self, Option<Value>), Refusal> {
         if token.len() > MAX_LEN {
             return Err(Refusal::TooLong);
         }
@@ -43,7 +51,8 @@ impl<'a> Parsed<'a> {
         if signature.is_empty() {
             return Err(Refusal::Signature);
         }
-        Ok(Self { signed, alg: header.alg, kid: header.kid, typ: header.typ, claims: Arc::new(claims), signature })
+        let parsed = Self { signed, alg: header.alg, kid: header.kid, typ: header.typ, claims: Arc::new(claims), signature };
+        Ok((parsed, header.jwk))
     }
 
     /// The issuer it claims: good for choosing whose keys to try, for nothing else.
@@ -83,6 +92,7 @@ struct Header {
     alg: Alg,
     kid: Option<String>,
     typ: Option<String>,
+    jwk: Option<Value>,
 }
 
 impl Header {
@@ -101,7 +111,7 @@ impl Header {
         let alg = text("alg", Refusal::Algorithm)?.as_deref().and_then(Alg::parse).ok_or(Refusal::Algorithm)?;
         let kid = text("kid", Refusal::Header("kid is not text"))?;
         let typ = text("typ", Refusal::Header("typ is not text"))?;
-        Ok(Self { alg, kid, typ })
+        Ok(Self { alg, kid, typ, jwk: members.remove("jwk") })
     }
 }
 
