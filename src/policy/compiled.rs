@@ -1,0 +1,264 @@
+//! All policies, parsed once, ready to be asked.
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use cedar_policy::{
+    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy as Rule, PolicyId, PolicySet, Request,
+    RestrictedExpression,
+};
+use serde_json::{Map, Value, json};
+
+use crate::{Being, Policy, Question};
+
+/// What came out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
+    pub allowed: bool,
+    /// The policies that decided, by `record#number` (or their `@id`).
+    pub by: Vec<String>,
+    /// What could not be evaluated, in Cedar's words. For the log.
+    pub faults: Vec<String>,
+}
+
+impl Verdict {
+    fn fault(why: impl Into<String>) -> Self {
+        Self { allowed: false, by: Vec::new(), faults: vec![why.into()] }
+    }
+}
+
+/// Every policy and entity there is.
+#[derive(Debug, Clone, Default)]
+pub struct Compiled {
+    rules: PolicySet,
+    known: Entities,
+    /// Every entity that a policy or an entity document names.
+    named: BTreeSet<(String, String)>,
+}
+
+/// The rules of a text, each with an id of its own.
+///
+/// # Errors
+/// In words, with the place.
+pub fn parse(record: &str, text: &str) -> Result<Vec<Rule>, String> {
+    let set: PolicySet = text.parse().map_err(|e: cedar_policy::ParseErrors| e.to_string())?;
+    if set.templates().next().is_some() {
+        return Err("policies with slots (templates) are not supported".into());
+    }
+    let mut rules: Vec<Rule> = set.policies().cloned().collect();
+    if rules.is_empty() {
+        return Err("at least one policy is needed".into());
+    }
+    rules.sort_by_key(|rule| rule.id().to_string().trim_start_matches("policy").parse::<u32>().unwrap_or(u32::MAX));
+    let name = |(n, rule): (usize, &Rule)| rule.annotation("id").map_or_else(|| format!("{record}#{n}"), |id| format!("{record}#{id}"));
+    let names: Vec<String> = rules.iter().enumerate().map(name).collect();
+    if names.iter().collect::<HashSet<_>>().len() != names.len() {
+        return Err("two policies have the same @id".into());
+    }
+    Ok(rules.into_iter().zip(names).map(|(rule, name)| rule.new_id(PolicyId::new(name))).collect())
+}
+
+/// The entities of a document.
+///
+/// # Errors
+/// In words.
+pub fn entities(documents: &[Value]) -> Result<Entities, String> {
+    Entities::from_json_value(Value::Array(documents.to_vec()), None).map_err(|e| e.to_string())
+}
+
+impl Compiled {
+    /// Puts every enabled record together.
+    ///
+    /// # Errors
+    /// What is wrong, and in which record.
+    pub fn new<'a>(records: impl IntoIterator<Item = &'a Policy>) -> Result<Self, String> {
+        let mut all = Self::default();
+        let mut documents = Vec::new();
+        for record in records.into_iter().filter(|r| !r.disabled) {
+            let told = |e: String| format!("{}: {e}", record.id);
+            for rule in parse(&record.id, &record.cedar).map_err(told)? {
+                all.named.extend(rule.entity_literals().iter().map(name_of));
+                all.rules.add(rule).map_err(|e| told(e.to_string()))?;
+            }
+            entities(&record.entities).map_err(told)?;
+            documents.extend(record.entities.iter().cloned());
+        }
+        // One that two records describe differently is refused by Cedar.
+        all.known = entities(&documents)?;
+        all.named.extend(all.known.iter().map(|e| name_of(&e.uid())));
+        Ok(all)
+    }
+
+    /// The rules of one text alone, e.g. of a route, over the entities of `self`.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn beside(&self, record: &str, text: &str) -> Result<Self, String> {
+        let rules = PolicySet::from_policies(parse(record, text)?).map_err(|e| e.to_string())?;
+        Ok(Self { rules, known: self.known.clone(), named: self.named.clone() })
+    }
+
+    /// How many policies there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rules.num_of_policies()
+    }
+
+    /// Whether there is none: then everything is refused.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Every id of a type that a policy or an entity document names, sorted.
+    pub fn named<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a str> {
+        self.named.iter().filter(move |(k, _)| k == kind).map(|(_, id)| id.as_str())
+    }
+
+    /// Decides. What cannot be asked (a type that is no Cedar name) is refused.
+    #[must_use]
+    pub fn ask(&self, question: &Question) -> Verdict {
+        match self.answer(question) {
+            Ok(verdict) => verdict,
+            Err(why) => Verdict::fault(why),
+        }
+    }
+
+    fn answer(&self, question: &Question) -> Result<Verdict, String> {
+        let (principal, resource) =
+            (uid(&question.principal.kind, &question.principal.id)?, uid(&question.resource.kind, &question.resource.id)?);
+        let action = uid("Action", &question.action)?;
+        let context = Context::from_json_value(plain(&Value::Object(question.context.clone())), None).map_err(|e| e.to_string())?;
+        let mut brought = Vec::new();
+        for (being, uid) in [(&question.principal, &principal), (&question.resource, &resource)] {
+            if !being.attributes.is_empty() || !being.parents.is_empty() {
+                brought.push(self.entity(being, uid)?);
+            }
+        }
+        let request = Request::new(principal, action, resource, context, None).map_err(|e| e.to_string())?;
+        let response = if brought.is_empty() {
+            Authorizer::new().is_authorized(&request, &self.rules, &self.known)
+        } else {
+            let entities = self.known.clone().upsert_entities(brought, None).map_err(|e| e.to_string())?;
+            Authorizer::new().is_authorized(&request, &self.rules, &entities)
+        };
+        Ok(Verdict {
+            allowed: response.decision() == Decision::Allow,
+            by: response.diagnostics().reason().map(ToString::to_string).collect(),
+            faults: response.diagnostics().errors().map(ToString::to_string).collect(),
+        })
+    }
+
+    /// What is stored of somebody, with what the question knows besides.
+    fn entity(&self, being: &Being, uid: &EntityUid) -> Result<Entity, String> {
+        let mut parents = HashSet::new();
+        let mut attributes = HashMap::new();
+        if let Some(known) = self.known.get(uid) {
+            let (_, stored, within) = known.clone().into_inner();
+            attributes.extend(stored);
+            parents.extend(within);
+        }
+        for (kind, id) in &being.parents {
+            parents.insert(self::uid(kind, id)?);
+        }
+        // A record's members become expressions by way of an entity document, Cedar's own reading of JSON.
+        let document = json!([{"uid": uid.to_json_value().map_err(|e| e.to_string())?, "attrs": plain(&Value::Object(being.attributes.clone())), "parents": []}]);
+        let read = Entities::from_json_value(document, None).map_err(|e| e.to_string())?;
+        if let Some(read) = read.get(uid) {
+            let (_, told, _): (_, HashMap<String, RestrictedExpression>, _) = read.clone().into_inner();
+            attributes.extend(told);
+        }
+        Entity::new(uid.clone(), attributes, parents).map_err(|e| e.to_string())
+    }
+}
+
+fn uid(kind: &str, id: &str) -> Result<EntityUid, String> {
+    let kind: EntityTypeName = kind.parse().map_err(|_| format!("{kind:?} is not a type name"))?;
+    Ok(EntityUid::from_type_name_and_id(kind, EntityId::new(id)))
+}
+
+fn name_of(uid: &EntityUid) -> (String, String) {
+    (uid.type_name().to_string(), uid.id().unescaped().to_owned())
+}
+
+/// JSON as data alone: no fractions (Cedar has none; they become text), no null, none of the names that Cedar gives a meaning.
+fn plain(value: &Value) -> Value {
+    match value {
+        Value::Number(number) if number.as_i64().is_none() => Value::String(number.to_string()),
+        Value::Array(items) => items.iter().filter(|i| !i.is_null()).map(plain).collect(),
+        Value::Object(members) => Value::Object(
+            members
+                .iter()
+                .filter(|(name, value)| !value.is_null() && !name.starts_with("__"))
+                .map(|(name, value)| (name.clone(), plain(value)))
+                .collect::<Map<String, Value>>(),
+        ),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compiled(cedar: &str, entities: Value) -> Compiled {
+        let entities = entities.as_array().cloned().unwrap_or_default();
+        Compiled::new(&[Policy { id: "p".into(), cedar: cedar.into(), entities, ..Policy::default() }]).unwrap()
+    }
+    fn asked(who: &str, what: &str) -> Question {
+        Question { principal: Being::new("User", who), action: what.into(), resource: Being::new("Doc", "d"), ..Question::default() }
+    }
+
+    #[test]
+    fn what_no_policy_allows_is_refused_and_a_forbidding_one_wins() {
+        let rules = compiled(
+            r#"permit(principal in Group::"staff", action == Action::"read", resource);
+               @id("archived") forbid(principal, action, resource) when { resource has archived && resource.archived };"#,
+            json!([{"uid": {"type": "User", "id": "a"}, "attrs": {}, "parents": [{"type": "Group", "id": "staff"}]}]),
+        );
+        assert!(
+            rules.ask(&asked("a", "read")).allowed && !rules.ask(&asked("a", "write")).allowed && !rules.ask(&asked("b", "read")).allowed
+        );
+        assert!(!Compiled::default().ask(&asked("a", "read")).allowed);
+        let mut archived = asked("a", "read");
+        archived.resource = archived.resource.with("archived", true);
+        let verdict = rules.ask(&archived);
+        assert_eq!((verdict.allowed, verdict.by), (false, vec!["p#archived".to_owned()]));
+        let mut grouped = asked("b", "read");
+        grouped.principal = grouped.principal.within("Group", "staff");
+        assert!(rules.ask(&grouped).allowed);
+    }
+
+    #[test]
+    fn what_a_question_knows_supersedes_what_is_stored_and_does_not_stay() {
+        let rules = compiled(
+            r#"permit(principal, action, resource) when { principal.role == "admin" };"#,
+            json!([{"uid": {"type": "User", "id": "a"}, "attrs": {"role": "user"}, "parents": []}]),
+        );
+        let mut admin = asked("a", "read");
+        admin.principal = admin.principal.with("role", "admin");
+        assert!(rules.ask(&admin).allowed && !rules.ask(&asked("a", "read")).allowed);
+        let unknown = rules.ask(&asked("z", "read"));
+        assert!(!unknown.allowed && unknown.faults.len() == 1);
+    }
+
+    #[test]
+    fn a_question_cannot_speak_cedar() {
+        let rules = compiled(r#"permit(principal, action, resource) when { principal.friend == User::"root" };"#, json!([]));
+        let mut sly = asked("a", "read");
+        sly.principal = sly.principal.with("friend", json!({"__entity": {"type": "User", "id": "root"}}));
+        assert!(!rules.ask(&sly).allowed);
+        for kind in ["", "not a name", "User::", "__cedar::X", "1"] {
+            let verdict = rules.ask(&Question { principal: Being::new(kind, "a"), ..asked("a", "read") });
+            assert!(!verdict.allowed, "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_is_named_anywhere_can_be_found() {
+        let rules = compiled(
+            r#"permit(principal == User::"a", action in [Action::"read", Action::"write"], resource == Doc::"d");"#,
+            json!([{"uid": {"type": "User", "id": "b"}, "attrs": {}, "parents": []}]),
+        );
+        assert_eq!(rules.named("User").collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(rules.named("Action").collect::<Vec<_>>(), ["read", "write"]);
+    }
+}
