@@ -203,6 +203,8 @@ section! {
         client_id_metadata: bool = "false",
         /// Scopes that registered clients may ask for at most.
         scopes: Vec<String> = r#"["openid", "profile", "email", "address", "phone", "offline_access"]"#,
+        /// Resources (identifiers of resource servers) that registered clients may ask for.
+        resources: Vec<String> = "",
     }
 }
 
@@ -434,6 +436,8 @@ impl Config {
             open_registration: self.registration.open,
             registration: self.registration.open || self.registration.enabled,
             client_id_metadata: self.registration.client_id_metadata,
+            registration_scopes: self.registration.scopes.clone(),
+            registration_resources: self.registration.resources.clone(),
             ..protocol::Settings::for_issuer(&self.issuer)
         }
     }

@@ -78,7 +78,7 @@ pub fn document(settings: &Settings, algs: impl IntoIterator<Item = Alg>) -> Res
         AuthUrl::new(settings.url("/authorize")).map_err(fault)?,
         JsonWebKeySetUrl::new(settings.url("/jwks")).map_err(fault)?,
         vec![ResponseTypes::new(vec![CoreResponseType::Code])],
-        vec![CoreSubjectIdentifierType::Public],
+        vec![CoreSubjectIdentifierType::Public, CoreSubjectIdentifierType::Pairwise],
         signing,
         more(settings),
     );

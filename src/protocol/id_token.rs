@@ -3,7 +3,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokens::{Alg, hash, id};
 
-use crate::{Client, OAuthError, issue::Context, stored::Authentication};
+use crate::{Client, OAuthError, issue::Context, pairwise, stored::Authentication};
 
 /// Seconds an ID token may be used for.
 pub const TTL: i64 = 3600;
@@ -58,7 +58,7 @@ pub fn sign(ctx: &Context<'_>, about: &About<'_>) -> Result<String, OAuthError> 
     let now = ctx.now();
     let claims = Claims {
         iss: &ctx.settings.issuer,
-        sub: about.subject,
+        sub: &pairwise::subject(about.client, about.subject, ctx.mac),
         aud: &about.client.client_id,
         exp: now + TTL,
         iat: now,

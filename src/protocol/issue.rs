@@ -64,6 +64,10 @@ impl Format {
     /// The client's override, else the resource server's choice, else JWT.
     #[must_use]
     pub fn of(client: &Client, server: Option<&ResourceServer>) -> Self {
+        // A signed token would show a pairwise client the real subject (decision 0011).
+        if crate::pairwise::applies(client) {
+            return Self::Opaque;
+        }
         let name = client.access_token_format.as_deref().or(server.map(|s| s.access_token_format.as_str()));
         if name == Some("opaque") { Self::Opaque } else { Self::Jwt }
     }

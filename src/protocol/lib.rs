@@ -16,6 +16,7 @@ pub mod id_token;
 pub mod introspect;
 pub mod issue;
 pub mod logout;
+pub mod pairwise;
 pub mod policy;
 pub mod resource;
 pub mod revoke;

@@ -28,6 +28,10 @@ pub struct Settings {
     pub open_registration: bool,
     /// Whether there is a registration endpoint at all.
     pub registration: bool,
+    /// Scopes that registered clients may ask for at most.
+    pub registration_scopes: Vec<String>,
+    /// Resources that registered clients may ask for (RFC 8707).
+    pub registration_resources: Vec<String>,
     /// Whether a URL may serve as `client_id` (client ID metadata documents).
     pub client_id_metadata: bool,
     /// The origin of the listener that asks for client certificates, if it is another than the issuer's (RFC 8705 §5).
@@ -89,6 +93,8 @@ impl Settings {
             dpop_nonce: false,
             open_registration: false,
             registration: false,
+            registration_scopes: crate::scope::IDENTITY.map(str::to_owned).to_vec(),
+            registration_resources: Vec::new(),
             client_id_metadata: false,
             mtls_origin: None,
             mtls: false,

@@ -91,6 +91,12 @@ pub enum SecretKind {
     Interaction,
     /// A browser's cookie.
     Browser,
+    /// A registration access token (RFC 7592).
+    Registration,
+    /// A device code (RFC 8628).
+    Device,
+    /// An `auth_req_id` (CIBA).
+    Backchannel,
 }
 
 impl SecretKind {
@@ -106,6 +112,9 @@ impl SecretKind {
             Self::Form => "dwf_",
             Self::Interaction => "dwi_",
             Self::Browser => "dwb_",
+            Self::Registration => "dwg_",
+            Self::Device => "dwd_",
+            Self::Backchannel => "dwq_",
         }
     }
 }

@@ -15,6 +15,8 @@ pub struct Seen<'a> {
     pub chosen: bool,
     /// What they allowed this client before.
     pub consent: Option<&'a Consent>,
+    /// The `sub` by which this client knows the person of the session, if it is not the person's own id (pairwise, Core §8.1).
+    pub known_as: Option<&'a str>,
 }
 
 /// What to do.
@@ -36,7 +38,7 @@ pub enum Next {
 #[must_use]
 pub fn next(request: &Request, client: &Client, seen: Seen<'_>, now: i64) -> Next {
     let silent = request.prompt.none;
-    let Some(session) = seen.session.filter(|s| acceptable(request, s, seen.fresh, now)) else {
+    let Some(session) = seen.session.filter(|s| acceptable(request, s, seen, now)) else {
         return if seen.fresh || silent { Next::Refuse(refuse_login(seen)) } else { Next::LogIn };
     };
     if request.prompt.select_account && !seen.chosen && !seen.fresh {
@@ -49,9 +51,9 @@ pub fn next(request: &Request, client: &Client, seen: Seen<'_>, now: i64) -> Nex
 }
 
 /// Whether a session serves the request: the right person, and recent enough.
-fn acceptable(request: &Request, session: &Session, fresh: bool, now: i64) -> bool {
-    let right = request.subject.as_ref().is_none_or(|s| *s == session.subject);
-    let recent = fresh || !(request.prompt.login || max_age::too_old(request.max_age, session.auth_time, now));
+fn acceptable(request: &Request, session: &Session, seen: Seen<'_>, now: i64) -> bool {
+    let right = request.subject.as_ref().is_none_or(|s| s == seen.known_as.unwrap_or(&session.subject));
+    let recent = seen.fresh || !(request.prompt.login || max_age::too_old(request.max_age, session.auth_time, now));
     right && recent
 }
 

@@ -260,6 +260,7 @@ impl Record for Client {
         self.addresses(&mut found);
         self.asks(&mut found);
         self.tokens(&mut found);
+        found.0.extend(crate::pairwise::mistakes(self));
         found.0
     }
 }

@@ -7,6 +7,7 @@ use ledger::{Change, Consent, ObjectKind, Outcome, Session, Step};
 use protocol::{
     Client, Code,
     authorize::{Next, Pending, Refusal, Request, Seen, issue::Issue, next},
+    pairwise,
 };
 
 use super::interaction::{self, Open, Purpose};
@@ -73,7 +74,9 @@ impl Walk<'_> {
     /// What comes next, as things stand.
     #[must_use]
     pub fn decide(&self, consent: Option<&Consent>) -> Next {
-        let seen = Seen { session: self.session.as_ref(), fresh: self.fresh, chosen: self.chosen, consent };
+        let known_as = self.session.as_ref().map(|s| pairwise::subject(&self.client, &s.subject, &self.app.mac));
+        let known_as = known_as.as_deref();
+        let seen = Seen { session: self.session.as_ref(), fresh: self.fresh, chosen: self.chosen, consent, known_as };
         next(&self.request, &self.client, seen, self.app.clock.now())
     }
 

@@ -12,6 +12,7 @@ use protocol::{
     AuthenticatedClient, OAuthError,
     client_auth::Method,
     introspect::{self, RefreshFound},
+    pairwise,
     stored::RefreshDocument,
 };
 use tokens::secret::{self, SecretKind};
@@ -53,6 +54,12 @@ async fn access(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<
         _ => None,
     };
     let entitled = introspect::entitled(caller.client(), &seen.known, server.as_deref(), &app.settings);
+    if entitled
+        && seen.known.client_id == caller.id()
+        && let Some(own) = pairwise::own_view(caller.client(), &seen.answer, &app.mac)
+    {
+        return Ok(Bytes::from(own));
+    }
     Ok(if entitled { seen.answer.clone() } else { INACTIVE })
 }
 
@@ -69,5 +76,6 @@ async fn refresh(app: &App, caller: &AuthenticatedClient, token: &str) -> Result
     };
     let user = app.catalog.user(&document.subject).await?;
     let found = RefreshFound { artefact: &artefact, document: &document, grant: grant.as_ref(), user: user.as_deref() };
-    Ok(Bytes::from(introspect::refresh(caller.client(), &found, &app.settings, app.clock.now())))
+    let told = introspect::refresh(caller.client(), &found, &app.settings, app.clock.now());
+    Ok(Bytes::from(pairwise::own_view(caller.client(), &told, &app.mac).unwrap_or(told)))
 }

@@ -10,8 +10,12 @@ use axum::{
 use http::{HeaderMap, StatusCode};
 use ledger::Session;
 use protocol::{
-    authorize::{Params, hint},
+    authorize::{
+        Params,
+        hint::{self, Hint},
+    },
     logout::{self, Asked, Farewell, Next},
+    pairwise,
 };
 
 use crate::{
@@ -87,6 +91,11 @@ async fn leave(app: &App, browser: &Browser, params: &Params, confirmed: bool) -
     };
     let session = browser.sign_on().await?;
     let client = known.as_ref().map(|k| k.client.as_ref());
+    // The client's own name of the person becomes the person (Core §8.1).
+    let hint = hint.map(|h| match (client, &session) {
+        (Some(c), Some(s)) if pairwise::is(c, &h.subject, &s.subject, &app.mac) => Hint { subject: s.subject.clone(), ..h },
+        _ => h,
+    });
     match (logout::next(&asked, hint.as_ref(), client, session.as_ref(), confirmed)?, session) {
         (Next::Confirm(farewell), Some(session)) => confirm_page(app, browser, &session, &asked, farewell.as_ref()).await,
         (Next::End(farewell), Some(session)) => {

@@ -7,7 +7,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
-use protocol::{Form, OAuthError, stored::GrantDocument, userinfo};
+use protocol::{Form, OAuthError, pairwise, stored::GrantDocument, userinfo};
 
 use super::{form, read};
 use crate::{
@@ -35,7 +35,9 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     let grant = grant.filter(|g| g.ended_at.is_none()).ok_or_else(refused)?;
     let user = app.catalog.user(&seen.known.subject).await?.filter(|u| !u.disabled).ok_or_else(refused)?;
     let asked = serde_json::from_value::<GrantDocument>(grant.document).ok().and_then(|d| d.claims);
-    let claims = userinfo::claims(&user, &seen.known.scope, asked.as_ref());
+    let mut claims = userinfo::claims(&user, &seen.known.scope, asked.as_ref());
+    let known = app.catalog.client(&seen.known.client_id).await?.ok_or_else(refused)?;
+    claims.insert("sub".into(), pairwise::subject(&known.client, &user.id, &app.mac).into());
     let body = serde_json::to_vec(&claims).map_err(|e| OAuthError::fault(e.to_string()))?;
     Ok(reply::json(StatusCode::OK, Bytes::from(body)))
 }
