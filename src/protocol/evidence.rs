@@ -1,7 +1,8 @@
 //! What a request proves besides who its client is: keys that its sender holds (RFC 8705, RFC 9449).
+use ledger::{Artefact, ArtefactKind, Step};
 use tokens::{Confirmation, certificate::Certificate, dpop::Proof};
 
-use crate::Client;
+use crate::{Client, Code, OAuthError, Profile, Settings};
 
 /// The keys a request proved. Both were checked before: the proof against this request, the certificate by the handshake.
 #[derive(Debug, Clone, Default)]
@@ -21,5 +22,146 @@ impl Evidence {
         let bound =
             Confirmation { jkt: self.proof.as_ref().map(|p| p.jkt.clone()), x5t_s256: certificate.map(|c| c.x5t_s256().to_owned()) };
         (!bound.is_empty()).then_some(bound)
+    }
+
+    /// The thumbprint of the DPoP key.
+    #[must_use]
+    pub fn jkt(&self) -> Option<&str> {
+        self.proof.as_ref().map(|proof| proof.jkt.as_str())
+    }
+
+    /// The thumbprint of the certificate.
+    #[must_use]
+    pub fn x5t_s256(&self) -> Option<&str> {
+        self.certificate.as_ref().map(Certificate::x5t_s256)
+    }
+
+    /// Whether it proves what a token is bound to; whatever is bound to nothing needs no proof.
+    #[must_use]
+    pub fn proves(&self, bound: Option<&Confirmation>) -> bool {
+        bound.is_none_or(|cnf| cnf.proved(self.jkt(), self.x5t_s256()))
+    }
+
+    /// The guard that lets its proof count once: into the change of whatever is given on it (RFC 9449 §11.1).
+    #[must_use]
+    pub fn once(&self, now: i64, head: u64) -> Option<Step> {
+        self.proof.as_ref().map(|proof| once(proof, now, head))
+    }
+
+    /// Whether a step is that guard: a change it refused was asked for with a proof that was used before.
+    #[must_use]
+    pub fn is_once(&self, step: &Step) -> bool {
+        match (step, &self.proof) {
+            (Step::Put(put), Some(proof)) => put.kind == ArtefactKind::Jti && put.id == proof.once(),
+            _ => false,
+        }
+    }
+}
+
+/// The guard that lets a proof count once.
+#[must_use]
+pub fn once(proof: &Proof, now: i64, head: u64) -> Step {
+    Step::Put(Artefact {
+        kind: ArtefactKind::Jti,
+        id: proof.once().to_vec(),
+        mac: Vec::new(),
+        grant: None,
+        document: "{}".into(),
+        created_at: now,
+        expires_at: proof.until().max(now.saturating_add(1)),
+        consumed_at: None,
+        successor: None,
+        seq: head,
+    })
+}
+
+/// `invalid_dpop_proof` (RFC 9449 §5): always the same words; the log hears which rule it broke.
+#[must_use]
+pub fn refused(reason: &'static str) -> OAuthError {
+    OAuthError::new(Code::InvalidDpopProof, "the DPoP proof is missing, invalid, used before or of another key").because(reason)
+}
+
+/// What tokens issued on this request have to be bound to: every grant asks before it issues (RFC 8705 §3.4, RFC 9449 §5.2,
+/// FAPI 2.0 Security Profile §5.3.2.1).
+///
+/// # Errors
+/// `invalid_dpop_proof` or `invalid_request` if the client, or the profile, demands a key and the request proves none.
+pub fn demand(client: &Client, evidence: &Evidence, settings: &Settings) -> Result<Option<Confirmation>, OAuthError> {
+    if client.dpop_bound_access_tokens && evidence.proof.is_none() {
+        return Err(refused("the client's tokens are bound to a DPoP key, and there is no proof"));
+    }
+    if client.tls_client_certificate_bound_access_tokens && evidence.certificate.is_none() {
+        return Err(OAuthError::request("a client certificate is required"));
+    }
+    let bound = evidence.binds(client);
+    if settings.profile == Profile::Fapi2 && bound.is_none() {
+        return Err(OAuthError::request("tokens are bound to a key here: a DPoP proof or a client certificate is required"));
+    }
+    Ok(bound)
+}
+
+/// A code or pushed request that names a key takes a proof of it (RFC 9449 §10).
+///
+/// # Errors
+/// `invalid_dpop_proof`.
+pub fn bound_to(jkt: Option<&str>, evidence: &Evidence) -> Result<(), OAuthError> {
+    match jkt {
+        Some(jkt) if evidence.jkt() != Some(jkt) => Err(refused("bound to another key, or there is no proof")),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a client of this kind keeps one refresh token: it proves who it is and holds a key, so rotation would add nothing
+/// (FAPI 2.0 Security Profile §5.3.2.1, CONTRACT §5).
+#[must_use]
+pub fn keeps_refresh(client: &Client, bound: Option<&Confirmation>) -> bool {
+    !client.is_public() && bound.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proof() -> Evidence {
+        Evidence { proof: Some(Proof { jkt: "k".into(), jti: "j".into(), iat: 100 }), certificate: None }
+    }
+    fn certificate() -> Evidence {
+        Evidence { proof: None, certificate: Some(Certificate::new(b"der")) }
+    }
+    fn client(dpop: bool, mtls: bool) -> Client {
+        Client { dpop_bound_access_tokens: dpop, tls_client_certificate_bound_access_tokens: mtls, ..Client::default() }
+    }
+
+    #[test]
+    fn what_a_client_is_registered_for_is_demanded() {
+        let standard = Settings::for_issuer("https://id");
+        let fapi = Settings { profile: Profile::Fapi2, ..standard.clone() };
+        let asked = |client: &Client, evidence: &Evidence, settings: &Settings| demand(client, evidence, settings).map_err(|e| e.code);
+        let nothing = Evidence::default();
+        assert_eq!(asked(&client(false, false), &nothing, &standard), Ok(None));
+        assert_eq!(asked(&client(false, false), &nothing, &fapi), Err(Code::InvalidRequest));
+        assert_eq!(asked(&client(false, false), &certificate(), &fapi), Err(Code::InvalidRequest), "not registered for it");
+        assert_eq!(asked(&client(true, false), &nothing, &standard), Err(Code::InvalidDpopProof));
+        assert_eq!(asked(&client(false, true), &nothing, &standard), Err(Code::InvalidRequest));
+        let by_key = Confirmation { jkt: Some("k".into()), x5t_s256: None };
+        assert_eq!(asked(&client(false, false), &proof(), &fapi), Ok(Some(by_key.clone())));
+        assert_eq!(asked(&client(true, false), &proof(), &standard), Ok(Some(by_key)));
+        let by_certificate = asked(&client(false, true), &certificate(), &standard).unwrap().unwrap();
+        assert_eq!(by_certificate.x5t_s256.as_deref(), Some(Certificate::new(b"der").x5t_s256()));
+    }
+
+    #[test]
+    fn a_named_key_has_to_be_shown() {
+        assert!(bound_to(None, &Evidence::default()).is_ok() && bound_to(Some("k"), &proof()).is_ok());
+        assert!(bound_to(Some("other"), &proof()).is_err() && bound_to(Some("k"), &Evidence::default()).is_err());
+    }
+
+    #[test]
+    fn the_guard_outlives_its_proof() {
+        let evidence = proof();
+        let Some(step @ Step::Put(_)) = evidence.once(100, 0) else { panic!("a guard") };
+        assert!(evidence.is_once(&step) && !Evidence::default().is_once(&step));
+        let Step::Put(put) = step else { panic!("a guard") };
+        assert!(put.expires_at > 100 + tokens::dpop::MAX_AGE);
     }
 }
