@@ -72,6 +72,15 @@ impl Store for Scoped {
     async fn artefact(&self, kind: ArtefactKind, id: &[u8]) -> Result<Option<Artefact>, StoreError> {
         self.inner.artefact(kind, id).await
     }
+    async fn waiting(&self, owner: &str, now: i64, limit: u32) -> Result<Vec<Artefact>, StoreError> {
+        self.inner.waiting(owner, now, limit).await
+    }
+    async fn participants(&self, session: &str, limit: u32) -> Result<Vec<Artefact>, StoreError> {
+        self.inner.participants(session, limit).await
+    }
+    async fn left_behind(&self, since: i64, now: i64, limit: u32) -> Result<Vec<Artefact>, StoreError> {
+        self.inner.left_behind(since, now, limit).await
+    }
     async fn grant(&self, id: &str) -> Result<Option<Grant>, StoreError> {
         self.inner.grant(id).await
     }

@@ -28,6 +28,10 @@ pub enum ArtefactKind {
     Backchannel,
     /// An enrolment or initial access token.
     Enrolment,
+    /// A token's place in a status list: the list's id and its bit.
+    Status,
+    /// A client that was told of a session and wants to be told of its end. Its `grant` is the session.
+    Participant,
 }
 
 impl ArtefactKind {
@@ -46,6 +50,8 @@ impl ArtefactKind {
             Self::DeviceCode => "device_code",
             Self::Backchannel => "backchannel",
             Self::Enrolment => "enrolment",
+            Self::Status => "status",
+            Self::Participant => "participant",
         }
     }
 }

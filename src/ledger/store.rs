@@ -59,6 +59,24 @@ pub trait Store: Send + Sync {
 
     /// A short-lived thing, consumed ones included until purged; `None` if never there or gone. Expiry is the caller's to check.
     async fn artefact(&self, kind: ArtefactKind, id: &[u8]) -> Result<Option<Artefact>, StoreError>;
+    /// What waits in the name of an owner (the `grant` of a backchannel request's row): live, unconsumed, oldest first. A store that
+    /// keeps no list of them knows none.
+    async fn waiting(&self, _owner: &str, _now: i64, _limit: u32) -> Result<Vec<Artefact>, StoreError> {
+        Ok(Vec::new())
+    }
+    /// The clients that were told of a session ([`ArtefactKind::Participant`]), at most `limit`. A store that keeps no list knows none.
+    async fn participants(&self, _session: &str, _limit: u32) -> Result<Vec<Artefact>, StoreError> {
+        Ok(Vec::new())
+    }
+    /// The participants of sessions that ended at or after `since`, the longest ended first, at most `limit`: whoever still has to be
+    /// told. One whose `created_at` is after `now` is not due.
+    async fn left_behind(&self, _since: i64, _now: i64, _limit: u32) -> Result<Vec<Artefact>, StoreError> {
+        Ok(Vec::new())
+    }
+    /// The short-lived things of a kind whose id begins with `prefix`, ascending, after the id `after`, at most `limit`.
+    async fn artefacts(&self, _kind: ArtefactKind, _prefix: &[u8], _after: &[u8], _limit: u32) -> Result<Vec<Artefact>, StoreError> {
+        Err(StoreError::Unavailable("this store lists nothing".into()))
+    }
     /// A grant, ended ones included.
     async fn grant(&self, id: &str) -> Result<Option<Grant>, StoreError>;
     /// Live grants, newest last, of a subject and/or client.

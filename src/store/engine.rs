@@ -98,6 +98,15 @@ impl<B: Backend> Store for Engine<B> {
     async fn artefact(&self, kind: ArtefactKind, id: &[u8]) -> Result<Option<Artefact>, StoreError> {
         read::artefact(&mut self.backend.reader().await?, kind, id).await
     }
+    async fn waiting(&self, owner: &str, now: i64, limit: u32) -> Result<Vec<Artefact>, StoreError> {
+        read::waiting(&mut self.backend.reader().await?, owner, now, limit).await
+    }
+    async fn participants(&self, session: &str, limit: u32) -> Result<Vec<Artefact>, StoreError> {
+        read::participants(&mut self.backend.reader().await?, session, limit).await
+    }
+    async fn left_behind(&self, since: i64, now: i64, limit: u32) -> Result<Vec<Artefact>, StoreError> {
+        read::left_behind(&mut self.backend.reader().await?, since, now, limit).await
+    }
     async fn grant(&self, id: &str) -> Result<Option<Grant>, StoreError> {
         read::grant(&mut self.backend.reader().await?, id).await
     }

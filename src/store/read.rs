@@ -28,6 +28,50 @@ pub(crate) async fn artefact<E: Exec>(e: &mut E, kind: ArtefactKind, id: &[u8]) 
     }))
 }
 
+pub(crate) async fn waiting<E: Exec>(e: &mut E, owner: &str, now: i64, limit: u32) -> Result<Vec<Artefact>, StoreError> {
+    let rows = e.rows(sql::WAITING, args![owner, now, i64::from(limit.clamp(1, PAGE_MAX))]).await?;
+    let waiting = |mut r: Row| {
+        Ok(Artefact {
+            kind: ArtefactKind::Backchannel,
+            id: r.blob()?,
+            mac: r.blob()?,
+            grant: r.maybe_text()?,
+            document: r.text()?,
+            created_at: r.int()?,
+            expires_at: r.int()?,
+            consumed_at: r.maybe_int()?,
+            successor: r.maybe_blob()?,
+            seq: r.place()?,
+        })
+    };
+    rows.into_iter().map(waiting).collect()
+}
+
+fn to_participant(mut r: Row) -> Result<Artefact, StoreError> {
+    Ok(Artefact {
+        kind: ArtefactKind::Participant,
+        id: r.blob()?,
+        mac: r.blob()?,
+        grant: r.maybe_text()?,
+        document: r.text()?,
+        created_at: r.int()?,
+        expires_at: r.int()?,
+        consumed_at: r.maybe_int()?,
+        successor: r.maybe_blob()?,
+        seq: r.place()?,
+    })
+}
+
+pub(crate) async fn participants<E: Exec>(e: &mut E, session: &str, limit: u32) -> Result<Vec<Artefact>, StoreError> {
+    let rows = e.rows(sql::PARTICIPANTS, args![session, i64::from(limit.clamp(1, PAGE_MAX))]).await?;
+    rows.into_iter().map(to_participant).collect()
+}
+
+pub(crate) async fn left_behind<E: Exec>(e: &mut E, since: i64, now: i64, limit: u32) -> Result<Vec<Artefact>, StoreError> {
+    let rows = e.rows(sql::LEFT_BEHIND, args![since, now, i64::from(limit.clamp(1, PAGE_MAX))]).await?;
+    rows.into_iter().map(to_participant).collect()
+}
+
 fn to_grant(mut r: Row) -> Result<Grant, StoreError> {
     Ok(Grant {
         id: r.text()?,

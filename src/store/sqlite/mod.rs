@@ -31,7 +31,7 @@ use crate::{
     writer::{self, BATCH, Job, QUEUE, Shared},
 };
 
-pub(crate) const MIGRATIONS: &[Migration] = migrations!("sqlite": 1 "0001_ledger", 2 "0002_ends");
+pub(crate) const MIGRATIONS: &[Migration] = migrations!("sqlite": 1 "0001_ledger", 2 "0002_ends", 3 "0003_waiting", 4 "0004_participants");
 
 /// Counting rows walks indexes: not more often than this.
 const COUNTS_FOR: Duration = Duration::from_secs(5);
