@@ -11,11 +11,13 @@ use edge::{
     Refusal,
     admission::{self, Access},
     credentials::{self, Presented},
+    rules::Circumstances,
     table::Entry,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
+use tokens::certificate::Certificate;
 
 use crate::{
     answer,
@@ -37,6 +39,8 @@ pub(crate) struct Conn {
     pub peer: SocketAddr,
     pub tls: bool,
     pub trusted: bool,
+    /// The client certificate its handshake proved.
+    pub certificate: Option<Certificate>,
     /// HTTP/1 only.
     pub shared: Option<Arc<Shared>>,
 }
@@ -111,6 +115,18 @@ async fn serve(
     let proved = prove(worker, current, entry, presented, now_ms).await;
     let authorized = authorize::authorize(&entry.access, &proved, now_ms)?;
     let from = route::client_address(conn.peer.ip(), &parts.headers, |ip| gateway.trusted_peer(ip));
+    if entry.rules.is_some() {
+        let host = parts.headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+        let what = Circumstances {
+            route: &entry.id,
+            method: parts.method.as_str(),
+            path: &trace.path,
+            host,
+            source: from,
+            now: worker.now_ms().div_euclid(1000),
+        };
+        authorize::judge(entry, &authorized, &what)?;
+    }
     let verdict = match &entry.limit {
         Some(limit) => Some(Box::pin(limit::count(gateway, entry, limit, &authorized, from, &parts.headers, now_ms)).await),
         None => None,

@@ -44,6 +44,7 @@ use tokio::sync::{Notify, Semaphore};
 pub use explain::{Explanation, Question};
 use jwks::Jwks;
 use outbound::Outbound;
+pub use listen::{Encryption, Judge};
 pub use source::{Introspect, IntrospectError, Introspection, KeySource, Own, OwnRing};
 
 /// The numbers and names a deployment chooses.

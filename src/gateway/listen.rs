@@ -16,6 +16,8 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use tokens::certificate::Certificate;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     sync::Notify,
@@ -37,6 +39,20 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(8);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Who a chain of certificates, leaf first, is of now: asked once a connection, resumed ones included.
+pub type Judge = Arc<dyn Fn(&[CertificateDer<'static>]) -> Option<Certificate> + Send + Sync>;
+
+/// TLS of the listener.
+#[derive(Clone)]
+pub struct Encryption {
+    /// How to shake hands.
+    pub config: Arc<rustls::ServerConfig>,
+    /// What the certificate of a client counts for.
+    pub judge: Judge,
+}
+
+type Acceptor = (TlsAcceptor, Judge);
+
 impl Gateway {
     /// Serves a listener on `threads` threads until `shutdown`, then drains for at most 8 s. Call it from within a
     /// runtime; it also keeps the keys of trusted issuers fresh.
@@ -46,15 +62,15 @@ impl Gateway {
     pub async fn serve(
         self: &Arc<Self>,
         listener: TcpListener,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        tls: Option<Encryption>,
         threads: usize,
         shutdown: CancellationToken,
     ) -> io::Result<()> {
         listener.set_nonblocking(true)?;
-        let tls = tls.map(|config| {
-            let mut config = rustls::ServerConfig::clone(&config);
+        let tls = tls.map(|encryption| {
+            let mut config = rustls::ServerConfig::clone(&encryption.config);
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-            TlsAcceptor::from(Arc::new(config))
+            (TlsAcceptor::from(Arc::new(config)), encryption.judge)
         });
         let renewing = tokio::spawn(Arc::clone(self).renew_keys(shutdown.clone()));
         let mut running = Vec::new();
@@ -94,7 +110,7 @@ impl Gateway {
     }
 }
 
-fn run(gateway: &Arc<Gateway>, listener: TcpListener, tls: Option<TlsAcceptor>, shutdown: CancellationToken) -> io::Result<()> {
+fn run(gateway: &Arc<Gateway>, listener: TcpListener, tls: Option<Acceptor>, shutdown: CancellationToken) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     local.block_on(&runtime, async {
@@ -112,7 +128,7 @@ fn run(gateway: &Arc<Gateway>, listener: TcpListener, tls: Option<TlsAcceptor>, 
     })
 }
 
-async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Option<TlsAcceptor>) {
+async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Option<Acceptor>) {
     loop {
         // No more are taken in than may be open; those beyond wait in the backlog.
         let accepted = tokio::select! {
@@ -130,10 +146,15 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
                 let (worker, tls) = (Rc::clone(worker), tls.clone());
                 tokio::task::spawn_local(async move {
                     let _room = room;
-                    let Some(tls) = tls else { return connection(&worker, stream, peer, false, None).await };
+                    let Some((tls, judge)) = tls else {
+                        let opened = Opened { peer, tls: false, http2: None, certificate: None };
+                        return connection(&worker, stream, opened).await;
+                    };
                     if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIME, tls.accept(stream)).await {
-                        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                        connection(&worker, stream, peer, true, Some(http2)).await;
+                        let session = stream.get_ref().1;
+                        let http2 = Some(session.alpn_protocol() == Some(b"h2"));
+                        let certificate = session.peer_certificates().and_then(|chain| judge(chain));
+                        connection(&worker, stream, Opened { peer, tls: true, http2, certificate }).await;
                     }
                 });
             }
@@ -153,11 +174,21 @@ async fn drain(worker: &Rc<Worker>) {
     }
 }
 
-/// Serves one connection. `http2` is what ALPN chose; `None` lets the first octets say.
-async fn connection<T>(worker: &Rc<Worker>, mut io: T, peer: SocketAddr, tls: bool, http2: Option<bool>)
+/// A connection before its first request.
+struct Opened {
+    peer: SocketAddr,
+    tls: bool,
+    /// What ALPN chose; `None` lets the first octets say.
+    http2: Option<bool>,
+    certificate: Option<Certificate>,
+}
+
+/// Serves one connection.
+async fn connection<T>(worker: &Rc<Worker>, mut io: T, opened: Opened)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Opened { peer, tls, http2, certificate } = opened;
     let shared = Arc::new(Shared::default());
     let _entered = worker.enter(&shared);
     let mut first = Vec::new();
@@ -169,7 +200,7 @@ where
         },
     };
     let trusted = worker.gateway.trusted_peer(peer.ip());
-    let conn = Rc::new(Conn { peer, tls, trusted, shared: (!http2).then(|| Arc::clone(&shared)) });
+    let conn = Rc::new(Conn { peer, tls, trusted, certificate, shared: (!http2).then(|| Arc::clone(&shared)) });
     let service = {
         let worker = Rc::clone(worker);
         service_fn(move |request: Request<Incoming>| hop(Rc::clone(&worker), Rc::clone(&conn), request))

@@ -11,7 +11,7 @@ use tokens::{Clock, Entropy, keyring::KeyRing, secret::MacKey};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{account::hashing::Hashing, catalog::Catalog, credential::Credentials, limits::Failures, oauth::discovery::Published};
+use crate::{account::hashing::Hashing, catalog::Catalog, credential::Credentials, limits::Failures, oauth::discovery::Published, relying::Relying};
 
 /// The address of the other end of the connection; the accept loop puts it into the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +73,8 @@ pub struct App {
     pub hashing: Hashing,
     /// The rules for calls to addresses that others chose, and the hand that makes them.
     pub outbound: Arc<Outbound>,
+    /// The keys of clients and trusted issuers.
+    pub relying: Relying,
     /// Networks whose `Forwarded` and `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Cancelled when the process drains.
@@ -100,6 +102,7 @@ impl App {
         let committed = Arc::new(Notify::new());
         parts.store.listen(Arc::clone(&catalog) as Arc<dyn Listener>);
         parts.store.listen(Arc::new(Bell(Arc::clone(&committed))));
+        let relying_clock = Arc::clone(&parts.clock);
         let published = Published::new(&parts.settings, parts.keys.load_full());
         Arc::new(Self {
             settings: parts.settings,
@@ -112,6 +115,7 @@ impl App {
             mac: parts.mac,
             counters: parts.counters,
             hashing: parts.hashing,
+            relying: Relying::new(Arc::clone(&parts.outbound) as _, relying_clock),
             outbound: parts.outbound,
             trusted_proxies: parts.trusted_proxies,
             closing: parts.closing,
@@ -128,6 +132,7 @@ impl App {
     pub fn cache_sizes(&self) -> Vec<(&'static str, u64)> {
         let mut sizes = self.catalog.sizes();
         sizes.push(("own_tokens", self.credentials.len()));
+        sizes.push(("key_sets", self.relying.len()));
         sizes
     }
 }

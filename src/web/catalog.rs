@@ -8,6 +8,7 @@ use std::{
 };
 
 use accounts::User;
+use edge::issuer::TrustedIssuer;
 use ledger::{Committed, Event, Listener, ObjectKind, Store, StoreError};
 use moka::sync::Cache;
 use protocol::{Client, ResourceServer, client_auth::KnownClient};
@@ -19,6 +20,7 @@ pub struct Catalog {
     clients: Cache<String, Arc<KnownClient>, ahash::RandomState>,
     servers: Cache<String, Arc<ResourceServer>, ahash::RandomState>,
     users: Cache<String, Arc<User>, ahash::RandomState>,
+    issuers: Cache<String, Arc<TrustedIssuer>, ahash::RandomState>,
     /// Counts what was dropped: a row read before a drop does not enter the cache after it.
     generation: AtomicU64,
 }
@@ -36,6 +38,7 @@ impl Catalog {
             clients: Cache::builder().max_capacity(Self::CAPACITY).build_with_hasher(ahash::RandomState::new()),
             servers: Cache::builder().max_capacity(Self::CAPACITY).build_with_hasher(ahash::RandomState::new()),
             users: Cache::builder().max_capacity(Self::USERS.0).time_to_live(Self::USERS.1).build_with_hasher(ahash::RandomState::new()),
+            issuers: Cache::builder().max_capacity(Self::CAPACITY).build_with_hasher(ahash::RandomState::new()),
             generation: AtomicU64::new(0),
         }
     }
@@ -72,6 +75,21 @@ impl Catalog {
         let server: Arc<ResourceServer> = Arc::new(parse(object.document)?);
         self.remember(&self.servers, identifier, &server, before);
         Ok(Some(server))
+    }
+
+    /// A trusted issuer by its identifier (the `iss`).
+    ///
+    /// # Errors
+    /// When the store is away or its row makes no sense.
+    pub async fn trusted_issuer(&self, issuer: &str) -> Result<Option<Arc<TrustedIssuer>>, StoreError> {
+        if let Some(trusted) = self.issuers.get(issuer) {
+            return Ok(Some(trusted));
+        }
+        let before = self.generation.load(Ordering::Acquire);
+        let Some(object) = self.store.object_by_key(ObjectKind::TrustedIssuer, issuer).await? else { return Ok(None) };
+        let trusted: Arc<TrustedIssuer> = Arc::new(parse(object.document)?);
+        self.remember(&self.issuers, issuer, &trusted, before);
+        Ok(Some(trusted))
     }
 
     /// A person's account, disabled ones included. What is given to a person is guarded by their grant besides: disabling ends it.
@@ -126,11 +144,13 @@ impl Catalog {
             Some((ObjectKind::Client, id)) => self.clients.invalidate(&id),
             Some((ObjectKind::ResourceServer, _)) => self.servers.invalidate_all(),
             Some((ObjectKind::User, id)) => self.users.invalidate(&id),
+            Some((ObjectKind::TrustedIssuer, _)) => self.issuers.invalidate_all(),
             Some(_) => {}
             None => {
                 self.clients.invalidate_all();
                 self.servers.invalidate_all();
                 self.users.invalidate_all();
+                self.issuers.invalidate_all();
             }
         }
     }

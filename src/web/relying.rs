@@ -1,0 +1,200 @@
+//! The keys of others that this server relies on: clients' (RFC 7591 §2 `jwks`, `jwks_uri`) and trusted issuers' (RFC 7517 §5).
+//!
+//! A set at an address is fetched by the outbound rules, once at a time, at most once in five seconds; it is fresh for five
+//! minutes and serves for an hour at most while its address is down.
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use edge::issuer::TrustedIssuer;
+use moka::sync::Cache;
+use outbound::Outbound;
+use protocol::Client;
+use serde_json::Value;
+use tokens::{Alg, Clock, certificate, certificate::Certificate, jwk::KeySet, jwk::VerifyingKey};
+
+/// At most one fetch of an address in this time, whatever for.
+const PAUSE_MS: i64 = 5_000;
+/// How long a fetched set needs no second look.
+const FRESH_MS: i64 = 300_000;
+/// How long a fetched set serves while its address is down.
+const LAST_GOOD_MS: i64 = 3_600_000;
+
+/// The keys of one client or issuer.
+#[derive(Debug, Default)]
+pub struct Keys {
+    set: KeySet,
+    /// Thumbprints of the certificates in it.
+    certificates: Vec<String>,
+}
+
+impl Keys {
+    fn read(document: &[u8]) -> Option<Self> {
+        let set = KeySet::from_json(document).ok()?;
+        let certificates = certificate::of_set(&serde_json::from_slice::<Value>(document).ok()?);
+        Some(Self { set, certificates })
+    }
+    /// The key of that id and algorithm; without an id, the only key of that algorithm.
+    #[must_use]
+    pub fn find(&self, kid: Option<&str>, alg: Alg) -> Option<&VerifyingKey> {
+        self.set.find(kid, alg)
+    }
+    /// The set.
+    #[must_use]
+    pub const fn set(&self) -> &KeySet {
+        &self.set
+    }
+    /// Whether a certificate is among them: itself in a key's `x5c`, or its key.
+    #[must_use]
+    pub fn holds(&self, shown: &Certificate) -> bool {
+        if self.certificates.iter().any(|known| known == shown.x5t_s256()) {
+            return true;
+        }
+        let Some(key) = shown.key().map(|key| key.thumbprint()) else { return false };
+        self.set.iter().any(|known| known.jwk().thumbprint() == key)
+    }
+    fn knows(&self, kid: Option<&str>) -> bool {
+        kid.is_none_or(|kid| self.set.iter().any(|key| key.kid() == Some(kid)))
+    }
+}
+
+/// Where a set comes from.
+#[async_trait]
+pub(crate) trait Fetch: Send + Sync {
+    /// The document, or nothing if it could not be had.
+    async fn fetch(&self, uri: &str) -> Option<Bytes>;
+}
+
+#[async_trait]
+impl Fetch for Outbound {
+    async fn fetch(&self, uri: &str) -> Option<Bytes> {
+        self.get(uri).await.inspect_err(|why| tracing::warn!(uri, %why, "key set not fetched")).ok()
+    }
+}
+
+/// The last good set of an address.
+struct Fetched {
+    keys: Arc<Keys>,
+    good_at: i64,
+    octets: u32,
+}
+
+/// Sets in memory, and those on their way.
+pub struct Relying {
+    shared: Arc<Shared>,
+    written: Cache<[u8; 32], Arc<Keys>, ahash::RandomState>,
+}
+
+struct Shared {
+    source: Arc<dyn Fetch>,
+    clock: Arc<dyn Clock>,
+    fetched: Cache<String, Arc<Fetched>, ahash::RandomState>,
+    /// When an address was last asked.
+    tried: Cache<String, i64, ahash::RandomState>,
+    /// Addresses that are being asked, each by one.
+    flights: parking_lot::Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Relying {
+    /// Nothing known yet.
+    pub(crate) fn new(source: Arc<dyn Fetch>, clock: Arc<dyn Clock>) -> Self {
+        let fetched = Cache::builder().max_capacity(64 << 20).weigher(|uri: &String, f: &Arc<Fetched>| {
+            u32::try_from(uri.len()).unwrap_or(u32::MAX).saturating_add(f.octets.saturating_mul(3)).saturating_add(500)
+        });
+        let tried = Cache::builder().max_capacity(100_000).time_to_live(std::time::Duration::from_millis(PAUSE_MS as u64 * 2));
+        let shared = Shared {
+            source,
+            clock,
+            fetched: fetched.build_with_hasher(ahash::RandomState::new()),
+            tried: tried.build_with_hasher(ahash::RandomState::new()),
+            flights: parking_lot::Mutex::default(),
+        };
+        let written = Cache::builder().max_capacity(10_000).build_with_hasher(ahash::RandomState::new());
+        Self { shared: Arc::new(shared), written }
+    }
+
+    /// A client's keys: those it registered, or those at its `jwks_uri`. An unknown `kid` is looked for there once more.
+    /// Empty if there are none or they cannot be had.
+    pub async fn keys(&self, client: &Client, kid: Option<&str>) -> Arc<Keys> {
+        match (&client.jwks, &client.jwks_uri) {
+            (Some(written), _) => self.written(written),
+            (None, Some(uri)) => self.at(uri, kid, "client").await,
+            (None, None) => Arc::default(),
+        }
+    }
+
+    /// A trusted issuer's keys. Empty if they cannot be had.
+    pub async fn issuer_keys(&self, issuer: &TrustedIssuer, kid: Option<&str>) -> Arc<Keys> {
+        self.at(&issuer.jwks_uri, kid, &issuer.issuer).await
+    }
+
+    /// How many sets there are.
+    pub(crate) fn len(&self) -> u64 {
+        self.written.entry_count() + self.shared.fetched.entry_count()
+    }
+
+    fn written(&self, document: &Value) -> Arc<Keys> {
+        let text = document.to_string();
+        let name = tokens::hash::sha256(text.as_bytes());
+        self.written.get_with(name, || Arc::new(Keys::read(text.as_bytes()).unwrap_or_default()))
+    }
+
+    async fn at(&self, uri: &str, kid: Option<&str>, whose: &str) -> Arc<Keys> {
+        if let Some(fresh) = self.shared.fresh(uri, kid) {
+            return fresh;
+        }
+        // On a task of its own: a caller that goes away does not take the fetch with it.
+        let (shared, uri, kid, whose) = (Arc::clone(&self.shared), uri.to_owned(), kid.map(str::to_owned), whose.to_owned());
+        let looking = tokio::spawn(async move { shared.look(&uri, kid.as_deref(), &whose).await });
+        looking.await.unwrap_or_default()
+    }
+}
+
+impl Shared {
+    fn fresh(&self, uri: &str, kid: Option<&str>) -> Option<Arc<Keys>> {
+        let fetched = self.fetched.get(uri)?;
+        let age = self.clock.now_ms() - fetched.good_at;
+        (age < FRESH_MS && fetched.keys.knows(kid)).then(|| Arc::clone(&fetched.keys))
+    }
+
+    async fn look(&self, uri: &str, kid: Option<&str>, whose: &str) -> Arc<Keys> {
+        let gate = Arc::clone(self.flights.lock().entry(uri.to_owned()).or_default());
+        let alone = gate.lock().await;
+        let found = match self.fresh(uri, kid) {
+            Some(fresh) => fresh,
+            None => {
+                self.refresh(uri, whose).await;
+                self.last_good(uri)
+            }
+        };
+        drop(alone);
+        // The map holds one and this call the other: nobody waits.
+        let mut flights = self.flights.lock();
+        if Arc::strong_count(&gate) <= 2 {
+            flights.remove(uri);
+        }
+        found
+    }
+
+    async fn refresh(&self, uri: &str, whose: &str) {
+        let now = self.clock.now_ms();
+        if self.tried.get(uri).is_some_and(|tried| now - tried < PAUSE_MS) {
+            return;
+        }
+        self.tried.insert(uri.to_owned(), now);
+        let document = self.source.fetch(uri).await;
+        let good = document.and_then(|document| Some((Keys::read(&document)?, document.len())));
+        let outcome = if good.is_some() { "ok" } else { "failed" };
+        metrics::counter!("jwks_fetch_total", "issuer" => whose.to_owned(), "outcome" => outcome).increment(1);
+        if let Some((keys, octets)) = good {
+            let octets = u32::try_from(octets).unwrap_or(u32::MAX);
+            self.fetched.insert(uri.to_owned(), Arc::new(Fetched { keys: Arc::new(keys), good_at: now, octets }));
+        }
+    }
+
+    fn last_good(&self, uri: &str) -> Arc<Keys> {
+        let Some(fetched) = self.fetched.get(uri) else { return Arc::default() };
+        let age = self.clock.now_ms() - fetched.good_at;
+        if age <= LAST_GOOD_MS { Arc::clone(&fetched.keys) } else { Arc::default() }
+    }
+}
