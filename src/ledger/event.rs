@@ -84,6 +84,20 @@ kinds! {
     KeyRevoked = "key.revoked",
     /// A device was revoked or disabled.
     DeviceRevoked = "device.revoked",
+    /// A person let a device in (RFC 8628).
+    DeviceApproved = "device_request.approved",
+    /// A person refused a device (RFC 8628).
+    DeviceDenied = "device_request.denied",
+    /// A client asked for a person's consent behind the scenes (CIBA).
+    BackchannelRequested = "backchannel.requested",
+    /// Such a request was approved.
+    BackchannelApproved = "backchannel.approved",
+    /// Such a request was refused.
+    BackchannelDenied = "backchannel.denied",
+    /// A token was exchanged for another; `data.actor` says who acts (RFC 8693).
+    TokenExchanged = "token.exchanged",
+    /// Another issuer's assertion became a token (RFC 7523).
+    AssertionRedeemed = "assertion.redeemed",
     /// An administrator's credential was made.
     AdminBootstrapped = "admin.bootstrapped",
     /// The ledger's oldest rows were cut off at a checkpoint.

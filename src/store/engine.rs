@@ -107,6 +107,9 @@ impl<B: Backend> Store for Engine<B> {
     async fn left_behind(&self, since: i64, now: i64, limit: u32) -> Result<Vec<Artefact>, StoreError> {
         read::left_behind(&mut self.backend.reader().await?, since, now, limit).await
     }
+    async fn artefacts(&self, kind: ArtefactKind, prefix: &[u8], after: &[u8], limit: u32) -> Result<Vec<Artefact>, StoreError> {
+        read::artefacts(&mut self.backend.reader().await?, kind, prefix, after, limit).await
+    }
     async fn grant(&self, id: &str) -> Result<Option<Grant>, StoreError> {
         read::grant(&mut self.backend.reader().await?, id).await
     }

@@ -28,6 +28,44 @@ pub(crate) async fn artefact<E: Exec>(e: &mut E, kind: ArtefactKind, id: &[u8]) 
     }))
 }
 
+pub(crate) async fn artefacts<E: Exec>(
+    e: &mut E,
+    kind: ArtefactKind,
+    prefix: &[u8],
+    after: &[u8],
+    limit: u32,
+) -> Result<Vec<Artefact>, StoreError> {
+    let Some(end) = past(prefix) else { return Ok(Vec::new()) };
+    let rows = e.rows(sql::ARTEFACTS, args![kind.as_str(), after.max(prefix), end.as_slice(), i64::from(limit)]).await?;
+    let artefact = |mut r: Row| {
+        Ok(Artefact {
+            kind,
+            id: r.blob()?,
+            mac: r.blob()?,
+            grant: r.maybe_text()?,
+            document: r.text()?,
+            created_at: r.int()?,
+            expires_at: r.int()?,
+            consumed_at: r.maybe_int()?,
+            successor: r.maybe_blob()?,
+            seq: r.place()?,
+        })
+    };
+    rows.into_iter().map(artefact).collect()
+}
+
+/// The first key after every one that begins with `prefix`.
+fn past(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if let Some(next) = last.checked_add(1) {
+            end.push(next);
+            return Some(end);
+        }
+    }
+    None
+}
+
 pub(crate) async fn waiting<E: Exec>(e: &mut E, owner: &str, now: i64, limit: u32) -> Result<Vec<Artefact>, StoreError> {
     let rows = e.rows(sql::WAITING, args![owner, now, i64::from(limit.clamp(1, PAGE_MAX))]).await?;
     let waiting = |mut r: Row| {

@@ -20,6 +20,10 @@ pub enum Purpose {
     Authorize(Box<Pending>),
     /// The account page.
     Account,
+    /// A device's user code, if it was named already (RFC 8628).
+    Device(Option<String>),
+    /// The page of backchannel requests (CIBA).
+    Backchannel,
 }
 
 /// The document of an [`ArtefactKind::Interaction`].

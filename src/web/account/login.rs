@@ -76,7 +76,7 @@ pub(super) enum Waiting {
 impl Waiting {
     pub(super) async fn load(app: &App, open: &Open) -> Result<Self, Refused> {
         match &open.interaction.purpose {
-            Purpose::Account => Ok(Self::Account),
+            Purpose::Account | Purpose::Device(_) | Purpose::Backchannel => Ok(Self::Account),
             Purpose::Authorize(pending) => {
                 let known = app.catalog.client(&pending.client_id).await?.ok_or(Refused::stale())?;
                 let request = pending.as_ref().clone().resume(Some(&known.client)).ok_or(Refused::stale())?;
@@ -118,7 +118,7 @@ async fn show(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -
     };
     let open = interaction::open(app, &browser, text).await?;
     let (request, client) = match Waiting::load(app, &open).await? {
-        Waiting::Account if session.is_some() => return Ok(account(app)),
+        Waiting::Account if session.is_some() => return Ok(home(app, &open)),
         Waiting::Account => return Ok(login_page(app, &open, None, false)),
         Waiting::Client(request, client) => (*request, client),
     };
@@ -134,15 +134,31 @@ async fn show(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -
 
 /// Somebody came without a request: they want to see their account.
 pub(super) async fn begin(app: &App, browser: &Browser, source: IpAddr) -> Result<Response, Refused> {
+    begin_for(app, browser, source, Purpose::Account).await
+}
+
+/// Somebody has to log in before a page of ours.
+pub(super) async fn begin_for(app: &App, browser: &Browser, source: IpAddr, purpose: Purpose) -> Result<Response, Refused> {
     interaction::admit(app, source).await?;
     let binding = browser.bind(app.clock.now() + app.settings.interaction_ttl).await?;
-    let (step, text) = interaction::begin(app, &binding, Purpose::Account, None, false);
+    let (step, text) = interaction::begin(app, &binding, purpose, None, false);
     let (change, cookie) = browser.seal(Change::new().step(step)).await?;
     if !app.store.apply(change).await?.applied() {
         return Err(Refused::stale());
     }
     let location = format!("{}/login?interaction={}", pages::base(&app.settings.issuer), text.expose());
     Ok(pages::with_cookie(pages::see_other(&location), cookie))
+}
+
+/// The page of ours that the login was for.
+fn home(app: &App, open: &Open) -> Response {
+    let base = pages::base(&app.settings.issuer);
+    match &open.interaction.purpose {
+        Purpose::Device(Some(code)) => pages::see_other(&format!("{base}/device?user_code={code}")),
+        Purpose::Device(None) => pages::see_other(&format!("{base}/device")),
+        Purpose::Backchannel => pages::see_other(&format!("{base}/ciba")),
+        _ => account(app),
+    }
 }
 
 fn account(app: &App) -> Response {
@@ -194,7 +210,7 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
         open.check(app, "login", "", form)?;
     }
     match (params.one("action")?, waiting) {
-        (Some("cancel"), Waiting::Account) if session.is_some() => Ok(account(app)),
+        (Some("cancel"), Waiting::Account) if session.is_some() => Ok(home(app, &open)),
         (Some("cancel"), Waiting::Account) => super::super::oauth::logout::goodbye(app),
         (Some("cancel"), Waiting::Client(request, client)) => {
             let mut walk = walk(app, (&browser, source), &open, (*request, client), session);
@@ -275,7 +291,7 @@ async fn enter(
         Waiting::Account => {
             let (change, cookie) = browser.seal(Change::new().step(open.consume(app)).and(change)).await?;
             match app.store.apply(change).await? {
-                Outcome::Applied { .. } => Ok(pages::with_cookie(account(app), cookie)),
+                Outcome::Applied { .. } => Ok(pages::with_cookie(home(app, open), cookie)),
                 // The first step is the form's: it was used.
                 Outcome::Refused(guard) if guard.step == 0 => Err(Refused::stale()),
                 Outcome::Refused(_) => Err(Refused::changed()),

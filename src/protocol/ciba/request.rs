@@ -1,0 +1,191 @@
+//! A backchannel authentication request: its parameters, in the form or in a signed request object (CIBA Core §7.1, FAPI-CIBA §5.2.2).
+use serde_json::{Map, Value};
+use tokens::{Alg, hash, jwk::KeySet, jws::Parsed};
+
+use crate::{Client, Code, Form, OAuthError, Settings};
+
+/// Longest `binding_message`, characters.
+const LONGEST_MESSAGE: usize = 64;
+/// Longest `client_notification_token`, characters (CIBA Core §7.1).
+const LONGEST_TOKEN: usize = 1024;
+/// Shortest: 128 bits in base64url.
+const SHORTEST_TOKEN: usize = 22;
+/// Seconds between `nbf` and `exp` of a request object at most (FAPI-CIBA §5.2.2).
+const LIFE: i64 = 3600;
+/// Longest a request may wait, seconds.
+const LONGEST_WAIT: i64 = 3600;
+/// Longest hint, octets.
+const LONGEST_HINT: usize = 4096;
+
+/// Who is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hint {
+    /// A username.
+    Login(String),
+    /// An ID token of ours.
+    IdToken(String),
+}
+
+/// A request, its parameters checked one by one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    pub hint: Hint,
+    pub scope: String,
+    pub resource: Vec<String>,
+    pub binding_message: Option<String>,
+    pub notification_token: Option<String>,
+    /// Seconds.
+    pub requested_expiry: Option<i64>,
+}
+
+/// The one-time id of a request object, and until when it matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Once {
+    pub id: Vec<u8>,
+    pub expires_at: i64,
+}
+
+/// The parameters a request may carry.
+const PARAMETERS: [&str; 11] = [
+    "scope",
+    "client_notification_token",
+    "acr_values",
+    "login_hint_token",
+    "id_token_hint",
+    "login_hint",
+    "binding_message",
+    "user_code",
+    "requested_expiry",
+    "request_context",
+    "resource",
+];
+
+/// How a client sends its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent<'a> {
+    /// In the form.
+    Plain,
+    /// In this request object.
+    Signed(&'a str, Alg),
+}
+
+/// Tells the two apart: a client that registered an algorithm signs, and no other does (CIBA Core §7.1.1).
+///
+/// # Errors
+/// `invalid_request`.
+pub fn sent<'a>(client: &Client, form: &'a Form<'_>) -> Result<Sent<'a>, OAuthError> {
+    let alg = client.backchannel_authentication_request_signing_alg.as_deref().and_then(Alg::parse);
+    match (form.get("request"), alg) {
+        (None, None) => Ok(Sent::Plain),
+        (None, Some(_)) => Err(OAuthError::request("the request has to be signed")),
+        (Some(_), None) => Err(OAuthError::request("the client is not registered to sign its requests")),
+        (Some(_), Some(_)) if PARAMETERS.iter().any(|name| form.has(name)) => {
+            Err(OAuthError::request("parameters belong inside the signed request"))
+        }
+        (Some(text), Some(alg)) => Ok(Sent::Signed(text, alg)),
+    }
+}
+
+/// Reads the parameters of a form.
+///
+/// # Errors
+/// `invalid_request`, `invalid_binding_message`, `expired_login_hint_token`.
+pub fn of_form(form: &Form<'_>) -> Result<Asked, OAuthError> {
+    read(&|name| Ok(form.get(name).map(str::to_owned)), form.all("resource").map(str::to_owned).collect())
+}
+
+/// Believes a request object and reads its claims.
+///
+/// # Errors
+/// `invalid_request` for everything that is wrong with the object itself.
+pub fn of_object(text: &str, alg: Alg, keys: &KeySet, client: &Client, issuer: &str, now: i64) -> Result<(Asked, Once), OAuthError> {
+    let refuse = |why: &'static str| OAuthError::request("the signed request is not valid").because(why);
+    let parsed = Parsed::parse(text).map_err(|_| refuse("not a strict JWS"))?;
+    if parsed.alg != alg {
+        return Err(refuse("not the registered algorithm"));
+    }
+    let key = keys.find(parsed.kid.as_deref(), alg).ok_or_else(|| refuse("no such key"))?;
+    let verified = parsed.verify(key).map_err(|_| refuse("the signature is wrong"))?;
+    let claims: &Map<String, Value> = &verified;
+    let is = |name: &str, wanted: &str| claims.get(name).and_then(Value::as_str) == Some(wanted);
+    if !is("iss", &client.client_id) {
+        return Err(refuse("iss is not the client"));
+    }
+    let among = |all: &Vec<Value>| all.iter().any(|one| one.as_str() == Some(issuer));
+    if !is("aud", issuer) && !claims.get("aud").and_then(Value::as_array).is_some_and(among) {
+        return Err(refuse("aud is not this issuer"));
+    }
+    let time = |name: &str| claims.get(name).and_then(Value::as_i64);
+    let (Some(exp), Some(nbf), Some(iat)) = (time("exp"), time("nbf"), time("iat")) else {
+        return Err(refuse("exp, nbf or iat is missing"));
+    };
+    let latest = now + Settings::LEEWAY;
+    if exp <= now - Settings::LEEWAY || nbf > latest || iat > latest {
+        return Err(refuse("expired or not yet valid"));
+    }
+    if exp.saturating_sub(nbf) > LIFE || exp > latest + LIFE || nbf < now - LIFE - Settings::LEEWAY {
+        return Err(refuse("valid for too long"));
+    }
+    let jti = claims.get("jti").and_then(Value::as_str).filter(|j| (1..=256).contains(&j.len())).ok_or_else(|| refuse("jti is missing"))?;
+    let once = Once { id: hash::sha256(format!("ciba\0{}\0{jti}", client.client_id).as_bytes()).to_vec(), expires_at: exp + Settings::SKEW };
+    let text = |name: &str| match claims.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone()).filter(|t| !t.is_empty())),
+        Some(Value::Number(number)) if name == "requested_expiry" => Ok(Some(number.to_string())),
+        Some(_) => Err(refuse("a claim is not text")),
+    };
+    let resource = match claims.get("resource") {
+        None => Vec::new(),
+        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::Array(all)) => {
+            all.iter().map(|r| r.as_str().map(str::to_owned)).collect::<Option<_>>().ok_or_else(|| refuse("resource is not text"))?
+        }
+        Some(_) => return Err(refuse("resource is not text")),
+    };
+    Ok((read(&text, resource)?, once))
+}
+
+fn read(text: &dyn Fn(&str) -> Result<Option<String>, OAuthError>, resource: Vec<String>) -> Result<Asked, OAuthError> {
+    let (login, id_token, token) = (text("login_hint")?, text("id_token_hint")?, text("login_hint_token")?);
+    if [&login, &id_token, &token].iter().filter(|h| h.is_some()).count() != 1 {
+        return Err(OAuthError::request("exactly one of login_hint, login_hint_token and id_token_hint is needed"));
+    }
+    let hint = match (login, id_token) {
+        (Some(name), _) if name.len() <= LONGEST_HINT => Hint::Login(name),
+        (None, Some(hint)) => Hint::IdToken(hint),
+        (Some(_), _) => return Err(OAuthError::request("the login_hint is too long")),
+        (None, None) => return Err(OAuthError::request("login_hint_token is not supported")),
+    };
+    let scope = text("scope")?.ok_or(OAuthError::request("scope is missing"))?;
+    if !crate::scope::list_has(&scope, "openid") {
+        return Err(OAuthError::new(Code::InvalidScope, "scope must contain openid"));
+    }
+    let binding_message = text("binding_message")?;
+    if binding_message.as_deref().is_some_and(|m| !showable(m)) {
+        return Err(OAuthError::new(Code::InvalidBindingMessage, "binding_message has to be at most 64 printable characters"));
+    }
+    let requested_expiry = match text("requested_expiry")? {
+        None => None,
+        Some(text) => match text.parse::<i64>() {
+            Ok(seconds) if seconds > 0 => Some(seconds.min(LONGEST_WAIT)),
+            _ => return Err(OAuthError::request("requested_expiry has to be a positive number")),
+        },
+    };
+    Ok(Asked { hint, scope, resource, binding_message, notification_token: text("client_notification_token")?, requested_expiry })
+}
+
+/// Whether people see a text as it is: nothing that controls, hides or turns round what stands beside it.
+fn showable(text: &str) -> bool {
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{ffff}')
+            || matches!(u32::from(c), 0xe0000..=0xe0fff | 0xe000..=0xf8ff | 0xf0000..)
+    };
+    text.chars().count() <= LONGEST_MESSAGE && !text.trim().is_empty() && !text.chars().any(hidden)
+}
+
+/// Whether a text can be the bearer token of a notification (RFC 6750 §2.1) with enough in it.
+#[must_use]
+pub fn is_notification_token(text: &str) -> bool {
+    (SHORTEST_TOKEN..=LONGEST_TOKEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b))
+}
