@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use edge::{issuer::TrustedIssuer, route::Route, table::RouteTable, upstream::Upstream};
 use ledger::{Committed, Listener, Mistake, ObjectKind, Record, Store, StoreError};
+use policy::Policy;
 use tokio::{sync::watch, time::timeout};
 
 /// How long an administrator's answer waits for the table of this node.
@@ -14,7 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A fault of storage.
 pub async fn read(store: &dyn Store, own: &str) -> Result<Result<RouteTable, Vec<Mistake>>, StoreError> {
     let (routes, upstreams, issuers) = (all::<Route>(store).await?, all::<Upstream>(store).await?, all::<TrustedIssuer>(store).await?);
-    Ok(RouteTable::build(&routes, &upstreams, &issuers, own))
+    let policies = all::<Policy>(store).await?;
+    Ok(RouteTable::with_policies(&routes, &upstreams, &issuers, &policies, own))
 }
 
 async fn all<R: Record>(store: &dyn Store) -> Result<Vec<R>, StoreError> {
@@ -34,7 +36,7 @@ async fn all<R: Record>(store: &dyn Store) -> Result<Vec<R>, StoreError> {
     }
 }
 
-/// Rings when a route, an upstream or a trusted issuer changed.
+/// Rings when a route, an upstream, a trusted issuer or a policy changed.
 #[derive(Debug, Default)]
 pub struct Bell {
     rung: watch::Sender<u64>,
@@ -69,7 +71,7 @@ impl Listener for Bell {
         let concerns = |document: &str| {
             let event: serde_json::Value = serde_json::from_str(document).unwrap_or_default();
             let kind = event.pointer("/data/object").and_then(serde_json::Value::as_str).and_then(ObjectKind::parse);
-            kind.is_none_or(|kind| matches!(kind, ObjectKind::Route | ObjectKind::Upstream | ObjectKind::TrustedIssuer))
+            kind.is_none_or(|kind| matches!(kind, ObjectKind::Route | ObjectKind::Upstream | ObjectKind::TrustedIssuer | ObjectKind::Policy))
         };
         let changes = |kind: &str| kind.starts_with("object.") || kind.starts_with("storage.");
         if batch.events.iter().any(|event| changes(&event.kind) && concerns(&event.document)) {

@@ -1,4 +1,5 @@
 //! A given document read: checked whole, its secret split off, its id settled. Pure.
+use ::policy::Policy;
 use edge::{issuer::TrustedIssuer, route::Route, upstream::Upstream};
 use ledger::{Mistake, Object, ObjectKind, Record};
 use protocol::{Client, ResourceServer};
@@ -132,7 +133,8 @@ fn typed(kind: ObjectKind, members: Map<String, Value>) -> Result<Typed, Mistake
         ObjectKind::Route => record::<Route>(members),
         ObjectKind::Upstream => record::<Upstream>(members),
         ObjectKind::TrustedIssuer => record::<TrustedIssuer>(members),
-        ObjectKind::ApiKey | ObjectKind::Device | ObjectKind::Certificate | ObjectKind::Policy => {
+        ObjectKind::Policy => record::<Policy>(members),
+        ObjectKind::ApiKey | ObjectKind::Device | ObjectKind::Certificate => {
             Err(Mistake::new("", "is not supported by this version"))
         }
     }

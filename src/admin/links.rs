@@ -1,4 +1,4 @@
-//! Routes, upstreams and trusted issuers are valid together or not at all: what one change would break, told before it is made.
+//! Routes, upstreams, trusted issuers and policies are valid together or not at all: what one change would break, told before it is made.
 use std::collections::BTreeMap;
 
 use edge::table::RouteTable;
@@ -17,7 +17,7 @@ pub type Link<'a> = (ObjectKind, &'a str, Option<&'a Value>);
 /// Whether objects of a kind refer to each other.
 #[must_use]
 pub const fn linked(kind: ObjectKind) -> bool {
-    matches!(kind, ObjectKind::Route | ObjectKind::Upstream | ObjectKind::TrustedIssuer)
+    matches!(kind, ObjectKind::Route | ObjectKind::Upstream | ObjectKind::TrustedIssuer | ObjectKind::Policy)
 }
 
 /// A mistake that a change would make, and the object it is in.
@@ -83,7 +83,7 @@ pub async fn broken(objects: &Objects, changes: &[Link<'_>]) -> Result<Vec<Broke
         return Ok(Vec::new());
     }
     let mut rows = Rows::default();
-    for kind in [ObjectKind::Route, ObjectKind::Upstream, ObjectKind::TrustedIssuer] {
+    for kind in [ObjectKind::Route, ObjectKind::Upstream, ObjectKind::TrustedIssuer, ObjectKind::Policy] {
         let mut after: Option<String> = None;
         loop {
             let page = objects.store.objects(kind, after.as_deref(), 500).await?;
@@ -118,7 +118,7 @@ impl Rows {
 
     fn mistakes(&self, issuer: &str) -> Vec<Broken> {
         let (routes, upstreams, issuers) = (self.of(ObjectKind::Route), self.of(ObjectKind::Upstream), self.of(ObjectKind::TrustedIssuer));
-        match RouteTable::build(&routes, &upstreams, &issuers, issuer) {
+        match RouteTable::with_policies(&routes, &upstreams, &issuers, &self.of(ObjectKind::Policy), issuer) {
             Ok(_) => Vec::new(),
             Err(mistakes) => mistakes.into_iter().map(located).collect(),
         }
@@ -132,6 +132,7 @@ fn located(mistake: Mistake) -> Broken {
         let kind = match list {
             "upstreams" => ObjectKind::Upstream,
             "trusted_issuers" => ObjectKind::TrustedIssuer,
+            "policies" => ObjectKind::Policy,
             _ => ObjectKind::Route,
         };
         Some((kind, id.to_owned(), member.trim_start_matches('.').to_owned()))

@@ -24,13 +24,14 @@ pub struct Resource {
 }
 
 /// Every collection.
-pub const RESOURCES: [Resource; 6] = [
+pub const RESOURCES: [Resource; 7] = [
     Resource { kind: ObjectKind::User, path: "/users", schema: "User", one: "user" },
     Resource { kind: ObjectKind::Client, path: "/clients", schema: "Client", one: "client" },
     Resource { kind: ObjectKind::ResourceServer, path: "/resource-servers", schema: "ResourceServer", one: "resource server" },
     Resource { kind: ObjectKind::Route, path: "/routes", schema: "Route", one: "route" },
     Resource { kind: ObjectKind::Upstream, path: "/upstreams", schema: "Upstream", one: "upstream" },
     Resource { kind: ObjectKind::TrustedIssuer, path: "/trusted-issuers", schema: "TrustedIssuer", one: "trusted issuer" },
+    Resource { kind: ObjectKind::Policy, path: "/policies", schema: "Policy", one: "policy" },
 ];
 
 /// What an operation does.

@@ -11,8 +11,15 @@ use crate::{
 };
 
 /// The kinds this version administers, in the order a seed is read.
-pub const KINDS: [ObjectKind; 6] =
-    [ObjectKind::User, ObjectKind::ResourceServer, ObjectKind::Client, ObjectKind::TrustedIssuer, ObjectKind::Upstream, ObjectKind::Route];
+pub const KINDS: [ObjectKind; 7] = [
+    ObjectKind::User,
+    ObjectKind::ResourceServer,
+    ObjectKind::Client,
+    ObjectKind::TrustedIssuer,
+    ObjectKind::Policy,
+    ObjectKind::Upstream,
+    ObjectKind::Route,
+];
 
 /// The schema of a kind's document as it is given (write-only members included); `None` for kinds not administered here.
 #[must_use]
@@ -22,6 +29,7 @@ pub fn of(kind: ObjectKind) -> Option<&'static Value> {
     static RESOURCE_SERVER: LazyLock<Value> = LazyLock::new(shapes::resource_server);
     static ROUTE: LazyLock<Value> = LazyLock::new(shapes::route);
     static UPSTREAM: LazyLock<Value> = LazyLock::new(shapes::upstream);
+    static POLICY: LazyLock<Value> = LazyLock::new(shapes::policy);
     static TRUSTED_ISSUER: LazyLock<Value> = LazyLock::new(shapes::trusted_issuer);
     match kind {
         ObjectKind::User => Some(&USER),
@@ -30,7 +38,8 @@ pub fn of(kind: ObjectKind) -> Option<&'static Value> {
         ObjectKind::Route => Some(&ROUTE),
         ObjectKind::Upstream => Some(&UPSTREAM),
         ObjectKind::TrustedIssuer => Some(&TRUSTED_ISSUER),
-        ObjectKind::ApiKey | ObjectKind::Device | ObjectKind::Certificate | ObjectKind::Policy => None,
+        ObjectKind::Policy => Some(&POLICY),
+        ObjectKind::ApiKey | ObjectKind::Device | ObjectKind::Certificate => None,
     }
 }
 
@@ -253,6 +262,7 @@ mod tests {
         covered::<edge::route::Route>();
         covered::<edge::upstream::Upstream>();
         covered::<edge::issuer::TrustedIssuer>();
+        covered::<policy::Policy>();
     }
 
     /// A keyword that is shown and not checked would promise what nobody keeps.

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Members of a seed that later versions fill; empty ones are fine.
-const LATER: [&str; 3] = ["api_keys", "devices", "policies"];
+const LATER: [&str; 2] = ["api_keys", "devices"];
 /// Octets of a seed accepted.
 pub const MAX_SEED: usize = 64 * 1024 * 1024;
 /// Passwords compared or hashed at once (the hashing permits bound it further).
@@ -61,7 +61,7 @@ pub async fn plan(objects: &Objects, text: &[u8], actor: &Actor) -> Result<Plan,
     }
     repeated(&drafts, &mut mistakes);
     // An upstream with a mistake is no reason to call the routes to it lost as well.
-    let part_of_table = |m: &Mistake| ["routes", "upstreams", "trusted_issuers"].iter().any(|part| m.at.starts_with(part));
+    let part_of_table = |m: &Mistake| ["routes", "upstreams", "trusted_issuers", "policies"].iter().any(|part| m.at.starts_with(part));
     if !mistakes.iter().any(part_of_table) {
         mistakes.extend(unlinked(objects, &drafts).await?);
     }

@@ -178,6 +178,19 @@ pub fn trusted_issuer() -> Value {
     )
 }
 
+pub fn policy() -> Value {
+    closed(
+        &["cedar"],
+        json!({
+            "id": name("URL-safe; generated when absent, never changed."),
+            "description": text("For people."),
+            "cedar": { "type": "string", "minLength": 1, "maxLength": 65536, "description": "Cedar policies; what none permits is refused." },
+            "entities": { "type": "array", "maxItems": 1000, "items": { "type": "object" }, "description": "Entities in Cedar's JSON form." },
+            "disabled": flag("Left out of every decision.", false),
+        }),
+    )
+}
+
 fn route_match() -> Value {
     closed(
         &[],
@@ -229,7 +242,7 @@ pub fn route() -> Value {
             "public": flag("Lets everybody through; must be said.", false),
             "forward_credentials": flag("Passes the caller's credentials on.", false),
             "forwarded": flag("Tells the upstream address, scheme and host in `X-Forwarded-*`.", false),
-            "policy": later(),
+            "policy": { "type": "string", "minLength": 1, "maxLength": 65536, "description": "Cedar policies over `User`, `Client`, `Role`, `Group`, `Route`; or `shared`: the stored policies decide." },
             "cors": later(),
             "validation": later(),
             "version": later(),

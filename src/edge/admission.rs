@@ -33,6 +33,8 @@ pub enum Refusal {
     Invalid(&'static str),
     /// Believed, but a scope is missing.
     Scope,
+    /// Believed, but no policy of the route permits this.
+    Policy,
     /// The body is larger than the route takes.
     TooLarge,
     /// The request did not come in time.
@@ -55,7 +57,7 @@ impl Refusal {
             Self::Framing(violation) => violation.status(),
             Self::Malformed(_) | Self::Ambiguous => 400,
             Self::Missing | Self::Invalid(_) => 401,
-            Self::Closed | Self::Scope => 403,
+            Self::Closed | Self::Scope | Self::Policy => 403,
             Self::NoRoute => 404,
             Self::Method => 405,
             Self::TooSlow => 408,
@@ -79,6 +81,7 @@ impl Refusal {
             Self::Closed => "route_closed",
             Self::Missing => "no_credential",
             Self::Scope => "scope",
+            Self::Policy => "policy",
             Self::TooLarge => "body_too_large",
             Self::TooSlow => "request_timeout",
             Self::Limited(_) => "rate_limit",
@@ -118,6 +121,7 @@ impl Refusal {
             Self::Missing => Some(HeaderValue::from_static("Bearer")),
             Self::Invalid(_) => Some(HeaderValue::from_static(r#"Bearer error="invalid_token""#)),
             Self::Ambiguous => Some(HeaderValue::from_static(r#"Bearer error="invalid_request""#)),
+            Self::Policy => Some(HeaderValue::from_static(r#"Bearer error="insufficient_scope""#)),
             Self::Scope => match access {
                 Some(Access::Guarded(guard)) => Some(guard.insufficient.clone()),
                 _ => Some(HeaderValue::from_static(r#"Bearer error="insufficient_scope""#)),

@@ -13,6 +13,7 @@ pub mod issuer;
 pub mod limit;
 pub mod path;
 pub mod route;
+pub mod rules;
 pub mod table;
 pub mod upstream;
 

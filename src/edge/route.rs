@@ -151,9 +151,9 @@ pub struct Route {
     pub forward_credentials: bool,
     /// Tells the upstream the caller's address, scheme and host in `X-Forwarded-*`.
     pub forwarded: bool,
-    /// Not supported by this version.
+    /// Cedar policies that decide over every request ([`crate::rules`]), or `shared`: the stored ones do.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub policy: Option<Value>,
+    pub policy: Option<String>,
     /// Not supported by this version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cors: Option<Value>,
@@ -221,7 +221,12 @@ impl Record for Route {
             limit.mistakes(self.auth.is_some(), &mut out);
         }
         self.identity_mistakes(&mut out);
-        let later = [("policy", &self.policy), ("cors", &self.cors), ("validation", &self.validation), ("version", &self.version)];
+        if let Some(text) = self.policy.as_deref().filter(|text| *text != crate::rules::SHARED)
+            && let Err(why) = policy::compiled::parse(&self.id, text)
+        {
+            out.push(Mistake::new("policy", why));
+        }
+        let later = [("cors", &self.cors), ("validation", &self.validation), ("version", &self.version)];
         out.extend(later.iter().filter(|(_, v)| v.is_some()).map(|(at, _)| Mistake::new(*at, UNSUPPORTED)));
         out
     }
@@ -366,7 +371,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused_not_ignored() {
-        let route = json!({"id": "r", "upstream": "u", "policy": "permit(principal, action, resource);", "cors": {}, "version": {}, "validation": {},
+        let route = json!({"id": "r", "upstream": "u", "policy": "permit(principal)", "cors": {}, "version": {}, "validation": {},
             "auth": {"accept": ["jwt", "api_key", "mtls"], "audience": "a", "sender_constraint": ["dpop"]}, "identity": {"signed_assertion": true}});
         let got = mistakes(route);
         for at in [

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use ahash::AHashMap;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ledger::{Mistake, Record};
+use policy::{Compiled, Policy};
 use tokens::Alg;
 
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
     limit::Quota,
     path,
     route::{Auth, DEFAULT_IDENTITY, Route, UpstreamRef},
+    rules::Rules,
     upstream::{Protocol, Upstream, parse_target},
 };
 
@@ -81,6 +83,8 @@ pub struct Entry {
     pub body_limit: Option<u64>,
     pub forward_credentials: bool,
     pub forwarded: bool,
+    /// Asked once a caller is authorized.
+    pub rules: Option<Rules>,
 }
 
 /// A trusted issuer made ready.
@@ -120,7 +124,28 @@ impl RouteTable {
     /// # Errors
     /// Every mistake; nothing is taken over in part.
     pub fn build(routes: &[Route], upstreams: &[Upstream], issuers: &[TrustedIssuer], own: &str) -> Result<Self, Vec<Mistake>> {
+        Self::with_policies(routes, upstreams, issuers, &[], own)
+    }
+
+    /// The same over stored policies, which routes may name and whose entities they may speak of.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn with_policies(
+        routes: &[Route],
+        upstreams: &[Upstream],
+        issuers: &[TrustedIssuer],
+        policies: &[Policy],
+        own: &str,
+    ) -> Result<Self, Vec<Mistake>> {
         let mut mistakes = Vec::new();
+        let stored = match Compiled::new(policies) {
+            Ok(stored) => Arc::new(stored),
+            Err(why) => {
+                mistakes.push(Mistake::new("policies", why));
+                Arc::default()
+            }
+        };
         for upstream in upstreams {
             collect(&mut mistakes, "upstreams", upstream);
         }
@@ -138,7 +163,7 @@ impl RouteTable {
         let mut entries = Vec::new();
         let mut mappings: Vec<Vec<(HeaderName, String)>> = Vec::new();
         for route in routes {
-            match entry(route, &named, &trusted, own, &mut mappings) {
+            match entry(route, &named, &trusted, own, &mut mappings).and_then(|entry| judged(entry, route, &stored)) {
                 Ok(entry) => entries.push(entry),
                 Err(mistake) => mistakes.push(mistake),
             }
@@ -314,6 +339,15 @@ fn trust(given: &TrustedIssuer) -> Trusted {
     Trusted { issuer: given.issuer.as_str().into(), jwks_uri: given.jwks_uri.clone(), algorithms: given.algs(), types }
 }
 
+/// Adds the route's policy.
+fn judged(mut entry: Entry, route: &Route, stored: &Arc<Compiled>) -> Result<Entry, Mistake> {
+    if let Some(text) = &route.policy {
+        let rules = Rules::new(&route.id, text, stored).map_err(|why| Mistake::new(format!("routes[{}].policy", route.id), why))?;
+        entry.rules = Some(rules);
+    }
+    Ok(entry)
+}
+
 fn entry(
     route: &Route,
     named: &BTreeMap<&str, Arc<Balance>>,
@@ -371,6 +405,7 @@ fn entry(
         body_limit: route.limits.as_ref().and_then(|l| l.body),
         forward_credentials: route.forward_credentials,
         forwarded: route.forwarded,
+        rules: None,
     })
 }
 

@@ -2,6 +2,8 @@
 use edge::{
     Refusal,
     admission::{self, Access, Authorized, Proof},
+    rules::Circumstances,
+    table::Entry,
 };
 
 use crate::authenticate::Proved;
@@ -15,4 +17,15 @@ pub(crate) fn authorize<'a>(access: &Access, proved: &'a Proved, now_ms: i64) ->
     };
     let caller = admission::authenticate(access, proof, now_ms.div_euclid(1000))?;
     admission::authorize(access, caller)
+}
+
+/// Asks the route's policy, if it has one. A policy that cannot be evaluated permits nothing.
+pub(crate) fn judge(entry: &Entry, authorized: &Authorized<'_>, what: &Circumstances<'_>) -> Result<(), Refusal> {
+    let Some(rules) = &entry.rules else { return Ok(()) };
+    let verdict = rules.ask(authorized.identity(), what);
+    for fault in &verdict.faults {
+        tracing::warn!(target: "policy", route = &*entry.id, fault, "a policy could not be evaluated");
+    }
+    tracing::debug!(target: "policy", route = &*entry.id, allowed = verdict.allowed, by = ?verdict.by, "decided");
+    if verdict.allowed { Ok(()) } else { Err(Refusal::Policy) }
 }

@@ -5,6 +5,7 @@ use edge::{
     Refusal,
     admission::Access,
     credentials,
+    rules::Circumstances,
     table::{Entry, Matched},
 };
 use http::{HeaderMap, Method};
@@ -115,7 +116,20 @@ impl Gateway {
                 claims.iss, claims.scope, claims.aud, claims.exp
             ));
         }
-        authorize::authorize(&entry.access, &proved, now_ms).map(|_| ())
+        let authorized = authorize::authorize(&entry.access, &proved, now_ms)?;
+        let what = Circumstances {
+            route: &entry.id,
+            method: question.method.as_str(),
+            path: &path,
+            host: host.name,
+            source: question.peer,
+            now: now_ms.div_euclid(1000),
+        };
+        if let Some(rules) = &entry.rules {
+            let verdict = rules.ask(authorized.identity(), &what);
+            out.steps.push(format!("policy says {}: {:?} {:?}", if verdict.allowed { "yes" } else { "no" }, verdict.by, verdict.faults));
+        }
+        authorize::judge(entry, &authorized, &what)
     }
 }
 

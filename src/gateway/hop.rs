@@ -116,7 +116,7 @@ async fn serve(
     let authorized = authorize::authorize(&entry.access, &proved, now_ms)?;
     let from = route::client_address(conn.peer.ip(), &parts.headers, |ip| gateway.trusted_peer(ip));
     if entry.rules.is_some() {
-        let host = parts.headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+        let host = parts.headers.get(header::HOST).and_then(|h| edge::host::Host::parse(h.as_bytes()).ok()).map_or("", |h| h.name);
         let what = Circumstances {
             route: &entry.id,
             method: parts.method.as_str(),
