@@ -66,6 +66,9 @@ section! {
         /// A second listener of the authorization server, TLS only, that asks for client certificates (RFC 8705 §5): metadata names it in
         /// `mtls_endpoint_aliases`. Not needed where `server.tls.client_certificates` makes the public listener itself ask.
         mtls_listen: Option<SocketAddr> = "",
+        /// The origin by which clients reach the endpoints that ask for their certificates, if it is not the issuer's host with the port of
+        /// `mtls_listen`: `https://mtls.id.example.com`. Set it also where a trusted proxy passes certificates on (RFC 9440).
+        mtls_origin: Option<String> = "",
         /// Whether a DPoP proof has to carry a nonce of this server (RFC 9449 §8, §9).
         dpop_nonce: bool = "false",
         /// Worker threads, and threads of the gateway; 0: one a core.
@@ -288,6 +291,8 @@ pub struct Config {
     pub issuer: String,
     /// TLS of the public listener.
     pub public_tls: Option<TlsFiles>,
+    /// Where `mtls_listen` really listens.
+    mtls_at: Option<SocketAddr>,
     /// TLS of the gateway listener.
     pub gateway_tls: Option<TlsFiles>,
     /// TLS of the administration listener.
@@ -387,6 +392,7 @@ impl Config {
         let gateway_tls = gateway_tls.or_else(|| tls.0.clone());
         let admin_tls = admin_tls.or_else(|| tls.0.clone());
         let public_tls = tls.0;
+        check_mtls(r, &server, public_tls.is_some());
         check_plain(r, &server, [public_tls.is_some(), gateway_tls.is_some(), admin_tls.is_some()]);
         mail?;
         let storage = storage?;
@@ -395,6 +401,7 @@ impl Config {
             server,
             issuer: issuer?,
             public_tls,
+            mtls_at: None,
             gateway_tls,
             admin_tls,
             storage_url: storage.url,
@@ -419,6 +426,28 @@ impl Config {
         self.server.roles.contains(&role)
     }
 
+    /// TLS of the listener for clients with certificates: as the public one's, and any certificate whose key is proved.
+    #[must_use]
+    pub fn mtls_tls(&self) -> Option<TlsFiles> {
+        self.public_tls.clone().map(|files| TlsFiles { any_client: true, ..files })
+    }
+
+    /// The same with the address where `mtls_listen` really listens.
+    #[must_use]
+    pub fn with_mtls_at(self, mtls_at: Option<SocketAddr>) -> Self {
+        Self { mtls_at, ..self }
+    }
+
+    /// Where clients with certificates are served, if it is another origin than the issuer's.
+    fn mtls_origin(&self) -> Option<String> {
+        if let Some(origin) = &self.server.mtls_origin {
+            return Some(origin.trim_end_matches('/').to_owned());
+        }
+        let port = self.mtls_at.or(self.server.mtls_listen)?.port();
+        let issuer = url::Url::parse(&self.issuer).ok()?;
+        Some(if port == 443 { format!("https://{}", issuer.host_str()?) } else { format!("https://{}:{port}", issuer.host_str()?) })
+    }
+
     /// The protocol's numbers.
     #[must_use]
     pub fn settings(&self) -> protocol::Settings {
@@ -433,6 +462,9 @@ impl Config {
             device_code_ttl: self.lifetimes.device_code.0,
             profile: protocol::Profile::parse(&self.server.profile).unwrap_or_default(),
             dpop_nonce: self.server.dpop_nonce,
+            mtls_origin: self.mtls_origin(),
+            mtls: self.mtls_origin().is_some() || self.public_tls.as_ref().is_some_and(|tls| tls.any_client || !tls.client_ca_files.is_empty()),
+            post_quantum: self.keys.post_quantum,
             open_registration: self.registration.open,
             registration: self.registration.open || self.registration.enabled,
             client_id_metadata: self.registration.client_id_metadata,

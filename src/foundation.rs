@@ -135,7 +135,8 @@ impl Foundation {
     pub fn objects(&self) -> Objects {
         let mac = self.keys.as_ref().map_or_else(|| self.momentary_mac(), |keys| keys.mac());
         let hashing = Arc::new(Semaphore::new(cores()));
-        Objects::new(&self.settings.issuer, self.store.clone(), self.clock.clone(), self.entropy.clone(), mac, hashing)
+        let objects = Objects::new(&self.settings.issuer, self.store.clone(), self.clock.clone(), self.entropy.clone(), mac, hashing);
+        Objects { post_quantum: self.settings.post_quantum, ..objects }
     }
 
     fn momentary_mac(&self) -> tokens::secret::MacKey {
@@ -172,7 +173,8 @@ fn source(config: &Config) -> Source {
 
 fn plan(config: &Config) -> Plan {
     let rotation = Rotation { period: config.keys.rotate_every.0, ahead: config.keys.publish_before.0, ..Rotation::default() };
-    Plan { rotation, ..Plan::default() }
+    let algorithms = protocol::signing::supported(&config.settings()).collect();
+    Plan { rotation, algorithms }
 }
 
 /// Loads what was revoked before this process listened.

@@ -81,6 +81,9 @@ impl Store for Scoped {
     async fn left_behind(&self, since: i64, now: i64, limit: u32) -> Result<Vec<Artefact>, StoreError> {
         self.inner.left_behind(since, now, limit).await
     }
+    async fn artefacts(&self, kind: ArtefactKind, prefix: &[u8], after: &[u8], limit: u32) -> Result<Vec<Artefact>, StoreError> {
+        self.inner.artefacts(kind, prefix, after, limit).await
+    }
     async fn grant(&self, id: &str) -> Result<Option<Grant>, StoreError> {
         self.inner.grant(id).await
     }

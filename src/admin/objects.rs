@@ -110,6 +110,8 @@ pub struct Objects {
     pub hashing: Arc<Semaphore>,
     /// This server's issuer identifier: what `self` means in a route.
     pub issuer: String,
+    /// Whether ML-DSA-65 keys sign here, so that a registration may name them.
+    pub post_quantum: bool,
     /// One change of the route table at a time in this process: it is checked as a whole.
     linking: Arc<Mutex<()>>,
 }
@@ -128,7 +130,14 @@ impl Objects {
         mac: MacKey,
         hashing: Arc<Semaphore>,
     ) -> Self {
-        Self { store, clock, entropy, mac, hashing, issuer: issuer.to_owned(), linking: Arc::new(Mutex::new(())) }
+        Self { store, clock, entropy, mac, hashing, issuer: issuer.to_owned(), post_quantum: false, linking: Arc::new(Mutex::new(())) }
+    }
+
+    /// Reads a document that was given, under what this deployment can do.
+    pub(crate) fn drafted(&self, kind: ObjectKind, given: Value, stored: Option<&Object>) -> Result<Draft, Vec<Mistake>> {
+        let draft = draft::read(kind, given, stored, || self.new_id())?;
+        let unable = draft.document.as_object().map(|members| protocol::signing::mistakes(members, self.post_quantum)).unwrap_or_default();
+        if unable.is_empty() { Ok(draft) } else { Err(unable) }
     }
 
     /// An object by its id, or by its natural key.
@@ -157,7 +166,7 @@ impl Objects {
     pub async fn create(&self, kind: ObjectKind, given: Value, actor: &Actor) -> Result<Done, Failure> {
         let _one = self.hold(kind).await;
         let order = self.order(actor);
-        let draft = draft::read(kind, given, None, || self.new_id()).map_err(Failure::Invalid)?;
+        let draft = self.drafted(kind, given, None).map_err(Failure::Invalid)?;
         if self.taken(&draft).await? {
             return Err(taken(kind));
         }
@@ -204,7 +213,7 @@ impl Objects {
             if !wanted.admits(stored.version) {
                 return Err(Failure::Stale);
             }
-            let draft = draft::read(kind, new(&stored), Some(&stored), || self.new_id()).map_err(Failure::Invalid)?;
+            let draft = self.drafted(kind, new(&stored), Some(&stored)).map_err(Failure::Invalid)?;
             if draft.key != stored.key && self.store.object_by_key(kind, &draft.key).await?.is_some() {
                 return Err(taken(kind));
             }

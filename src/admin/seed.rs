@@ -6,7 +6,7 @@ use ledger::{Change, Mistake, Object, ObjectKind, Outcome};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    draft::{self, Draft},
+    draft::Draft,
     json, links,
     objects::{Action, Failure, Objects, Prepared},
     operations::RESOURCES,
@@ -49,7 +49,7 @@ pub async fn plan(objects: &Objects, text: &[u8], actor: &Actor) -> Result<Plan,
         let stored = stored(objects, &item).await?;
         let (kind, path) = (item.kind, item.path);
         mistakes.extend(unnamed(kind, &path, &item.given));
-        match draft::read(kind, item.given, stored.as_ref(), || objects.new_id()) {
+        match objects.drafted(kind, item.given, stored.as_ref()) {
             Ok(draft) => {
                 if stored.is_none() && objects.store.object(kind, &draft.id).await?.is_some() {
                     mistakes.push(Mistake::new(format!("{path}.id"), "is taken by another object"));

@@ -108,6 +108,8 @@ pub fn client() -> Value {
             "access_token_ttl": duration("Overrides the resource server's."),
             "refresh_token_ttl": duration("Absolute lifetime of a refresh family."),
             "id_token_signed_response_alg": text("JOSE name; RS256 when absent."),
+            "userinfo_signed_response_alg": text("It gets userinfo as a JWT signed with this algorithm (OpenID Connect Core §5.3.2)."),
+            "introspection_signed_response_alg": text("It gets introspection answers as JWTs signed with this algorithm (RFC 9701 §6)."),
             "default_max_age": count("Seconds (OpenID Connect Registration §2)."),
             "initiate_login_uri": text("OpenID Connect Core §4."),
             "jwks": { "type": "object", "description": "Its public keys (RFC 7517 §5)." },
@@ -127,6 +129,8 @@ pub fn resource_server() -> Value {
                 "items": closed(&["name"], json!({ "name": name("A scope token (RFC 6749 §3.3)."), "description": text("Shown on the consent page.") })) },
             "access_token_format": choice("RFC 9068 JWT, or opaque.", &["jwt", "opaque"]),
             "access_token_ttl": duration("Lifetime of its access tokens."),
+            "access_token_signing_alg": text("What signs its JWT access tokens; ES256 when absent."),
+            "status_list": flag("Whether its JWT access tokens have a place in a status list (Token Status List).", false),
             "introspection_clients": texts("Client ids that may introspect its tokens (RFC 7662)."),
         }),
     )

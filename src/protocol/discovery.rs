@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokens::Alg;
 
-use crate::{OAuthError, Settings, client_auth::Method, scope, userinfo};
+use crate::{OAuthError, Settings, client_auth::Method, introspect_jwt, scope, userinfo};
 
 /// Members that the `openidconnect` crate leaves to its users.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ type Metadata = ProviderMetadata<
 pub(crate) type Feature = fn(&Settings, &mut Map<String, Value>);
 
 /// Everything beyond the core that works here, each by the file that makes it work.
-const FEATURES: &[Feature] = &[];
+const FEATURES: &[Feature] = &[introspect_jwt::feature, userinfo::feature];
 
 /// The path of a well-known document for an issuer with a path: inserted before it (RFC 8414 §3.1).
 #[must_use]
@@ -72,7 +72,8 @@ pub fn issuer_path(issuer: &str) -> String {
 /// `server_error` if the issuer is no URI.
 pub fn document(settings: &Settings, algs: impl IntoIterator<Item = Alg>) -> Result<Vec<u8>, OAuthError> {
     let fault = |e: url::ParseError| OAuthError::fault(format!("issuer: {e}"));
-    let signing = algs.into_iter().filter_map(signing).collect();
+    let algs: Vec<Alg> = algs.into_iter().collect();
+    let signing = algs.iter().copied().filter_map(signing).collect();
     let metadata: Metadata = ProviderMetadata::new(
         IssuerUrl::new(settings.issuer.clone()).map_err(fault)?,
         AuthUrl::new(settings.url("/authorize")).map_err(fault)?,
@@ -103,7 +104,13 @@ pub fn document(settings: &Settings, algs: impl IntoIterator<Item = Alg>) -> Res
         .set_request_parameter_supported(Some(false))
         .set_request_uri_parameter_supported(Some(false))
         .set_ui_locales_supported(Some(vec![LanguageTag::new("en".to_owned())]));
-    serde_json::to_vec(&metadata).map_err(|e| OAuthError::fault(e.to_string()))
+    let mut document = serde_json::to_value(&metadata).map_err(|e| OAuthError::fault(e.to_string()))?;
+    if algs.contains(&Alg::MlDsa65)
+        && let Some(listed) = document.get_mut("id_token_signing_alg_values_supported").and_then(Value::as_array_mut)
+    {
+        listed.push(Alg::MlDsa65.as_str().into());
+    }
+    serde_json::to_vec(&document).map_err(|e| OAuthError::fault(e.to_string()))
 }
 
 fn more(settings: &Settings) -> More {
@@ -134,6 +141,8 @@ const fn signing(alg: Alg) -> Option<CoreJwsSigningAlgorithm> {
         Alg::ES256 => CoreJwsSigningAlgorithm::EcdsaP256Sha256,
         Alg::ES384 => CoreJwsSigningAlgorithm::EcdsaP384Sha384,
         Alg::EdDSA => CoreJwsSigningAlgorithm::EdDsa,
+        // The crate has no word for it: it is added where the document is written.
+        Alg::MlDsa65 => return None,
     })
 }
 

@@ -3,7 +3,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokens::{Alg, hash, id};
 
-use crate::{Client, OAuthError, issue::Context, pairwise, stored::Authentication};
+use crate::{Client, OAuthError, issue::Context, pairwise, signing, stored::Authentication};
 
 /// Seconds an ID token may be used for.
 pub const TTL: i64 = 3600;
@@ -26,6 +26,15 @@ pub struct About<'a> {
     pub asked: Map<String, Value>,
 }
 
+/// What comes through the browser beside an ID token (Core §3.3.2.11; `s_hash`: FAPI 1.0 Advanced §5.2.2).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// The code, for `c_hash`.
+    pub code: Option<&'a str>,
+    /// The `state`, for `s_hash`.
+    pub state: Option<&'a str>,
+}
+
 #[derive(Serialize)]
 struct Claims<'a> {
     iss: &'a str,
@@ -40,7 +49,12 @@ struct Claims<'a> {
     acr: Option<&'a str>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     amr: &'a [String],
-    at_hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at_hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    c_hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    s_hash: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sid: Option<&'a str>,
     jti: String,
@@ -53,8 +67,15 @@ struct Claims<'a> {
 /// # Errors
 /// `server_error` if no key signs that algorithm.
 pub fn sign(ctx: &Context<'_>, about: &About<'_>) -> Result<String, OAuthError> {
-    let alg = about.client.id_token_signed_response_alg.as_deref().map_or(Some(Alg::RS256), Alg::parse);
-    let key = alg.and_then(|a| ctx.keys.signing(a)).ok_or_else(|| OAuthError::fault("no key signs the client's ID tokens"))?;
+    sign_beside(ctx, about, &Beside::default())
+}
+
+/// The same for one that comes through the browser. Without an access token beside it, it has no `at_hash`.
+///
+/// # Errors
+/// As [`sign`].
+pub fn sign_beside(ctx: &Context<'_>, about: &About<'_>, beside: &Beside<'_>) -> Result<String, OAuthError> {
+    let key = signing::key(ctx.keys, about.client.id_token_signed_response_alg.as_deref(), Alg::RS256)?;
     let now = ctx.now();
     let claims = Claims {
         iss: &ctx.settings.issuer,
@@ -66,7 +87,9 @@ pub fn sign(ctx: &Context<'_>, about: &About<'_>) -> Result<String, OAuthError> 
         nonce: about.nonce,
         acr: about.authentication.acr.as_deref().filter(|acr| !acr.is_empty()),
         amr: &about.authentication.amr,
-        at_hash: hash::left_half(about.access_token),
+        at_hash: Some(about.access_token).filter(|t| !t.is_empty()).map(|t| hash::half(key.alg(), t)),
+        c_hash: beside.code.map(|c| hash::half(key.alg(), c)),
+        s_hash: beside.state.map(|s| hash::half(key.alg(), s)),
         sid: about.session,
         jti: id::text(&id::new_id(ctx.now_ms, ctx.entropy)),
         asked: &about.asked,

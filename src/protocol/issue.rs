@@ -9,10 +9,11 @@ use tokens::{
     id,
     keyring::KeyRing,
     secret::{self, MacKey, Plain, SecretKind},
+    status_list::Slots,
 };
 
 use crate::{
-    Client, Evidence, OAuthError, ResourceServer, Scope, Settings, client,
+    Client, Evidence, OAuthError, ResourceServer, Scope, Settings, client, signing, status_list,
     stored::{AccessDocument, Authentication},
 };
 
@@ -33,6 +34,8 @@ pub struct Context<'a> {
     pub head: u64,
     /// What keys the request proved.
     pub evidence: &'a Evidence,
+    /// Gives tokens their places in status lists; none where no lists are kept.
+    pub slots: Option<&'a Slots>,
 }
 
 impl Context<'_> {
@@ -142,7 +145,8 @@ pub fn access_token(ctx: &Context<'_>, order: &Order<'_>) -> Result<Access, OAut
     let (text, jti, step) = match format {
         Format::Jwt => {
             let jti = id::text(&id::new_id(ctx.now_ms, ctx.entropy));
-            (signed(ctx, order, &scope, &jti, exp)?, jti, None)
+            let (text, step) = signed(ctx, order, &scope, &jti, exp)?;
+            (text, jti, step)
         }
         Format::Opaque => opaque(ctx, order, &scope, exp)?,
     };
@@ -157,14 +161,23 @@ pub fn access_token(ctx: &Context<'_>, order: &Order<'_>) -> Result<Access, OAut
         .with("grant_type", order.grant_type);
     event.grant = order.grant.map(str::to_owned);
     event.session = order.session.map(str::to_owned);
-    let change = Change { steps: step.into_iter().collect(), events: vec![event] };
+    if let Some(bound) = order.confirmation {
+        event = event.with("bound", if bound.jkt.is_some() { "dpop" } else { "mtls" });
+    }
+    // A proof counts once: whatever is issued on it spends it in the same transaction.
+    let steps = step.into_iter().chain(ctx.evidence.once(now, ctx.head)).collect();
+    let change = Change { steps, events: vec![event] };
     let token_type = order.confirmation.map_or("Bearer", Confirmation::token_type);
     Ok(Access { text, format, token_type, expires_in: ttl, change })
 }
 
-fn signed(ctx: &Context<'_>, order: &Order<'_>, scope: &str, jti: &str, exp: i64) -> Result<Plain, OAuthError> {
-    let key = ctx.keys.signing(Alg::ES256).ok_or_else(|| OAuthError::fault("no key signs ES256"))?;
+fn signed(ctx: &Context<'_>, order: &Order<'_>, scope: &str, jti: &str, exp: i64) -> Result<(Plain, Option<Step>), OAuthError> {
+    let key = signing::key(ctx.keys, order.server.and_then(|s| s.access_token_signing_alg.as_deref()), Alg::ES256)?;
     let now = ctx.now();
+    let (status, step) = match order.server {
+        Some(server) if server.status_list => status_list::place(ctx, order, jti, key.kid(), exp).map(|(claim, step)| (Some(claim), Some(step)))?,
+        _ => (None, None),
+    };
     let claims = AccessTokenClaims {
         iss: &ctx.settings.issuer,
         sub: order.subject,
@@ -185,9 +198,10 @@ fn signed(ctx: &Context<'_>, order: &Order<'_>, scope: &str, jti: &str, exp: i64
         cnf: order.confirmation,
         act: order.actor,
         authorization_details: order.details,
-        status: None,
+        status: status.as_ref(),
     };
-    key.sign_jwt(access::TYP, &claims).map(Plain::from).map_err(|e| OAuthError::fault(e.to_string()))
+    let text = key.sign_jwt(access::TYP, &claims).map(Plain::from).map_err(|e| OAuthError::fault(e.to_string()))?;
+    Ok((text, step))
 }
 
 fn opaque(ctx: &Context<'_>, order: &Order<'_>, scope: &str, exp: i64) -> Result<(Plain, String, Option<Step>), OAuthError> {

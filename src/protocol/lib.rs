@@ -2,7 +2,9 @@
 //!
 //! Read in this order: [`client`], [`resource`] and [`stored`] (the records), [`form`] and [`client_auth`] (who asks, what for),
 //! [`grants`] (what they get), [`issue`] (what it looks like), [`error`] (the one table of what they hear instead).
+pub mod acr;
 pub mod authorize;
+pub mod backchannel_logout;
 pub mod client;
 pub mod client_auth;
 pub mod consent;
@@ -11,9 +13,11 @@ mod engine;
 pub mod error;
 pub mod evidence;
 pub mod form;
+pub mod frontchannel_logout;
 pub mod grants;
 pub mod id_token;
 pub mod introspect;
+pub mod introspect_jwt;
 pub mod issue;
 pub mod logout;
 pub mod pairwise;
@@ -21,7 +25,10 @@ pub mod policy;
 pub mod resource;
 pub mod revoke;
 pub mod scope;
+pub mod session_state;
 pub mod settings;
+pub mod signing;
+pub mod status_list;
 pub mod stored;
 pub mod userinfo;
 

@@ -3,7 +3,7 @@ use ledger::{Mistake, ObjectKind, Record};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{Client, Code, OAuthError, Settings, client, scope};
+use crate::{Client, Code, OAuthError, Settings, authorize, client, scope, signing};
 
 /// A scope that a resource server offers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +28,22 @@ pub struct ResourceServer {
     pub access_token_format: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_token_ttl: Option<String>,
+    /// What signs its JWT access tokens; ES256 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_token_signing_alg: Option<String>,
+    /// Whether its JWT access tokens have a place in a status list (Token Status List).
+    #[serde(skip_serializing_if = "is_false")]
+    pub status_list: bool,
     /// Clients that may introspect its tokens.
     pub introspection_clients: Vec<String>,
+    /// Types of `authorization_details` it understands (RFC 9396 §10).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub authorization_details_types: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape serde calls")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 impl Default for ResourceServer {
@@ -41,7 +55,10 @@ impl Default for ResourceServer {
             scopes: Vec::new(),
             access_token_format: "jwt".into(),
             access_token_ttl: None,
+            access_token_signing_alg: None,
+            status_list: false,
             introspection_clients: Vec::new(),
+            authorization_details_types: Vec::new(),
         }
     }
 }
@@ -79,6 +96,14 @@ impl Record for ResourceServer {
         }
         if let Some(Err(why)) = self.access_token_ttl.as_deref().map(client::access_token_ttl) {
             at("access_token_ttl".into(), why);
+        }
+        if self.access_token_signing_alg.as_deref().is_some_and(|alg| !signing::is_name(alg)) {
+            at("access_token_signing_alg".into(), "not supported; one of ES256, ES384, RS256, PS256, EdDSA, ML-DSA-65");
+        }
+        for (i, kind) in self.authorization_details_types.iter().enumerate() {
+            if !authorize::details::is_type(kind) {
+                at(format!("authorization_details_types[{i}]"), "1 to 128 visible characters without quotes");
+            }
         }
         for (i, id) in self.introspection_clients.iter().enumerate() {
             if !client::is_id(id) {

@@ -38,6 +38,8 @@ pub struct Settings {
     pub mtls_origin: Option<String>,
     /// Whether a public listener of this server asks for client certificates.
     pub mtls: bool,
+    /// Whether ML-DSA-65 keys sign beside the classical ones (RFC 9964).
+    pub post_quantum: bool,
 }
 
 /// The set of rules a deployment lives by.
@@ -98,6 +100,7 @@ impl Settings {
             client_id_metadata: false,
             mtls_origin: None,
             mtls: false,
+            post_quantum: false,
         }
     }
 

@@ -1,8 +1,9 @@
 //! Claims about a person: which ones scope and the `claims` parameter ask for (OpenID Connect Core §5.3 to §5.5).
 use accounts::User;
 use serde_json::{Map, Value};
+use tokens::{Alg, keyring::KeyRing};
 
-use crate::{Scope, scope};
+use crate::{Client, OAuthError, Scope, Settings, scope, signing};
 
 /// Claims of the scope `profile` (Core §5.4).
 pub const PROFILE: [&str; 14] = [
@@ -57,6 +58,22 @@ pub fn claims(user: &User, granted: &str, asked: Option<&Value>) -> Map<String, 
     }
     by_name(&mut out, user, asked, Place::Userinfo);
     out
+}
+
+/// The document as a signed JWT (Core §5.3.2): the claims, whose they are, and for whom.
+///
+/// # Errors
+/// `server_error` if no key signs what the client registered.
+pub fn sign(mut claims: Map<String, Value>, client: &Client, keys: &KeyRing, settings: &Settings) -> Result<String, OAuthError> {
+    let key = signing::key(keys, client.userinfo_signed_response_alg.as_deref(), Alg::RS256)?;
+    claims.insert("iss".into(), settings.issuer.as_str().into());
+    claims.insert("aud".into(), client.client_id.as_str().into());
+    key.sign_jwt("JWT", &claims).map_err(|e| OAuthError::fault(e.to_string()))
+}
+
+/// What metadata says of signed userinfo.
+pub(crate) fn feature(settings: &Settings, members: &mut Map<String, Value>) {
+    members.insert("userinfo_signing_alg_values_supported".into(), signing::names(settings).into());
 }
 
 /// The claims the `claims` parameter asks for by name in one place (Core §5.5). Names the account does not have are left out.

@@ -27,6 +27,8 @@ statements! {
     CONSUME = "UPDATE artefacts SET consumed_at = $1, successor = $2, expires_at = COALESCE((SELECT CASE WHEN g.expires_at > artefacts.expires_at \
         THEN g.expires_at ELSE artefacts.expires_at END FROM grants g WHERE g.id = artefacts.grant_id), expires_at) WHERE kind = $3 AND id = $4 AND consumed_at IS NULL AND expires_at > $1 \
         AND NOT EXISTS (SELECT 1 FROM grants WHERE grants.id = artefacts.grant_id AND grants.ended_at IS NOT NULL)";
+    EXTEND = "UPDATE artefacts SET expires_at = $1 WHERE kind = $2 AND id = $3 AND consumed_at IS NULL AND expires_at > $4 \
+        AND NOT EXISTS (SELECT 1 FROM grants WHERE grants.id = artefacts.grant_id AND grants.ended_at IS NOT NULL)";
     SAVE = "INSERT INTO artefacts (kind, id, mac, grant_id, document, created_at, expires_at, consumed_at, successor, seq) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
         ON CONFLICT (kind, id) DO UPDATE SET mac = excluded.mac, grant_id = excluded.grant_id, document = excluded.document, \

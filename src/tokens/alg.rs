@@ -1,9 +1,9 @@
-//! Signature algorithms (RFC 7518 §3.1, RFC 8037): the asymmetric ones only; `none` and `HS*` have no name here.
+//! Signature algorithms (RFC 7518 §3.1, RFC 8037, RFC 9964): the asymmetric ones only; `none` and `HS*` have no name here.
 use std::fmt;
 
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256, RsaParameters,
-    VerificationAlgorithm,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ML_DSA_65, RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256,
+    RsaParameters, VerificationAlgorithm,
 };
 use jsonwebtoken::Algorithm;
 
@@ -20,11 +20,16 @@ pub enum Alg {
     PS256,
     /// Ed25519 (RFC 8037).
     EdDSA,
+    /// ML-DSA with parameter set 65 (FIPS 204, RFC 9964): post-quantum, only where the deployment wants it.
+    MlDsa65,
 }
 
 impl Alg {
-    /// Every algorithm, strongest habit first.
+    /// Every classical algorithm, strongest habit first: what works everywhere.
     pub const ALL: [Self; 5] = [Self::ES256, Self::ES384, Self::RS256, Self::PS256, Self::EdDSA];
+
+    /// The classical algorithms and the post-quantum one: whatever a signature may be read with.
+    pub const EVERY: [Self; 6] = [Self::ES256, Self::ES384, Self::RS256, Self::PS256, Self::EdDSA, Self::MlDsa65];
 
     /// The JOSE name.
     #[must_use]
@@ -35,25 +40,27 @@ impl Alg {
             Self::RS256 => "RS256",
             Self::PS256 => "PS256",
             Self::EdDSA => "EdDSA",
+            Self::MlDsa65 => "ML-DSA-65",
         }
     }
 
     /// The algorithm of that JOSE name (case-sensitive, RFC 7515 §4.1.1).
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|a| a.as_str() == name)
+        Self::EVERY.into_iter().find(|a| a.as_str() == name)
     }
 
-    /// The same in `jsonwebtoken`'s vocabulary.
+    /// The same in `jsonwebtoken`'s vocabulary, as far as it has a word.
     #[must_use]
-    pub const fn jose(self) -> Algorithm {
-        match self {
+    pub const fn jose(self) -> Option<Algorithm> {
+        Some(match self {
             Self::ES256 => Algorithm::ES256,
             Self::ES384 => Algorithm::ES384,
             Self::RS256 => Algorithm::RS256,
             Self::PS256 => Algorithm::PS256,
             Self::EdDSA => Algorithm::EdDSA,
-        }
+            Self::MlDsa65 => return None,
+        })
     }
 
     /// How signatures of this algorithm are verified.
@@ -64,6 +71,7 @@ impl Alg {
             Self::RS256 => &RSA_PKCS1_2048_8192_SHA256,
             Self::PS256 => &RSA_PSS_2048_8192_SHA256,
             Self::EdDSA => &ED25519,
+            Self::MlDsa65 => &ML_DSA_65,
         }
     }
 
@@ -72,7 +80,7 @@ impl Alg {
         match self {
             Self::RS256 => Some(&RSA_PKCS1_2048_8192_SHA256),
             Self::PS256 => Some(&RSA_PSS_2048_8192_SHA256),
-            Self::ES256 | Self::ES384 | Self::EdDSA => None,
+            Self::ES256 | Self::ES384 | Self::EdDSA | Self::MlDsa65 => None,
         }
     }
 }

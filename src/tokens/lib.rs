@@ -20,6 +20,7 @@ pub mod refusal;
 pub mod seal;
 pub mod secret;
 pub mod sign;
+pub mod status_list;
 pub mod strict;
 pub mod witness;
 

@@ -7,13 +7,8 @@ use aws_lc_rs::{
     rsa::{KeyPair as RsaKeyPair, KeySize},
     signature::{
         ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair,
-        KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding,
+        KeyPair as _, ML_DSA_65_SIGNING, PqdsaKeyPair, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding,
     },
-};
-use jsonwebtoken::{
-    Algorithm, Header,
-    crypto::{JwtSigner, JwtVerifier},
-    signature::{Error as SignatureError, Signer, Verifier},
 };
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -50,6 +45,7 @@ enum Private {
     Ecdsa(EcdsaKeyPair),
     Rsa(RsaKeyPair, &'static dyn RsaEncoding),
     Ed25519(Ed25519KeyPair),
+    MlDsa(PqdsaKeyPair),
 }
 
 /// The types of token whose header is prepared when a key is loaded.
@@ -80,6 +76,7 @@ impl SigningKey {
             Alg::ES256 | Alg::ES384 => EcdsaKeyPair::generate(curve(alg)?).and_then(|k| Ok(k.to_pkcs8v1()?.as_ref().to_vec())),
             Alg::RS256 | Alg::PS256 => RsaKeyPair::generate(KeySize::Rsa2048).and_then(|k| Ok(k.as_der()?.as_ref().to_vec())),
             Alg::EdDSA => Ed25519KeyPair::generate().and_then(|k| Ok(k.to_pkcs8()?.as_ref().to_vec())),
+            Alg::MlDsa65 => PqdsaKeyPair::generate(&ML_DSA_65_SIGNING).and_then(|k| Ok(k.to_pkcs8v1()?.as_ref().to_vec())),
         };
         let pkcs8 = Zeroizing::new(pkcs8.map_err(failed)?);
         Ok((Self::from_pkcs8(alg, &pkcs8)?, pkcs8))
@@ -97,6 +94,7 @@ impl SigningKey {
                 Private::Rsa(RsaKeyPair::from_pkcs8(pkcs8).map_err(|_| KeyError::Rejected)?, encoding)
             }
             Alg::EdDSA => Private::Ed25519(Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|_| KeyError::Rejected)?),
+            Alg::MlDsa65 => Private::MlDsa(PqdsaKeyPair::from_pkcs8(&ML_DSA_65_SIGNING, pkcs8).map_err(|_| KeyError::Rejected)?),
         };
         let jwk = public_jwk(alg, &private)?;
         let kid = jwk.kid.clone().ok_or(KeyError::Rejected)?;
@@ -137,7 +135,8 @@ impl SigningKey {
     pub fn sign_jwt(&self, typ: &str, claims: &impl Serialize) -> Result<String, KeyError> {
         let mut payload = Vec::with_capacity(512);
         serde_json::to_writer(&mut payload, claims).map_err(|_| KeyError::Claims)?;
-        let mut out = String::with_capacity(128 + payload.len() * 4 / 3 + 512);
+        let signature = if self.0.alg == Alg::MlDsa65 { 4500 } else { 512 };
+        let mut out = String::with_capacity(128 + payload.len() * 4 / 3 + signature);
         match PREPARED.iter().zip(&self.0.headers).find(|(known, _)| **known == typ) {
             Some((_, prepared)) => out.push_str(prepared),
             None => out.push_str(&header(self.0.alg, &self.0.kid, typ)?),
@@ -157,6 +156,10 @@ impl SigningKey {
                 let mut signature = vec![0; key.public_modulus_len()];
                 key.sign(*encoding, &self.0.random, message, &mut signature).map(|()| take(&signature))
             }
+            Private::MlDsa(key) => {
+                let mut signature = vec![0; key.algorithm().signature_len()];
+                key.sign(message, &mut signature).map(|length| take(signature.get(..length).unwrap_or_default()))
+            }
         }
         .map_err(|_| KeyError::Signing)
     }
@@ -168,42 +171,23 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-impl Signer<Vec<u8>> for SigningKey {
-    fn try_sign(&self, message: &[u8]) -> Result<Vec<u8>, SignatureError> {
-        self.signature(message, <[u8]>::to_vec).map_err(SignatureError::from_source)
-    }
-}
-
-impl JwtSigner for SigningKey {
-    fn algorithm(&self) -> Algorithm {
-        self.0.alg.jose()
-    }
-}
-
-impl Verifier<Vec<u8>> for VerifyingKey {
-    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), SignatureError> {
-        if self.verifies(message, signature) { Ok(()) } else { Err(SignatureError::new()) }
-    }
-}
-
-impl JwtVerifier for VerifyingKey {
-    fn algorithm(&self) -> Algorithm {
-        self.alg().jose()
-    }
-}
-
 fn curve(alg: Alg) -> Result<&'static EcdsaSigningAlgorithm, KeyError> {
     match alg {
         Alg::ES256 => Ok(&ECDSA_P256_SHA256_FIXED_SIGNING),
         Alg::ES384 => Ok(&ECDSA_P384_SHA384_FIXED_SIGNING),
-        Alg::RS256 | Alg::PS256 | Alg::EdDSA => Err(KeyError::Rejected),
+        Alg::RS256 | Alg::PS256 | Alg::EdDSA | Alg::MlDsa65 => Err(KeyError::Rejected),
     }
 }
 
 /// The encoded header and its full stop.
 fn header(alg: Alg, kid: &str, typ: &str) -> Result<String, KeyError> {
-    let header = Header { typ: Some(typ.to_owned()), kid: Some(kid.to_owned()), ..Header::new(alg.jose()) };
-    let json = serde_json::to_vec(&header).map_err(|_| KeyError::Claims)?;
+    #[derive(Serialize)]
+    struct Header<'a> {
+        typ: &'a str,
+        alg: &'static str,
+        kid: &'a str,
+    }
+    let json = serde_json::to_vec(&Header { typ, alg: alg.as_str(), kid }).map_err(|_| KeyError::Claims)?;
     Ok(b64::encode(&json) + ".")
 }
 
@@ -220,6 +204,7 @@ fn public_jwk(alg: Alg, private: &Private) -> Result<Jwk, KeyError> {
             Jwk::rsa(n.big_endian_without_leading_zero(), e.big_endian_without_leading_zero())
         }
         Private::Ed25519(key) => Jwk::ed25519(key.public_key().as_ref()),
+        Private::MlDsa(key) => Jwk::akp(alg, key.public_key().as_ref()),
     };
     jwk.alg = Some(alg.as_str().to_owned());
     jwk.use_ = Some("sig".to_owned());
@@ -236,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_token_verifies_with_its_own_key_and_no_other() {
-        for alg in Alg::ALL {
+        for alg in Alg::EVERY {
             let (key, other) = (SigningKey::generate(alg).expect("generates").0, SigningKey::generate(alg).expect("generates").0);
             for typ in ["at+jwt", "JWT", "logout+jwt"] {
                 let token = key.sign_jwt(typ, &json!({"sub": "a"})).expect("signs");
@@ -250,13 +235,32 @@ mod tests {
 
     #[test]
     fn the_published_half_is_public() {
-        for alg in Alg::ALL {
+        for alg in Alg::EVERY {
             let (key, _) = SigningKey::generate(alg).expect("generates");
             let json = serde_json::to_value(key.jwk()).expect("json");
-            for private in ["d", "p", "q", "dp", "dq", "qi", "k"] {
+            for private in ["d", "p", "q", "dp", "dq", "qi", "k", "priv"] {
                 assert!(json.get(private).is_none(), "{private}");
             }
             assert!(!format!("{key:?}").contains("private"));
         }
+    }
+
+    #[test]
+    fn an_independent_implementation_believes_our_ml_dsa_signatures_and_no_bent_ones() {
+        use fips204::{
+            ml_dsa_65,
+            traits::{SerDes as _, Verifier as _},
+        };
+        let (key, pkcs8) = SigningKey::generate(Alg::MlDsa65).expect("generates");
+        let token = key.sign_jwt("JWT", &json!({"sub": "a"})).expect("signs");
+        let (signed, signature) = token.rsplit_once('.').expect("a signature");
+        let public = b64::decode(key.jwk().public.as_deref().expect("pub")).expect("base64url");
+        let verifier = ml_dsa_65::PublicKey::try_from_bytes(public.try_into().expect("1952 octets")).expect("a key");
+        let signature: [u8; 3309] = b64::decode(signature).expect("base64url").try_into().expect("3309 octets");
+        assert!(verifier.verify(signed.as_bytes(), &signature, &[]));
+        assert!(!verifier.verify(b"other", &signature, &[]));
+        assert_eq!(SigningKey::from_pkcs8(Alg::MlDsa65, &pkcs8).expect("reads").kid(), key.kid());
+        assert!(SigningKey::from_pkcs8(Alg::EdDSA, &pkcs8).is_err());
+        assert!(token.len() < crate::jws::MAX_LEN);
     }
 }

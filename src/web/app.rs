@@ -7,11 +7,11 @@ use ipnet::IpNet;
 use ledger::{Committed, Listener, RevocationSet, Store};
 use outbound::Outbound;
 use protocol::Settings;
-use tokens::{Clock, Entropy, keyring::KeyRing, secret::MacKey};
+use tokens::{Clock, Entropy, keyring::KeyRing, secret::MacKey, status_list::Slots};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{account::hashing::Hashing, catalog::Catalog, credential::Credentials, limits::Failures, oauth::discovery::Published, relying::Relying};
+use crate::{account::hashing::Hashing, catalog::Catalog, credential::Credentials, limits::Failures, policies::Policies, oauth::{discovery::Published, status::Lists}, relying::Relying};
 
 /// The address of the other end of the connection; the accept loop puts it into the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,10 +81,16 @@ pub struct App {
     pub closing: CancellationToken,
     /// Clients' failed authentications, by source.
     pub(crate) failures: Failures,
+    /// The stored policies, for whoever asks for decisions.
+    pub(crate) policies: Arc<Policies>,
     /// Own tokens already believed.
     pub(crate) credentials: Credentials,
     /// Discovery documents and key set, ready to send.
     pub(crate) published: Published,
+    /// Gives tokens their places in status lists.
+    pub(crate) slots: Slots,
+    /// Status lists made so far.
+    pub(crate) lists: Lists,
     /// Rings when something was revoked; the feed's subscribers wait on it.
     pub(crate) committed: Arc<Notify>,
     /// How many feed subscribers there are.
@@ -101,6 +107,8 @@ impl App {
         let catalog = Arc::new(Catalog::new(Arc::clone(&parts.store)));
         let committed = Arc::new(Notify::new());
         parts.store.listen(Arc::clone(&catalog) as Arc<dyn Listener>);
+        let policies = Arc::new(Policies::new(Arc::clone(&parts.store)));
+        parts.store.listen(Arc::clone(&policies) as Arc<dyn Listener>);
         parts.store.listen(Arc::new(Bell(Arc::clone(&committed))));
         let relying_clock = Arc::clone(&parts.clock);
         let published = Published::new(&parts.settings, parts.keys.load_full());
@@ -120,8 +128,11 @@ impl App {
             trusted_proxies: parts.trusted_proxies,
             closing: parts.closing,
             failures: Failures::default(),
+            policies,
             credentials: Credentials::default(),
             published,
+            slots: Slots::default(),
+            lists: Lists::default(),
             committed,
             subscribers: Arc::new(tokio::sync::Semaphore::new(Self::MAX_SUBSCRIBERS)),
         })
@@ -132,6 +143,7 @@ impl App {
     pub fn cache_sizes(&self) -> Vec<(&'static str, u64)> {
         let mut sizes = self.catalog.sizes();
         sizes.push(("own_tokens", self.credentials.len()));
+        sizes.push(("status_lists", self.lists.len()));
         sizes.push(("key_sets", self.relying.len()));
         sizes
     }

@@ -19,6 +19,8 @@ pub enum Failed {
     Challenged(OAuthError),
     /// A refused bearer token (RFC 6750 §3); `None` if none was presented.
     Bearer(Option<OAuthError>),
+    /// A refused token that is, or has to be, bound to a key (RFC 9449 §7.1).
+    Bound(OAuthError),
     /// Too many, and when another try may succeed.
     Limited(Wait),
     /// A body over the limit.
@@ -53,6 +55,7 @@ impl IntoResponse for Failed {
                 with(oauth(&error), header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"doorward\", charset=\"UTF-8\""))
             }
             Self::Bearer(error) => bearer(error.as_ref()),
+            Self::Bound(error) => bound(&error),
             Self::Limited(wait) => {
                 let body = "{\"error\":\"temporarily_unavailable\",\"error_description\":\"too many failed attempts\"}";
                 let mut response = json(StatusCode::TOO_MANY_REQUESTS, Bytes::from_static(body.as_bytes()));
@@ -101,6 +104,12 @@ pub fn json(status: StatusCode, body: Bytes) -> Response {
     response
 }
 
+/// A signed answer that nobody may keep.
+#[must_use]
+pub fn jwt(media_type: &'static str, text: String) -> Response {
+    with(json(StatusCode::OK, Bytes::from(text)), header::CONTENT_TYPE, HeaderValue::from_static(media_type))
+}
+
 /// A problem document (RFC 9457) of the general kind.
 #[must_use]
 pub fn problem(status: StatusCode, detail: &'static str) -> Response {
@@ -113,13 +122,31 @@ pub fn problem(status: StatusCode, detail: &'static str) -> Response {
 fn bearer(error: Option<&OAuthError>) -> Response {
     let Some(error) = error else {
         let missing = OAuthError::new(Code::InvalidToken, "an access token is required");
-        return with(oauth(&missing), header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"doorward\""));
+        let mut response = with(oauth(&missing), header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"doorward\""));
+        if let Ok(challenge) = HeaderValue::from_str(&format!("DPoP algs=\"{}\"", dpop_algs())) {
+            response.headers_mut().append(header::WWW_AUTHENTICATE, challenge);
+        }
+        return response;
     };
     let challenge = format!("Bearer realm=\"doorward\", error=\"{}\", error_description=\"{}\"", error.code.as_str(), error.description);
     match HeaderValue::from_str(&challenge) {
         Ok(challenge) => with(oauth(error), header::WWW_AUTHENTICATE, challenge),
         Err(_) => oauth(error),
     }
+}
+
+/// 401 with the challenge of RFC 9449 §7.1: a token bound to a key has to come with a proof of it.
+fn bound(error: &OAuthError) -> Response {
+    let challenge = format!("DPoP error=\"{}\", error_description=\"{}\", algs=\"{}\"", error.code.as_str(), error.description, dpop_algs());
+    let status = StatusCode::from_u16(error.code.status()).ok().filter(|s| *s != StatusCode::BAD_REQUEST).unwrap_or(StatusCode::UNAUTHORIZED);
+    match HeaderValue::from_str(&challenge) {
+        Ok(challenge) => with(oauth_at(status, error), header::WWW_AUTHENTICATE, challenge),
+        Err(_) => oauth_at(status, error),
+    }
+}
+
+fn dpop_algs() -> String {
+    tokens::dpop::ALGS.map(tokens::Alg::as_str).join(" ")
 }
 
 /// The same answer with one more header.

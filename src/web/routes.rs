@@ -21,7 +21,7 @@ use protocol::{
 use crate::{
     App,
     account::{consent, login, page},
-    oauth::{authorize, discovery, feed, health, introspect, jwks, logout, revoke, token, userinfo},
+    oauth::{authorize, authzen, discovery, feed, health, introspect, jwks, logout, revoke, status, token, userinfo},
     pages, reply,
 };
 
@@ -38,6 +38,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route(&at("/revoke"), open("revoke", "POST", post(revoke::post)))
         .route(&at("/userinfo"), open("userinfo", "GET, POST", get(userinfo::any).post(userinfo::any)))
         .route(&at("/jwks"), open("jwks", "GET", get(jwks::get)))
+        .route(&at("/status/{list}"), open("status", "GET", get(status::get)))
         .route(&at("/feed"), get(feed::get))
         .route(&at("/authorize"), timed("authorize", get(authorize::get).post(authorize::post)))
         .route(&at("/logout"), timed("logout", get(logout::get).post(logout::post)))
@@ -45,6 +46,12 @@ pub fn router(app: Arc<App>) -> Router {
         .route(&at("/consent"), timed("consent", get(consent::get).post(consent::post)))
         .route(&at("/account"), timed("account", get(page::get).post(page::post)))
         .route(&at("/static/doorward.css"), get(pages::stylesheet))
+        .route(&at("/access/v1/evaluation"), timed("authzen", post(authzen::evaluation)))
+        .route(&at("/access/v1/evaluations"), timed("authzen", post(authzen::evaluations)))
+        .route(&at("/access/v1/search/subject"), timed("authzen", post(authzen::subjects)))
+        .route(&at("/access/v1/search/resource"), timed("authzen", post(authzen::resources)))
+        .route(&at("/access/v1/search/action"), timed("authzen", post(authzen::actions)))
+        .route(&at("/.well-known/authzen-configuration"), open("discovery", "GET", get(authzen::metadata)))
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready));
     for name in METADATA {
@@ -102,6 +109,8 @@ fn measured(meter: Meter, route: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App
             meter.record(response.status(), begun.elapsed());
             if meter.open {
                 response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+                let exposed = HeaderValue::from_static("DPoP-Nonce, WWW-Authenticate");
+                response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
             }
             response
         }

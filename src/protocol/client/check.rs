@@ -3,7 +3,10 @@ use ledger::Mistake;
 use url::Url;
 
 use super::{Client, access_token_ttl};
-use crate::{client_auth, grants, scope};
+use crate::{
+    authorize::{ResponseType, details, request_object},
+    client_auth, grants, scope, signing,
+};
 
 /// Mistakes as they are found.
 #[derive(Default)]
@@ -19,13 +22,13 @@ impl Client {
     /// Grant types, response types and authentication must be known here and agree.
     pub(super) fn kinds(&self, found: &mut Found) {
         for (i, grant) in self.grant_types.iter().enumerate() {
-            if !grants::ALL.contains(&grant.as_str()) {
+            if !grants::ALL.contains(&grant.as_str()) && grant != grants::IMPLICIT {
                 found.at(format!("grant_types[{i}]"), format!("not supported; one of {}", grants::ALL.join(", ")));
             }
         }
         for (i, response) in self.response_types.iter().enumerate() {
-            if response != "code" {
-                found.at(format!("response_types[{i}]"), "not supported; only code");
+            if ResponseType::parse(response).is_none_or(|kind| !kind.code && !kind.id_token) {
+                found.at(format!("response_types[{i}]"), format!("not supported; one of {}", names(", ")));
             }
         }
         if client_auth::Method::parse(&self.token_endpoint_auth_method).is_none() {
@@ -37,17 +40,52 @@ impl Client {
         if self.is_public() && !self.require_pkce {
             found.at("require_pkce", "may be false for a confidential client only");
         }
-        if self.may_use(grants::AUTHORIZATION_CODE) && !self.response_types.iter().any(|r| r == "code") {
+        let answers = |of: fn(ResponseType) -> bool| self.response_types.iter().filter_map(|r| ResponseType::parse(r)).any(of);
+        if self.may_use(grants::AUTHORIZATION_CODE) && !answers(|kind| kind.code) {
             found.at("response_types", "authorization_code needs code (RFC 7591 §2.1)");
         }
+        if answers(ResponseType::is_front) && !self.may_use(grants::IMPLICIT) {
+            found.at("grant_types", "a response type with id_token or token needs implicit (RFC 7591 §2.1)");
+        }
+        self.requests(found);
         if self.jwks.as_ref().is_some_and(|set| !set.get("keys").is_some_and(serde_json::Value::is_array)) {
             found.at("jwks", "must be a JWK Set: an object with an array keys (RFC 7517 §5)");
         }
     }
 
+    /// Request objects, signed responses and what may be asked for in detail.
+    fn requests(&self, found: &mut Found) {
+        let named = |name: &Option<String>, possible: &dyn Fn(&str) -> bool| name.as_deref().is_none_or(possible);
+        if !named(&self.request_object_signing_alg, &|n| request_object::SIGNED_WITH.iter().any(|a| a.as_str() == n)) {
+            found.at("request_object_signing_alg", "not supported; ES256, PS256, EdDSA, ES384 or RS256");
+        }
+        if !named(&self.authorization_signed_response_alg, &signing::is_name) {
+            found.at("authorization_signed_response_alg", "not supported; one of ES256, ES384, RS256, PS256, EdDSA, ML-DSA-65");
+        }
+        if self.require_signed_request_object && self.jwks.is_none() && self.jwks_uri.is_none() {
+            found.at("require_signed_request_object", "needs jwks or jwks_uri");
+        }
+        if self.require_signed_request_object && self.request_object_signing_alg.as_deref() == Some("RS256") {
+            found.at("request_object_signing_alg", "RS256 is not accepted where request objects are required");
+        }
+        if self.request_uris.len() > 20 {
+            found.at("request_uris", "at most 20");
+        }
+        for (i, uri) in self.request_uris.iter().enumerate() {
+            if !uri.starts_with("https://") || uri.len() > 512 || Url::parse(uri).is_err() {
+                found.at(format!("request_uris[{i}]"), "must be an https URI of at most 512 characters");
+            }
+        }
+        for (i, kind) in self.authorization_details_types.iter().enumerate() {
+            if !details::is_type(kind) {
+                found.at(format!("authorization_details_types[{i}]"), "1 to 128 visible characters without quotes");
+            }
+        }
+    }
+
     pub(super) fn addresses(&self, found: &mut Found) {
-        if self.may_use(grants::AUTHORIZATION_CODE) && self.redirect_uris.is_empty() {
-            found.at("redirect_uris", "authorization_code needs at least one");
+        if (self.may_use(grants::AUTHORIZATION_CODE) || self.may_use(grants::IMPLICIT)) && self.redirect_uris.is_empty() {
+            found.at("redirect_uris", "authorization_code and implicit need at least one");
         }
         for (i, uri) in self.redirect_uris.iter().enumerate() {
             if let Err(why) = return_address(uri, self.is_public()) {
@@ -108,14 +146,26 @@ impl Client {
         if self.refresh_token_ttl.as_deref().is_some_and(|t| tokens::duration::parse(t).is_none()) {
             found.at("refresh_token_ttl", "a duration such as \"30d\"");
         }
-        if self.id_token_signed_response_alg.as_deref().is_some_and(|a| !matches!(a, "RS256" | "ES256")) {
-            // Keys are made for these two; a token nobody can sign would be a fault at every exchange.
-            found.at("id_token_signed_response_alg", "not supported; RS256 or ES256");
+        let signed = [
+            ("id_token_signed_response_alg", &self.id_token_signed_response_alg),
+            ("userinfo_signed_response_alg", &self.userinfo_signed_response_alg),
+            ("introspection_signed_response_alg", &self.introspection_signed_response_alg),
+        ];
+        for (member, name) in signed {
+            if name.as_deref().is_some_and(|name| !signing::is_name(name)) {
+                // A token nobody can sign would be a fault at every exchange.
+                found.at(member, "not supported; one of ES256, ES384, RS256, PS256, EdDSA, ML-DSA-65");
+            }
         }
         if self.default_max_age.is_some_and(|age| age < 0) {
             found.at("default_max_age", "seconds, zero or more");
         }
     }
+}
+
+/// The response types that can be registered.
+fn names(between: &str) -> String {
+    ResponseType::names().collect::<Vec<_>>().join(between)
 }
 
 /// What a redirect URI may be (CONTRACT §5; RFC 9700 §4.1, RFC 8252 §7, §8.4).

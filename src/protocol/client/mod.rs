@@ -321,10 +321,10 @@ mod tests {
     #[test]
     fn what_this_version_does_not_do_is_a_mistake_not_a_surprise() {
         let client = Client {
-            grant_types: vec!["authorization_code".into(), "implicit".into()],
-            response_types: vec!["code".into(), "id_token".into()],
+            grant_types: vec!["authorization_code".into(), "password".into()],
+            response_types: vec!["code".into(), "token".into()],
             token_endpoint_auth_method: "private_key_jwt".into(),
-            id_token_signed_response_alg: Some("EdDSA".into()),
+            id_token_signed_response_alg: Some("HS256".into()),
             ..web()
         };
         assert_eq!(wrong(&client), ["grant_types[1]", "response_types[1]", "token_endpoint_auth_method", "id_token_signed_response_alg"]);

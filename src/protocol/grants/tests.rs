@@ -84,7 +84,7 @@ impl World {
     }
     fn ctx(&self) -> Context<'_> {
         let Self { settings, keys, mac, entropy, now_ms, .. } = self;
-        Context { settings, keys, mac, entropy, now_ms: *now_ms, head: 42, evidence: nothing() }
+        Context { settings, keys, mac, entropy, now_ms: *now_ms, head: 42, evidence: nothing(), slots: None }
     }
     fn behind(&self) -> Behind<'_> {
         Behind { grant: Some(&self.grant), user: Some(&self.user), server: Some(&self.server) }

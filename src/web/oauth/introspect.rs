@@ -6,12 +6,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, header};
 use ledger::ArtefactKind;
 use protocol::{
     AuthenticatedClient, OAuthError,
     client_auth::Method,
     introspect::{self, RefreshFound},
+    introspect_jwt,
     pairwise,
     stored::RefreshDocument,
 };
@@ -42,6 +43,11 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     } else {
         access(app, &caller, token).await?
     };
+    let accept = parts.headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    if introspect_jwt::wanted(caller.client(), accept) {
+        let jwt = introspect_jwt::sign(&answer, caller.client(), &app.keys.load(), &app.settings, app.clock.now())?;
+        return Ok(reply::jwt(introspect_jwt::MEDIA_TYPE, jwt));
+    }
     Ok(reply::json(StatusCode::OK, answer))
 }
 

@@ -1,12 +1,15 @@
 //! The protocol's endpoints: thin handlers around `protocol`'s decisions.
 pub(crate) mod authorize;
+pub(crate) mod authzen;
 pub mod discovery;
+pub(crate) mod evidence;
 pub(crate) mod feed;
 pub(crate) mod health;
 pub(crate) mod introspect;
 pub(crate) mod jwks;
 pub(crate) mod logout;
 pub(crate) mod revoke;
+pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod userinfo;
 
@@ -93,7 +96,7 @@ pub(crate) async fn client(app: &App, endpoint: &'static str, parts: &Parts, for
 /// What a decision that issues something may look at, now. `head` was read before anybody was believed: what is revoked
 /// after that lies above it.
 pub(crate) fn context<'a>(app: &'a App, keys: &'a KeyRing, head: u64, evidence: &'a Evidence) -> Context<'a> {
-    Context { settings: &app.settings, keys, mac: &app.mac, entropy: app.entropy.as_ref(), now_ms: app.clock.now_ms(), head, evidence }
+    Context { settings: &app.settings, keys, mac: &app.mac, entropy: app.entropy.as_ref(), now_ms: app.clock.now_ms(), head, evidence, slots: Some(&app.slots) }
 }
 
 #[cfg(test)]
