@@ -32,10 +32,16 @@ kinds! {
     SessionStarted = "session.started",
     /// A session ended (logout, disable, expiry by an administrator).
     SessionEnded = "session.ended",
+    /// A client heard by itself that a session has ended (OpenID Connect Back-Channel Logout).
+    LogoutDelivered = "logout.delivered",
+    /// A client could not be told that a session has ended; `data.tries` says how often it was tried.
+    LogoutFailed = "logout.failed",
     /// A person allowed a client some scope.
     ConsentGranted = "consent.granted",
     /// A person refused a client.
     ConsentDenied = "consent.denied",
+    /// A client pushed an authorization request.
+    RequestPushed = "request.pushed",
     /// An authorization code was issued.
     CodeIssued = "code.issued",
     /// A spent authorization code came again; what it gave was revoked.
