@@ -104,7 +104,8 @@ impl AdminAuth for OwnTokens {
 
     async fn authenticate(&self, bearer: &str) -> Result<Principal, Refused> {
         match self.active(bearer).await {
-            Ok(Some((known, _))) if known.audience.contains(&self.settings.issuer) => {
+            // The administration takes bearer tokens; one that is bound to a key is none.
+            Ok(Some((known, _))) if known.confirmation.is_none() && known.audience.contains(&self.settings.issuer) => {
                 let subject = known.is_persons().then(|| known.subject.clone());
                 Ok(Principal { actor: Actor { client_id: known.client_id, subject }, scope: known.scope })
             }

@@ -18,6 +18,8 @@ pub enum Step {
     /// Guard: the object exists with exactly this version. Whoever decides from a copy in memory says with it which copy
     /// that was; whatever was changed, disabled, deleted or given another secret since then refuses the change.
     ObjectIs { kind: ObjectKind, id: String, version: i64 },
+    /// Guard: gives a one-time thing that may still be consumed (`expires_at > now`) another expiry.
+    Extend { kind: ArtefactKind, id: Vec<u8>, now: i64, expires_at: i64 },
     /// Guard: stores a new short-lived thing; refused if one of that kind and id is there (one-time ids).
     Put(Artefact),
     /// Stores or replaces a short-lived thing (browser sessions).

@@ -2,7 +2,7 @@
 use ledger::{Artefact, ArtefactKind, Step};
 use tokens::{Confirmation, certificate::Certificate, dpop::Proof};
 
-use crate::{Client, Code, OAuthError, Profile, Settings};
+use crate::{Client, Code, OAuthError, Profile, Settings, stored::RefreshDocument};
 
 /// The keys a request proved. Both were checked before: the proof against this request, the certificate by the handshake.
 #[derive(Debug, Clone, Default)]
@@ -47,15 +47,15 @@ impl Evidence {
     pub fn once(&self, now: i64, head: u64) -> Option<Step> {
         self.proof.as_ref().map(|proof| once(proof, now, head))
     }
+}
 
-    /// Whether a step is that guard: a change it refused was asked for with a proof that was used before.
-    #[must_use]
-    pub fn is_once(&self, step: &Step) -> bool {
-        match (step, &self.proof) {
-            (Step::Put(put), Some(proof)) => put.kind == ArtefactKind::Jti && put.id == proof.once(),
-            _ => false,
-        }
-    }
+/// What is stored of a spent proof.
+const SPENT: &str = "{\"dpop\":true}";
+
+/// Whether a step is that guard: a change it refused was asked for with a proof that was used before.
+#[must_use]
+pub fn is_once(step: &Step) -> bool {
+    matches!(step, Step::Put(put) if put.kind == ArtefactKind::Jti && put.document == SPENT)
 }
 
 /// The guard that lets a proof count once.
@@ -66,7 +66,7 @@ pub fn once(proof: &Proof, now: i64, head: u64) -> Step {
         id: proof.once().to_vec(),
         mac: Vec::new(),
         grant: None,
-        document: "{}".into(),
+        document: SPENT.into(),
         created_at: now,
         expires_at: proof.until().max(now.saturating_add(1)),
         consumed_at: None,
@@ -87,17 +87,25 @@ pub fn refused(reason: &'static str) -> OAuthError {
 /// # Errors
 /// `invalid_dpop_proof` or `invalid_request` if the client, or the profile, demands a key and the request proves none.
 pub fn demand(client: &Client, evidence: &Evidence, settings: &Settings) -> Result<Option<Confirmation>, OAuthError> {
+    let bound = registered(client, evidence)?;
+    if settings.profile == Profile::Fapi2 && bound.is_none() {
+        return Err(OAuthError::request("tokens are bound to a key here: a DPoP proof or a client certificate is required"));
+    }
+    Ok(bound)
+}
+
+/// The same without the profile's rule.
+///
+/// # Errors
+/// `invalid_dpop_proof` or `invalid_request` if the client demands a key and the request proves none.
+pub fn registered(client: &Client, evidence: &Evidence) -> Result<Option<Confirmation>, OAuthError> {
     if client.dpop_bound_access_tokens && evidence.proof.is_none() {
         return Err(refused("the client's tokens are bound to a DPoP key, and there is no proof"));
     }
     if client.tls_client_certificate_bound_access_tokens && evidence.certificate.is_none() {
         return Err(OAuthError::request("a client certificate is required"));
     }
-    let bound = evidence.binds(client);
-    if settings.profile == Profile::Fapi2 && bound.is_none() {
-        return Err(OAuthError::request("tokens are bound to a key here: a DPoP proof or a client certificate is required"));
-    }
-    Ok(bound)
+    Ok(evidence.binds(client))
 }
 
 /// A code or pushed request that names a key takes a proof of it (RFC 9449 §10).
@@ -109,6 +117,37 @@ pub fn bound_to(jkt: Option<&str>, evidence: &Evidence) -> Result<(), OAuthError
         Some(jkt) if evidence.jkt() != Some(jkt) => Err(refused("bound to another key, or there is no proof")),
         _ => Ok(()),
     }
+}
+
+/// What a refresh token given with such an access token is bound to: a public client's to the same keys, a confidential client's to
+/// the client alone, so that it may refresh with a new key (RFC 9449 §5, RFC 8705 §7.1).
+#[must_use]
+pub fn binds_refresh<'a>(client: &Client, bound: Option<&'a Confirmation>) -> Option<&'a Confirmation> {
+    bound.filter(|_| client.is_public())
+}
+
+/// What the tokens of a refresh are bound to, if the refresh token may be used with what the request proves.
+///
+/// # Errors
+/// `invalid_dpop_proof`, `invalid_request` or `invalid_grant`: the keys it is bound to are not proved, or tokens of the grant were bound
+/// and no key is proved now.
+pub fn demand_refresh(
+    client: &Client,
+    document: &RefreshDocument,
+    evidence: &Evidence,
+    settings: &Settings,
+) -> Result<Option<Confirmation>, OAuthError> {
+    let bound = demand(client, evidence, settings)?;
+    if let Some(cnf) = &document.confirmation {
+        bound_to(cnf.jkt.as_deref(), evidence)?;
+        if !evidence.proves(Some(cnf)) {
+            return Err(OAuthError::grant("bound to a certificate that was not shown"));
+        }
+    }
+    if document.constrained && bound.is_none() {
+        return Err(refused("the grant's tokens are bound to a key, and none is proved"));
+    }
+    Ok(bound)
 }
 
 /// Whether a client of this kind keeps one refresh token: it proves who it is and holds a key, so rotation would add nothing
@@ -160,7 +199,7 @@ mod tests {
     fn the_guard_outlives_its_proof() {
         let evidence = proof();
         let Some(step @ Step::Put(_)) = evidence.once(100, 0) else { panic!("a guard") };
-        assert!(evidence.is_once(&step) && !Evidence::default().is_once(&step));
+        assert!(is_once(&step) && Evidence::default().once(100, 0).is_none());
         let Step::Put(put) = step else { panic!("a guard") };
         assert!(put.expires_at > 100 + tokens::dpop::MAX_AGE);
     }

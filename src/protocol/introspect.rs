@@ -136,6 +136,9 @@ struct Wire<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     jti: Option<&'a str>,
     token_type: &'static str,
+    /// RFC 8705 §3.2, RFC 9449 §6.2
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cnf: Option<&'a Confirmation>,
     #[serde(skip_serializing_if = "Option::is_none")]
     username: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -171,7 +174,8 @@ pub fn access(known: &Known, user: Option<&User>, settings: &Settings) -> Vec<u8
         exp: known.expires_at,
         iat: known.issued_at,
         jti: Some(&known.jti),
-        token_type: "Bearer",
+        token_type: known.confirmation.as_ref().map_or("Bearer", Confirmation::token_type),
+        cnf: known.confirmation.as_ref(),
         username: user.map(|u| u.username.as_str()),
         grant: known.grant.as_deref(),
         sid: known.session.as_deref(),
@@ -213,6 +217,7 @@ pub fn refresh(caller: &Client, found: &RefreshFound<'_>, settings: &Settings, n
         iat: artefact.created_at,
         jti: None,
         token_type: "refresh_token",
+        cnf: None,
         username: user.map(|u| u.username.as_str()),
         grant: artefact.grant.as_deref(),
         sid: document.session.as_deref(),

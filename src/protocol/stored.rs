@@ -68,6 +68,9 @@ pub struct RefreshDocument {
     /// What a public client's token is bound to (RFC 9449 §5); a confidential client's is bound to the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmation: Option<Confirmation>,
+    /// Whether the grant's access tokens are bound to a key: those of a refresh then are too.
+    #[serde(default)]
+    pub constrained: bool,
     /// Granted `authorization_details` (RFC 9396).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Value>,

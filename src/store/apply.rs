@@ -253,6 +253,7 @@ impl<E: Exec> Doing<'_, E> {
     async fn step(&mut self, step: &Step) -> Result<bool, StoreError> {
         match step {
             Step::Consume { kind, id, now, successor } => self.one(sql::CONSUME, args![*now, successor, kind.as_str(), id]).await,
+            Step::Extend { kind, id, now, expires_at } => self.one(sql::EXTEND, args![*expires_at, kind.as_str(), id, *now]).await,
             Step::Put(a) => {
                 let mut values = Vec::with_capacity(10);
                 a.columns(&mut values);

@@ -38,6 +38,39 @@ impl Confirmation {
     }
 }
 
+/// How a token is presented (RFC 6750 §2.1, RFC 9449 §7.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// `Bearer`
+    Bearer,
+    /// `DPoP`
+    Dpop,
+}
+
+impl Scheme {
+    /// The scheme of that name, in any case.
+    #[must_use]
+    pub fn parse(name: &[u8]) -> Option<Self> {
+        match name {
+            name if name.eq_ignore_ascii_case(b"bearer") => Some(Self::Bearer),
+            name if name.eq_ignore_ascii_case(b"dpop") => Some(Self::Dpop),
+            _ => None,
+        }
+    }
+
+    /// Whether a token that is bound so may come in by this scheme with these keys proved: a token of a DPoP key by `DPoP` only, every
+    /// other by `Bearer` only (RFC 9449 §7.2).
+    #[must_use]
+    pub fn lets_in(self, bound: Option<&Confirmation>, jkt: Option<&str>, x5t_s256: Option<&str>) -> bool {
+        match (self, bound) {
+            (Self::Bearer, None) => true,
+            (Self::Dpop, None) => false,
+            (Self::Bearer, Some(cnf)) => cnf.jkt.is_none() && cnf.proved(None, x5t_s256),
+            (Self::Dpop, Some(cnf)) => cnf.jkt.is_some() && cnf.proved(jkt, x5t_s256),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -51,6 +84,18 @@ mod tests {
         for other in [json!({}), json!({"jwk": {}}), json!({"jkt": "a", "kid": "b"}), json!({"jkt": 5}), json!("a"), json!(null)] {
             assert_eq!(Confirmation::read(&other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_bound_token_is_no_bearer_token_and_an_unbound_one_no_other() {
+        let key = Confirmation { jkt: Some("k".into()), x5t_s256: None };
+        let certificate = Confirmation { jkt: None, x5t_s256: Some("c".into()) };
+        assert!(Scheme::Bearer.lets_in(None, None, None) && !Scheme::Dpop.lets_in(None, Some("k"), None));
+        assert!(Scheme::Dpop.lets_in(Some(&key), Some("k"), None) && !Scheme::Bearer.lets_in(Some(&key), Some("k"), None));
+        assert!(!Scheme::Dpop.lets_in(Some(&key), Some("other"), None) && !Scheme::Dpop.lets_in(Some(&key), None, Some("c")));
+        assert!(Scheme::Bearer.lets_in(Some(&certificate), None, Some("c")) && !Scheme::Bearer.lets_in(Some(&certificate), None, None));
+        assert!(!Scheme::Dpop.lets_in(Some(&certificate), Some("k"), Some("c")));
+        assert_eq!((Scheme::parse(b"dPoP"), Scheme::parse(b"BEARER"), Scheme::parse(b"Basic")), (Some(Scheme::Dpop), Some(Scheme::Bearer), None));
     }
 
     #[test]

@@ -5,9 +5,10 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use ledger::{ArtefactKind, StoreError};
 use moka::sync::Cache;
-use protocol::{Code, OAuthError, Settings, introspect, introspect::Known};
+use protocol::{Code, Evidence, OAuthError, Settings, introspect, introspect::Known};
 use tokens::{
     access::{self, Expected},
+    confirmation::Scheme,
     jws::Parsed,
     secret::{self, SecretKind},
 };
@@ -120,21 +121,50 @@ fn signed(app: &App, token: &str) -> Option<Known> {
     Known::of_claims(claims, key.kid())
 }
 
-/// The bearer token of the `Authorization` header (RFC 6750 §2.1), if there is one.
+/// The access token of the `Authorization` header and its scheme (RFC 6750 §2.1, RFC 9449 §7.1), if there is one.
 ///
 /// # Errors
 /// On two headers, another scheme or an empty token.
-pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Failed> {
+pub(crate) fn presented(headers: &HeaderMap) -> Result<Option<(Scheme, &str)>, Failed> {
     let mut all = headers.get_all(header::AUTHORIZATION).iter();
     let Some(first) = all.next() else { return Ok(None) };
     if all.next().is_some() {
         return Err(Failed::Bearer(Some(OAuthError::request("more than one Authorization header"))));
     }
-    let token = first.to_str().ok().and_then(|text| text.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    match token.map(|(_, token)| token.trim()) {
-        Some(token) if !token.is_empty() => Ok(Some(token)),
+    let pair = first.to_str().ok().and_then(|text| text.split_once(' '));
+    let found = pair.and_then(|(scheme, token)| Some((Scheme::parse(scheme.as_bytes())?, token.trim())));
+    match found {
+        Some((scheme, token)) if !token.is_empty() => Ok(Some((scheme, token))),
         _ => Err(Failed::Bearer(Some(invalid()))),
     }
+}
+
+/// The bearer token of the `Authorization` header (RFC 6750 §2.1), if there is one.
+///
+/// # Errors
+/// On two headers, another scheme or an empty token.
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Failed> {
+    match presented(headers)? {
+        None => Ok(None),
+        Some((Scheme::Bearer, token)) => Ok(Some(token)),
+        Some((Scheme::Dpop, _)) => Err(Failed::Bearer(Some(invalid()))),
+    }
+}
+
+/// An active own token that allows `scope`, shown by that scheme with what the request proved. Its proof is not spent yet.
+///
+/// # Errors
+/// The challenges of RFC 6750 §3.1 and RFC 9449 §7.1.
+pub(crate) async fn demand_proved(app: &App, scheme: Scheme, token: &str, scope: &str, evidence: &Evidence) -> Result<Arc<Seen>, Failed> {
+    let refuse = |error| if scheme == Scheme::Dpop { Failed::Bound(error) } else { Failed::Bearer(Some(error)) };
+    let seen = look(app, token).await?.ok_or_else(|| refuse(invalid()))?;
+    if !scheme.lets_in(seen.known.confirmation.as_ref(), evidence.jkt(), evidence.x5t_s256()) {
+        return Err(Failed::Bound(invalid()));
+    }
+    if !seen.known.has_scope(scope) {
+        return Err(refuse(OAuthError::new(Code::InsufficientScope, "the token does not allow this")));
+    }
+    Ok(seen)
 }
 
 /// An active own token that allows `scope`.

@@ -3,10 +3,10 @@ use ledger::Change;
 
 use super::{CLIENT_CREDENTIALS, Granted, answer, audience, unauthorized};
 use crate::{
-    AuthenticatedClient, Form, OAuthError, ResourceServer, client_auth, issue,
+    AuthenticatedClient, Form, OAuthError, ResourceServer, client_auth, evidence, issue,
     issue::{Context, Order},
     resource,
-    scope::{self, Party},
+    scope::{self, Audience, Party},
 };
 
 /// The resource such a request is for, to be loaded before [`decide`].
@@ -36,6 +36,11 @@ pub fn decide(
     }
     let audience = audience(target, ctx.settings, server)?;
     let scope = scope::grant(form.get("scope"), client.client(), audience, Party::Machine)?;
+    // The server's own administration and feed take bearer tokens under every profile.
+    let bound = match audience {
+        Audience::Issuer => evidence::registered(client.client(), ctx.evidence)?,
+        Audience::Server(_) => evidence::demand(client.client(), ctx.evidence, ctx.settings)?,
+    };
     let access = issue::access_token(
         ctx,
         &Order {
@@ -49,7 +54,7 @@ pub fn decide(
             authentication: None,
             user: None,
             grant_type: CLIENT_CREDENTIALS,
-            confirmation: None,
+            confirmation: bound.as_ref(),
             details: None,
             actor: None,
         },

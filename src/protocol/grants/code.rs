@@ -6,7 +6,7 @@ use super::{AUTHORIZATION_CODE, Behind, Granted, REFRESH_TOKEN, Refused, answer,
 use crate::{
     AuthenticatedClient, Form, OAuthError, Scope,
     engine::code::{Redemption, Stored, redeem},
-    id_token,
+    evidence, id_token,
     issue::{self, Context, Order},
     resource,
     stored::{CodeDocument, RefreshDocument},
@@ -46,6 +46,8 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
     resource::agrees(form.all("resource"), &document.resource)?;
     audience(&document.resource, ctx.settings, found.behind.server)?;
     still_allowed(client.client(), &document.resource, ctx.settings)?;
+    evidence::bound_to(document.dpop_jkt.as_deref(), ctx.evidence)?;
+    let bound = evidence::demand(client.client(), ctx.evidence, ctx.settings)?;
     let redirect_uri = form.get("redirect_uri").ok_or(OAuthError::request("redirect_uri is missing"))?;
     let scope = Scope::parse(&document.scope)?;
     let code_id = tokens::b64::encode(&artefact.id);
@@ -73,7 +75,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
         authentication: Some(&document.authentication),
         user: Some(user),
         grant_type: AUTHORIZATION_CODE,
-        confirmation: None,
+        confirmation: bound.as_ref(),
         details: None,
         actor: None,
     };
@@ -84,7 +86,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
     let consume = Step::Consume { kind: ArtefactKind::Code, id: artefact.id.clone(), now, successor: None };
     // The consumed code stays until its grant's end, which therefore stands first.
     if scope.has("offline_access") && client.client().may_use(REFRESH_TOKEN) {
-        let first = refresh_document(ctx, client, document);
+        let first = refresh_document(ctx, client, document, bound.as_ref());
         let (plain, put) = family::first(ctx, &grant.id, &first)?;
         steps.extend([until(grant, first.family_expires_at.max(lives_until)), consume, put]);
         answer.refresh_token = Some(plain);
@@ -112,7 +114,12 @@ fn until(grant: &ledger::Grant, expires_at: i64) -> Step {
     Step::UpdateGrant { id: grant.id.clone(), scope: grant.scope.clone(), document: grant.document.clone(), expires_at }
 }
 
-fn refresh_document(ctx: &Context<'_>, client: &AuthenticatedClient, code: &CodeDocument) -> RefreshDocument {
+fn refresh_document(
+    ctx: &Context<'_>,
+    client: &AuthenticatedClient,
+    code: &CodeDocument,
+    bound: Option<&tokens::Confirmation>,
+) -> RefreshDocument {
     RefreshDocument {
         client_id: code.client_id.clone(),
         subject: code.subject.clone(),
@@ -122,7 +129,8 @@ fn refresh_document(ctx: &Context<'_>, client: &AuthenticatedClient, code: &Code
         authentication: code.authentication.clone(),
         nonce: code.nonce.clone(),
         family_expires_at: family::end(ctx, client.client()),
-        confirmation: None,
+        confirmation: evidence::binds_refresh(client.client(), bound).cloned(),
+        constrained: bound.is_some(),
         details: code.details.clone(),
     }
 }

@@ -1,12 +1,13 @@
 //! A refresh token becomes an access token and its own successor (RFC 6749 §6; rotation and reuse: RFC 9700 §4.14.2).
 use ledger::{Artefact, ArtefactKind, Change, EventKind, NewEvent, Step};
 use serde_json::Map;
+use tokens::secret::Plain;
 
 use super::{Behind, Granted, REFRESH_TOKEN, Refused, answer, audience, end, family, still_allowed, unauthorized};
 use crate::{
     AuthenticatedClient, Form, OAuthError, Scope,
     engine::refresh::{Refreshing, refresh},
-    id_token,
+    evidence, id_token,
     issue::{self, Access, Context, Order},
     resource,
     stored::RefreshDocument,
@@ -38,6 +39,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
     if document.client_id != client.id() {
         return Err(OAuthError::grant("another client's refresh token").into());
     }
+    let bound = evidence::demand_refresh(client.client(), document, ctx.evidence, ctx.settings)?;
     let retry = match artefact.consumed_at {
         Some(_) => Some(family::again(ctx, artefact, found.successor).ok_or_else(|| reused(ctx, found))?),
         None => None,
@@ -73,7 +75,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
             authentication: Some(&document.authentication),
             user: Some(user),
             grant_type: REFRESH_TOKEN,
-            confirmation: None,
+            confirmation: bound.as_ref(),
             details: None,
             actor: None,
         };
@@ -84,6 +86,16 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
     let refresh_token = if let Some(same) = retry {
         change = change.step(Step::GrantLive { id: grant.id.clone(), now });
         same
+    } else if evidence::keeps_refresh(client.client(), bound.as_ref()) {
+        // It holds a key besides: the same token stays, and lives on because it is used.
+        let expires_at = document.family_expires_at.min(now.saturating_add(ctx.settings.refresh_idle));
+        change = change.step(Step::GrantLive { id: grant.id.clone(), now }).step(Step::Extend {
+            kind: ArtefactKind::Refresh,
+            id: artefact.id.clone(),
+            now,
+            expires_at,
+        });
+        Plain::new(form.get("refresh_token").ok_or(OAuthError::request("refresh_token is missing"))?)
     } else {
         let (plain, successor, put) = family::successor(ctx, artefact, &grant.id, document)?;
         change = change

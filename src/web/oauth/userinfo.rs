@@ -8,10 +8,9 @@ use axum::{
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use protocol::{Evidence, Form, OAuthError, pairwise, stored::GrantDocument, userinfo};
-
-use super::{evidence, form, read};
 use tokens::confirmation::Scheme;
 
+use super::{evidence, form, read};
 use crate::{
     App,
     app::PeerCertificate,

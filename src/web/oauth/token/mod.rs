@@ -18,7 +18,7 @@ use protocol::{
 };
 use tokens::secret::{self, SecretKind};
 
-use super::{client, form, octets};
+use super::{client, evidence, form, octets};
 use crate::{
     App,
     reply::{self, Failed},
@@ -29,14 +29,15 @@ const TRIES: usize = 3;
 
 /// `POST /token`
 pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Response {
-    serve(&app, request).await.unwrap_or_else(IntoResponse::into_response)
+    let response = serve(&app, request).await.unwrap_or_else(IntoResponse::into_response);
+    evidence::tell(&app, response)
 }
 
 async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     let (parts, body) = request.into_parts();
     let octets = octets(&parts, body).await?;
     let form = form(&parts, &octets)?;
-    let evidence = Evidence::default();
+    let evidence = evidence::evidence(app, &parts, "/token", None)?;
     for _ in 0..TRIES {
         // Before the client is believed: a revocation that is not seen in the catalogue lies above this position.
         let head = app.revoked.head();
@@ -137,11 +138,13 @@ async fn conclude(app: &App, grant_type: &'static str, decided: Result<Granted, 
 
 async fn give(app: &App, grant_type: &'static str, granted: Granted) -> Result<Given, Failed> {
     let Granted { change, answer } = granted;
+    let proof = change.steps.iter().position(protocol::evidence::is_once);
     match app.store.apply(change).await? {
         Outcome::Applied { .. } => {
             metrics::counter!("tokens_issued_total", "grant_type" => grant_type, "format" => answer.format.as_str()).increment(1);
             Ok(Given::Answer(reply::json(StatusCode::OK, Bytes::from(answer.json()))))
         }
+        Outcome::Refused(guard) if Some(guard.step) == proof => Err(evidence::replayed().into()),
         Outcome::Refused(guard) => Ok(Given::Refused(guard)),
     }
 }
