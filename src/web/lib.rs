@@ -11,6 +11,7 @@ pub mod csrf;
 pub mod limits;
 pub mod oauth;
 pub mod pages;
+mod policies;
 pub mod relying;
 pub mod reply;
 pub mod routes;
