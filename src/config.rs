@@ -208,6 +208,8 @@ section! {
         scopes: Vec<String> = r#"["openid", "profile", "email", "address", "phone", "offline_access"]"#,
         /// Resources (identifiers of resource servers) that registered clients may ask for.
         resources: Vec<String> = "",
+        /// Whether registered confidential clients that speak OpenID Connect must use PKCE, as public ones always must.
+        require_pkce: bool = "false",
     }
 }
 
@@ -377,6 +379,11 @@ impl Config {
             r.wrong("audit.keep", "must be at least 1h");
         }
         let outbound = outbound.inspect(|section| check_outbound(r, section));
+        let registration = registration.inspect(|section| {
+            if section.scopes.iter().any(|s| s.starts_with(protocol::scope::BUILT_IN_PREFIX) || !protocol::scope::is_token(s)) {
+                r.wrong("registration.scopes", "must be scope tokens, and none of the server's own (doorward.…)");
+            }
+        });
         let log = log.inspect(|section| check_log(r, section));
         let storage = storage.and_then(|section| check_storage(r, section));
         let shared = shared.and_then(|section| check_shared(r, section));
@@ -470,6 +477,7 @@ impl Config {
             client_id_metadata: self.registration.client_id_metadata,
             registration_scopes: self.registration.scopes.clone(),
             registration_resources: self.registration.resources.clone(),
+            registration_require_pkce: self.registration.require_pkce,
             ..protocol::Settings::for_issuer(&self.issuer)
         }
     }

@@ -22,6 +22,7 @@ pub mod issue;
 pub mod logout;
 pub mod pairwise;
 pub mod policy;
+pub mod registration;
 pub mod resource;
 pub mod revoke;
 pub mod scope;

@@ -148,7 +148,12 @@ mod tests {
     fn the_sector_document_lists_every_redirect_uri() {
         let a = client("a", &["https://rp/cb", "https://rp/2"], None);
         assert!(sector_admits(br#"["https://rp/2","https://other/x","https://rp/cb"]"#, &a));
-        for bad in [&br#"["https://rp/cb"]"#[..], br#"{"redirect_uris":["https://rp/cb","https://rp/2"]}"#, b"", br#"["https://rp/cb","https://rp/2",5]"#] {
+        for bad in [
+            &br#"["https://rp/cb"]"#[..],
+            br#"{"redirect_uris":["https://rp/cb","https://rp/2"]}"#,
+            b"",
+            br#"["https://rp/cb","https://rp/2",5]"#,
+        ] {
             assert!(!sector_admits(bad, &a));
         }
     }

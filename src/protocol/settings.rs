@@ -32,6 +32,8 @@ pub struct Settings {
     pub registration_scopes: Vec<String>,
     /// Resources that registered clients may ask for (RFC 8707).
     pub registration_resources: Vec<String>,
+    /// Whether registered confidential clients that speak OpenID Connect need PKCE too (public ones always do).
+    pub registration_require_pkce: bool,
     /// Whether a URL may serve as `client_id` (client ID metadata documents).
     pub client_id_metadata: bool,
     /// The origin of the listener that asks for client certificates, if it is another than the issuer's (RFC 8705 §5).
@@ -97,6 +99,7 @@ impl Settings {
             registration: false,
             registration_scopes: crate::scope::IDENTITY.map(str::to_owned).to_vec(),
             registration_resources: Vec::new(),
+            registration_require_pkce: false,
             client_id_metadata: false,
             mtls_origin: None,
             mtls: false,
