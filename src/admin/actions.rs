@@ -37,6 +37,18 @@ pub async fn set_password(state: &AdminState, call: &Call) -> Result<Answer, Pro
     Ok(Answer::empty())
 }
 
+/// `POST /users/{id}/totp`
+pub async fn enrol_totp(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
+    let (secret, uri) = state.objects.enrol_totp(&call.id, &call.actor).await?;
+    Ok(Answer::ok(json!({ "secret": secret.expose(), "otpauth_uri": uri.expose() })))
+}
+
+/// `DELETE /users/{id}/totp`
+pub async fn remove_totp(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
+    state.objects.remove_totp(&call.id, &call.actor).await?;
+    Ok(Answer::empty())
+}
+
 /// `POST /clients/{id}/rotate-secret`
 pub async fn rotate_secret(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
     let keep = call.flag("keep_previous");

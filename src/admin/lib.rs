@@ -18,6 +18,7 @@ mod reads;
 mod rest;
 pub mod revocations;
 pub mod schema;
+mod second_factor;
 pub mod secrets;
 pub mod seed;
 mod shapes;

@@ -46,6 +46,8 @@ pub enum Does {
     DisableUser,
     EnableUser,
     SetPassword,
+    EnrolTotp,
+    RemoveTotp,
     RotateSecret,
     ListSessions,
     ReadSession,
@@ -81,10 +83,12 @@ pub struct Operation {
 }
 
 /// The operations that are not those of a collection: method, path, what, id, summary.
-const ACTIONS: [(Method, &str, Does, &str, &str); 18] = [
+const ACTIONS: [(Method, &str, Does, &str, &str); 20] = [
     (Method::POST, "/users/{id}/disable", Does::DisableUser, "disableUser", "Disable a user: sessions and grants end, tokens are revoked"),
     (Method::POST, "/users/{id}/enable", Does::EnableUser, "enableUser", "Enable a user"),
     (Method::POST, "/users/{id}/password", Does::SetPassword, "setPassword", "Set a user's password: sessions and grants end"),
+    (Method::POST, "/users/{id}/totp", Does::EnrolTotp, "enrolTotp", "Give a user a new second factor (RFC 6238), returned once"),
+    (Method::DELETE, "/users/{id}/totp", Does::RemoveTotp, "removeTotp", "Take a user's second factor away"),
     (Method::POST, "/clients/{id}/rotate-secret", Does::RotateSecret, "rotateClientSecret", "Give a client a new secret, returned once"),
     (Method::GET, "/sessions", Does::ListSessions, "listSessions", "List live sessions"),
     (Method::GET, "/sessions/{id}", Does::ReadSession, "getSession", "Read a session"),
@@ -184,7 +188,7 @@ impl Does {
                 true,
             ),
             Self::RevokeKey => Takes::Content(closed(&[], json!({ "reason": reason() })), true),
-            Self::DisableUser | Self::EnableUser => Takes::Content(closed(&[], json!({})), true),
+            Self::DisableUser | Self::EnableUser | Self::EnrolTotp => Takes::Content(closed(&[], json!({})), true),
             Self::Revoke => Takes::Content(
                 closed(
                     &["kind", "id"],

@@ -96,6 +96,8 @@ async fn perform(state: &AdminState, operation: &Operation, id: String, request:
         Does::DisableUser => actions::set_disabled(state, &call, true).await,
         Does::EnableUser => actions::set_disabled(state, &call, false).await,
         Does::SetPassword => actions::set_password(state, &call).await,
+        Does::EnrolTotp => actions::enrol_totp(state, &call).await,
+        Does::RemoveTotp => actions::remove_totp(state, &call).await,
         Does::RotateSecret => actions::rotate_secret(state, &call).await,
         Does::EndSession => actions::end_session(state, &call).await,
         Does::EndGrant => actions::end_grant(state, &call).await,

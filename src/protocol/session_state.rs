@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use tokens::{Entropy, b64, hash, id, secret::MacKey};
 use url::Url;
 
-use crate::Settings;
+use crate::{Profile, Settings};
 
 /// Domain of the MACs.
 const DOMAIN: &str = "browser_state";
@@ -71,8 +71,17 @@ pub fn check(client_id: &str, origin: &str, told: &str, session: Option<&str>, m
     if same { Verdict::Unchanged } else { Verdict::Changed }
 }
 
+/// Whether a deployment offers it: FAPI 2.0 knows nothing of it.
+#[must_use]
+pub fn offered(settings: &Settings) -> bool {
+    settings.profile != Profile::Fapi2
+}
+
 /// What a deployment says of it (§3.3).
 pub(crate) fn feature(settings: &Settings, members: &mut Map<String, Value>) {
+    if !offered(settings) {
+        return;
+    }
     members.insert("check_session_iframe".into(), settings.url("/session/check").into());
 }
 

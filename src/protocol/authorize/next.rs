@@ -2,7 +2,11 @@
 use ledger::{Consent, Session};
 
 use super::{Code, Refusal, Request, max_age};
-use crate::{Client, consent};
+use crate::{
+    Client,
+    acr::{self, Need},
+    consent,
+};
 
 /// What is known about the person at the browser.
 #[derive(Debug, Clone, Copy, Default)]
@@ -15,6 +19,8 @@ pub struct Seen<'a> {
     pub chosen: bool,
     /// What they allowed this client before.
     pub consent: Option<&'a Consent>,
+    /// They have a second factor (asked for only where the request wants one).
+    pub second: bool,
     /// The `sub` by which this client knows the person of the session, if it is not the person's own id (pairwise, Core §8.1).
     pub known_as: Option<&'a str>,
 }
@@ -26,6 +32,8 @@ pub enum Next {
     LogIn,
     /// Ask whether to go on with the account of the session.
     Choose,
+    /// Ask for the second factor: the session is good, but not good enough (RFC 9470).
+    StepUp,
     /// Show the consent page.
     Ask,
     /// Issue a code for everything requested.
@@ -44,10 +52,27 @@ pub fn next(request: &Request, client: &Client, seen: Seen<'_>, now: i64) -> Nex
     if request.prompt.select_account && !seen.chosen && !seen.fresh {
         return Next::Choose;
     }
+    if let Some(more) = step_up(request, session, seen) {
+        return more;
+    }
     if !consent::needed(request, client, seen.consent.filter(|c| c.subject == session.subject)) {
         return Next::Issue;
     }
     if silent { Next::Refuse(Refusal::new(Code::ConsentRequired, "the person has to allow this first")) } else { Next::Ask }
+}
+
+/// What has to happen before the person is authenticated as well as the client wants.
+fn step_up(request: &Request, session: &Session, seen: Seen<'_>) -> Option<Next> {
+    let unmet = |code, why| Some(Next::Refuse(Refusal::new(code, why)));
+    match (acr::need(&request.acr_values, request.acr_essential, &session.amr), seen.second) {
+        (Need::Nothing, _) | (Need::Wished, false) => None,
+        (Need::Wished, true) if request.prompt.none => None,
+        (Need::Required, true) if request.prompt.none => unmet(Code::InteractionRequired, "the person has to give a second factor first"),
+        (Need::Wished | Need::Required, true) => Some(Next::StepUp),
+        (Need::Required | Need::Impossible, _) => {
+            unmet(Code::UnmetAuthenticationRequirements, "the person cannot be authenticated as well as is asked for")
+        }
+    }
 }
 
 /// Whether a session serves the request: the right person, and recent enough.
