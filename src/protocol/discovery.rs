@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokens::Alg;
 
-use crate::{OAuthError, Settings, client_auth::Method, introspect_jwt, scope, userinfo};
+use crate::{
+    OAuthError, Settings, acr, backchannel_logout, client_auth::Method, evidence, frontchannel_logout, introspect_jwt, scope,
+    session_state, userinfo,
+};
 
 /// Members that the `openidconnect` crate leaves to its users.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,7 +54,15 @@ type Metadata = ProviderMetadata<
 pub(crate) type Feature = fn(&Settings, &mut Map<String, Value>);
 
 /// Everything beyond the core that works here, each by the file that makes it work.
-const FEATURES: &[Feature] = &[introspect_jwt::feature, userinfo::feature];
+const FEATURES: &[Feature] = &[
+    introspect_jwt::feature,
+    userinfo::feature,
+    evidence::feature,
+    acr::feature,
+    backchannel_logout::feature,
+    frontchannel_logout::feature,
+    session_state::feature,
+];
 
 /// The path of a well-known document for an issuer with a path: inserted before it (RFC 8414 §3.1).
 #[must_use]

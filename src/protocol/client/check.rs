@@ -26,6 +26,15 @@ impl Client {
                 found.at(format!("grant_types[{i}]"), format!("not supported; one of {}", grants::ALL.join(", ")));
             }
         }
+        for (member, why) in grants::ciba::mistakes(self) {
+            found.at(member, why);
+        }
+        for (member, why) in grants::token_exchange::mistakes(self) {
+            found.at(member, why);
+        }
+        if self.is_public() && self.may_use(grants::JWT_BEARER) {
+            found.at("grant_types", "jwt-bearer needs a client that can prove who it is");
+        }
         for (i, response) in self.response_types.iter().enumerate() {
             if ResponseType::parse(response).is_none_or(|kind| !kind.code && !kind.id_token) {
                 found.at(format!("response_types[{i}]"), format!("not supported; one of {}", names(", ")));
@@ -97,20 +106,44 @@ impl Client {
                 found.at(format!("post_logout_redirect_uris[{i}]"), why);
             }
         }
-        let pages = [
-            ("client_uri", &self.client_uri),
-            ("logo_uri", &self.logo_uri),
-            ("policy_uri", &self.policy_uri),
-            ("tos_uri", &self.tos_uri),
-            ("initiate_login_uri", &self.initiate_login_uri),
-        ];
+        let pages =
+            [("client_uri", &self.client_uri), ("logo_uri", &self.logo_uri), ("policy_uri", &self.policy_uri), ("tos_uri", &self.tos_uri)];
         for (member, uri) in pages {
             if uri.as_deref().is_some_and(|u| !is_page(u)) {
                 found.at(member, "must be an https URI");
             }
         }
+        if self.initiate_login_uri.as_deref().is_some_and(|u| !u.starts_with("https://") || !is_page(u)) {
+            found.at("initiate_login_uri", "must be an https URI (OpenID Connect Core §4)");
+        }
+        self.logout(found);
         if self.client_name.as_deref().is_some_and(|n| n.is_empty() || n.chars().count() > 200 || n.chars().any(char::is_control)) {
             found.at("client_name", "1 to 200 characters without control characters");
+        }
+    }
+
+    /// Where it hears of the end of a session (OpenID Connect Back-Channel Logout §2.2, Front-Channel Logout §2).
+    fn logout(&self, found: &mut Found) {
+        let uris = [("backchannel_logout_uri", &self.backchannel_logout_uri), ("frontchannel_logout_uri", &self.frontchannel_logout_uri)];
+        for (member, uri) in uris {
+            if let Some(Err(why)) = uri.as_deref().map(|u| return_address(u, false)) {
+                found.at(member, why);
+            }
+        }
+        let own = |uri: &str| {
+            let place = |uri: &str| {
+                let url = Url::parse(uri).ok()?;
+                // The port of a loopback address is free (RFC 8252 §7.3).
+                Some((url.scheme().to_owned(), url.host_str()?.to_owned(), url.port_or_known_default().filter(|_| !is_loopback(&url))))
+            };
+            self.redirect_uris.iter().any(|r| place(r).is_some_and(|r| place(uri) == Some(r)))
+        };
+        if self.frontchannel_logout_uri.as_deref().is_some_and(|u| !own(u)) {
+            found.at("frontchannel_logout_uri", "must have the scheme, host and port of a redirect URI");
+        }
+        let acr = |class: &String| class.is_empty() || class.len() > 256 || class.contains(char::is_whitespace);
+        if self.default_acr_values.len() > 16 || self.default_acr_values.iter().any(acr) {
+            found.at("default_acr_values", "at most 16 classes of at most 256 characters without spaces");
         }
     }
 
@@ -204,6 +237,6 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-fn is_page(uri: &str) -> bool {
+pub(crate) fn is_page(uri: &str) -> bool {
     Url::parse(uri).is_ok_and(|url| url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url)))
 }
