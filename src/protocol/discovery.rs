@@ -13,7 +13,9 @@ use serde_json::{Map, Value};
 use tokens::Alg;
 
 use crate::{
-    OAuthError, Settings, acr, backchannel_logout, client_auth::Method, evidence, frontchannel_logout, introspect_jwt, scope,
+    OAuthError, Profile, Settings, acr,
+    authorize::{ResponseMode, ResponseType, jarm, pushed, request_object},
+    backchannel_logout, client_auth::Method, evidence, frontchannel_logout, introspect_jwt, scope,
     session_state, userinfo,
 };
 
@@ -54,7 +56,7 @@ type Metadata = ProviderMetadata<
 pub(crate) type Feature = fn(&Settings, &mut Map<String, Value>);
 
 /// Everything beyond the core that works here, each by the file that makes it work.
-const FEATURES: &[Feature] = &[
+const FEATURES: &[Feature] = &[jarm::metadata, pushed::metadata, request_object::metadata, 
     introspect_jwt::feature,
     userinfo::feature,
     evidence::feature,
@@ -89,7 +91,7 @@ pub fn document(settings: &Settings, algs: impl IntoIterator<Item = Alg>) -> Res
         IssuerUrl::new(settings.issuer.clone()).map_err(fault)?,
         AuthUrl::new(settings.url("/authorize")).map_err(fault)?,
         JsonWebKeySetUrl::new(settings.url("/jwks")).map_err(fault)?,
-        vec![ResponseTypes::new(vec![CoreResponseType::Code])],
+        response_types(settings),
         vec![CoreSubjectIdentifierType::Public, CoreSubjectIdentifierType::Pairwise],
         signing,
         more(settings),
@@ -98,7 +100,7 @@ pub fn document(settings: &Settings, algs: impl IntoIterator<Item = Alg>) -> Res
         .set_token_endpoint(Some(TokenUrl::new(settings.url("/token")).map_err(fault)?))
         .set_userinfo_endpoint(Some(UserInfoUrl::new(settings.url("/userinfo")).map_err(fault)?))
         .set_scopes_supported(Some(scope::IDENTITY.iter().map(|s| ScopeName::new((*s).to_owned())).collect()))
-        .set_response_modes_supported(Some(vec![CoreResponseMode::Query, CoreResponseMode::FormPost]))
+        .set_response_modes_supported(Some(ResponseMode::names(front(settings)).map(response_mode).collect()))
         .set_grant_types_supported(Some(vec![
             CoreGrantType::AuthorizationCode,
             CoreGrantType::RefreshToken,
@@ -112,8 +114,8 @@ pub fn document(settings: &Settings, algs: impl IntoIterator<Item = Alg>) -> Res
         .set_claim_types_supported(Some(vec![CoreClaimType::Normal]))
         .set_claims_supported(Some(userinfo::supported().map(|c| CoreClaimName::new(c.to_owned())).collect()))
         .set_claims_parameter_supported(Some(true))
-        .set_request_parameter_supported(Some(false))
-        .set_request_uri_parameter_supported(Some(false))
+        .set_request_parameter_supported(Some(true))
+        .set_request_uri_parameter_supported(Some(request_object::by_reference(settings)))
         .set_ui_locales_supported(Some(vec![LanguageTag::new("en".to_owned())]));
     let mut document = serde_json::to_value(&metadata).map_err(|e| OAuthError::fault(e.to_string()))?;
     if algs.contains(&Alg::MlDsa65)
@@ -145,6 +147,31 @@ fn features(settings: &Settings) -> Map<String, Value> {
     members
 }
 
+/// Whether tokens may come back from `/authorize`.
+fn front(settings: &Settings) -> bool {
+    settings.profile == Profile::OidcDynamic
+}
+
+fn response_types(settings: &Settings) -> Vec<ResponseTypes<CoreResponseType>> {
+    let words = |name: &str| {
+        name.split(' ').map(|word| match word {
+            "code" => CoreResponseType::Code,
+            "id_token" => CoreResponseType::IdToken,
+            _ => CoreResponseType::Token,
+        })
+    };
+    ResponseType::names().filter(|name| front(settings) || *name == "code").map(|name| ResponseTypes::new(words(name).collect())).collect()
+}
+
+fn response_mode(name: &str) -> CoreResponseMode {
+    match name {
+        "query" => CoreResponseMode::Query,
+        "form_post" => CoreResponseMode::FormPost,
+        "fragment" => CoreResponseMode::Fragment,
+        other => CoreResponseMode::Extension(other.to_owned()),
+    }
+}
+
 const fn signing(alg: Alg) -> Option<CoreJwsSigningAlgorithm> {
     Some(match alg {
         Alg::RS256 => CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha256,
@@ -168,12 +195,12 @@ mod tests {
         assert_eq!(told["issuer"], "https://id.example.com/tenant");
         assert_eq!(told["token_endpoint"], "https://id.example.com/tenant/token");
         assert_eq!(told["response_types_supported"], serde_json::json!(["code"]));
-        assert_eq!(told["response_modes_supported"], serde_json::json!(["query", "form_post"]));
+        assert_eq!(told["response_modes_supported"], serde_json::json!(["query", "form_post", "query.jwt", "form_post.jwt", "jwt"]));
         assert_eq!(told["id_token_signing_alg_values_supported"], serde_json::json!(["ES256", "RS256"]));
         assert_eq!(told["code_challenge_methods_supported"], serde_json::json!(["S256"]));
         assert_eq!(told["request_uri_parameter_supported"], false);
         assert_eq!(told["authorization_response_iss_parameter_supported"], true);
-        for absent in ["registration_endpoint", "pushed_authorization_request_endpoint", "device_authorization_endpoint"] {
+        for absent in ["registration_endpoint", "device_authorization_endpoint"] {
             assert!(told.get(absent).is_none(), "{absent}");
         }
         let path = "/.well-known/oauth-authorization-server/tenant";

@@ -91,6 +91,8 @@ pub enum SecretKind {
     Interaction,
     /// A browser's cookie.
     Browser,
+    /// A pushed authorization request.
+    Pushed,
     /// A registration access token (RFC 7592).
     Registration,
     /// A device code (RFC 8628).
@@ -112,6 +114,7 @@ impl SecretKind {
             Self::Form => "dwf_",
             Self::Interaction => "dwi_",
             Self::Browser => "dwb_",
+            Self::Pushed => "dwp_",
             Self::Registration => "dwg_",
             Self::Device => "dwd_",
             Self::Backchannel => "dwq_",

@@ -5,7 +5,7 @@ use edge::limit::Quota;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use ledger::StoreError;
 use protocol::{
-    Client,
+    Client, OAuthError,
     authorize::{Answer, Params, Refusal},
 };
 
@@ -100,6 +100,14 @@ impl From<Busy> for Refused {
             retry_after: Some(Busy::RETRY_AFTER),
             quota: None,
         }
+    }
+}
+
+impl From<OAuthError> for Refused {
+    fn from(error: OAuthError) -> Self {
+        tracing::error!(reason = %error.reason, "a page could not be served");
+        let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self::new(status, error.code.as_str(), "The server could not complete the request.")
     }
 }
 

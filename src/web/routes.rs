@@ -21,7 +21,7 @@ use protocol::{
 use crate::{
     App,
     account::{consent, login, page},
-    oauth::{authorize, authzen, discovery, feed, health, introspect, jwks, logout, revoke, status, token, userinfo},
+    oauth::{authorize, authzen, discovery, feed, health, introspect, jwks, logout, par, revoke, status, token, userinfo},
     pages, reply,
 };
 
@@ -40,6 +40,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route(&at("/jwks"), open("jwks", "GET", get(jwks::get)))
         .route(&at("/status/{list}"), open("status", "GET", get(status::get)))
         .route(&at("/feed"), get(feed::get))
+        .route(&at("/par"), open("par", "POST", post(par::post)))
         .route(&at("/authorize"), timed("authorize", get(authorize::get).post(authorize::post)))
         .route(&at("/logout"), timed("logout", get(logout::get).post(logout::post)))
         .route(&at("/login"), timed("login", get(login::get).post(login::post)))

@@ -8,10 +8,13 @@
 pub mod acr;
 pub mod answer;
 pub mod claims;
+pub mod details;
+pub mod dpop_jkt;
 pub mod grant_type;
 pub mod hint;
 pub mod issue;
 pub mod issuer;
+pub mod jarm;
 pub mod login_hint;
 pub mod max_age;
 pub mod next;
@@ -19,7 +22,9 @@ pub mod order;
 pub mod params;
 pub mod pending;
 pub mod pkce;
+pub mod profile;
 pub mod prompt;
+pub mod pushed;
 pub mod refusal;
 pub mod request_object;
 pub mod resource;
@@ -30,7 +35,7 @@ pub mod steps;
 
 use serde_json::Value;
 
-pub use answer::{Answer, Return};
+pub use answer::{Answer, Return, Voice};
 pub use next::{Next, Seen, next};
 pub use params::Params;
 pub use pending::Pending;
@@ -42,7 +47,7 @@ pub use return_address::ReturnAddress;
 pub use steps::{Endpoint, accept};
 
 pub use crate::Code;
-use crate::{Client, ResourceServer, Settings};
+use crate::{Client, Evidence, ResourceServer, Settings};
 
 /// What the checks may look at besides the request.
 pub struct Desk<'a> {
@@ -54,6 +59,8 @@ pub struct Desk<'a> {
     pub server: Option<&'a ResourceServer>,
     /// Our keys, for `id_token_hint`.
     pub keys: &'a tokens::jwk::KeySet,
+    /// What keys the request proved (at `/par`).
+    pub evidence: &'a Evidence,
 }
 
 /// A known client with an address of its own: errors may be redirected from here on.
@@ -144,7 +151,7 @@ pub fn recognise(params: &Params, client: Option<&Client>) -> Result<Caller, Ref
         .ok_or(Refusal::new(Code::InvalidRequest, "redirect_uri is missing"))?;
     let address = ReturnAddress::matched(uri, &client.redirect_uris)
         .ok_or(Refusal::new(Code::InvalidRequest, "redirect_uri is not registered for this client"))?;
-    let mode = response_mode::of(params);
+    let mode = response_mode::of(params, client);
     let state = params.one("state").ok().flatten().map(str::to_owned);
     Ok(Caller { client_id: client.client_id.clone(), back: Return { address, mode, state } })
 }

@@ -7,6 +7,7 @@ use crate::form::decode;
 pub struct Params {
     pairs: Vec<(String, String)>,
     malformed: bool,
+    signed: bool,
 }
 
 impl Params {
@@ -25,6 +26,42 @@ impl Params {
             }
         }
         params
+    }
+
+    /// The members of a request object; `None` if there are too many.
+    pub(super) fn of(pairs: Vec<(String, String)>) -> Option<Self> {
+        let sane = pairs.len() <= Self::MOST && pairs.iter().all(|(name, value)| !name.contains('\0') && !value.contains('\0'));
+        sane.then_some(Self { pairs, malformed: false, signed: false })
+    }
+
+    /// With what stands outside a request object and not inside (OpenID Connect Core §6.1).
+    pub(super) fn over(mut self, outside: &Self) -> Self {
+        let more = outside.iter().filter(|(name, _)| !matches!(*name, "request" | "request_uri") && self.all(name).next().is_none());
+        let more: Vec<_> = more.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        self.pairs.extend(more);
+        self.malformed |= outside.malformed;
+        self
+    }
+
+    /// What a client signed; it was said outside which.
+    pub(super) fn signed_by(self, client_id: &str) -> Self {
+        Self { signed: true, ..self.naming(client_id) }
+    }
+
+    /// With the client that authenticated itself, where no parameter names it.
+    #[must_use]
+    pub fn naming(mut self, client_id: &str) -> Self {
+        if self.all("client_id").all(str::is_empty) {
+            self.pairs.retain(|(name, _)| name != "client_id");
+            self.pairs.push(("client_id".to_owned(), client_id.to_owned()));
+        }
+        self
+    }
+
+    /// Whether its client signed it.
+    #[must_use]
+    pub const fn is_signed(&self) -> bool {
+        self.signed
     }
 
     /// The one value of a parameter; `None` if absent or empty, a refusal if there are several.
@@ -85,6 +122,9 @@ pub(super) fn nonce(params: &Params, _: &Desk<'_>, request: &mut Request) -> Res
     let nonce = params.one("nonce")?;
     if nonce.is_some_and(|n| n.len() > LONGEST) {
         return Err(Refusal::new(Code::InvalidRequest, "nonce is too long"));
+    }
+    if nonce.is_none() && request.response_type.id_token {
+        return Err(Refusal::new(Code::InvalidRequest, "nonce is required for an ID token from this endpoint"));
     }
     request.nonce = nonce.map(str::to_owned);
     Ok(())

@@ -71,6 +71,11 @@ impl Pending {
         }
     }
 
+    /// The same, taken from a pushed request with this id (base64url).
+    pub(super) fn pushed(self, id: String) -> Self {
+        Self { pushed: Some(id), ..self }
+    }
+
     /// Goes on with it; `None` if the client has gone, is disabled or has lost that redirect URI meanwhile.
     #[must_use]
     pub fn resume(self, client: Option<&Client>) -> Option<Request> {

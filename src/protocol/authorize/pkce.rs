@@ -1,5 +1,6 @@
 //! Proof key for code exchange: S256 only (RFC 7636, RFC 9700 §2.1.1).
 use super::{Code, Desk, Params, Refusal, Request};
+use crate::Profile;
 
 /// A base64url SHA-256 value: 43 characters.
 const CHALLENGE: usize = 43;
@@ -8,7 +9,9 @@ const CHALLENGE: usize = 43;
 pub(super) fn s256(params: &Params, desk: &Desk<'_>, request: &mut Request) -> Result<(), Refusal> {
     let method = params.one("code_challenge_method")?;
     let Some(challenge) = params.one("code_challenge")? else {
-        let required = desk.client.require_pkce || desk.client.is_public();
+        // Without a code there is nothing to redeem.
+        let asked_for = desk.client.require_pkce || desk.client.is_public() || desk.settings.profile == Profile::Fapi2;
+        let required = asked_for && request.response_type.code;
         return match method {
             _ if required => Err(Refusal::new(Code::InvalidRequest, "code_challenge is required")),
             Some(_) => Err(Refusal::new(Code::InvalidRequest, "code_challenge_method without code_challenge")),

@@ -36,6 +36,13 @@ impl ReturnAddress {
         uri
     }
 
+    /// The address with parameters in its fragment.
+    #[must_use]
+    pub fn with_fragment(&self, pairs: &[(&str, &str)]) -> String {
+        let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+        format!("{}#{query}", self.uri)
+    }
+
     /// Whether another program on the person's machine could take it: a loopback address or a private-use scheme (RFC 8252 §8.6).
     #[must_use]
     pub fn is_claimable(&self) -> bool {

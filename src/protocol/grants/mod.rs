@@ -1,15 +1,23 @@
 //! What the token endpoint gives for what (RFC 6749 §1.3): one file a grant type, each one pure decision.
+pub mod assertion;
+pub mod ciba;
 pub mod client_credentials;
 pub mod code;
+pub mod decoupled;
+pub mod device;
 pub mod family;
+pub mod jwt_bearer;
 pub mod refresh;
+pub mod token_exchange;
 
 use accounts::User;
 use ledger::{Change, EventKind, Grant, NewEvent, RevocationKind, Step};
 
+use tokens::Confirmation;
+
 use crate::{
-    Client, Code, OAuthError, ResourceServer, Settings,
-    issue::{Access, Answer},
+    AuthenticatedClient, Client, Code, OAuthError, ResourceServer, Settings, evidence,
+    issue::{Access, Answer, Context},
     scope::Audience,
 };
 
@@ -19,8 +27,18 @@ pub const AUTHORIZATION_CODE: &str = "authorization_code";
 pub const REFRESH_TOKEN: &str = "refresh_token";
 /// `client_credentials`
 pub const CLIENT_CREDENTIALS: &str = "client_credentials";
+/// `implicit`: not of the token endpoint; a client is registered for it to get tokens from `/authorize` (RFC 7591 §2.1).
+pub const IMPLICIT: &str = "implicit";
+/// `urn:ietf:params:oauth:grant-type:device_code` (RFC 8628 §3.4)
+pub const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
+/// `urn:openid:params:grant-type:ciba` (CIBA Core §4)
+pub const CIBA: &str = "urn:openid:params:grant-type:ciba";
+/// `urn:ietf:params:oauth:grant-type:token-exchange` (RFC 8693 §2.1)
+pub const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+/// `urn:ietf:params:oauth:grant-type:jwt-bearer` (RFC 7523 §2.1)
+pub const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// Every grant type of this version.
-pub const ALL: [&str; 3] = [AUTHORIZATION_CODE, REFRESH_TOKEN, CLIENT_CREDENTIALS];
+pub const ALL: [&str; 7] = [AUTHORIZATION_CODE, REFRESH_TOKEN, CLIENT_CREDENTIALS, DEVICE_CODE, CIBA, TOKEN_EXCHANGE, JWT_BEARER];
 
 /// What a grant gives: the answer may be sent once the change is durable.
 #[derive(Debug)]
@@ -49,6 +67,11 @@ impl From<OAuthError> for Refused {
 /// The error for a grant type the client is not registered for.
 pub(crate) fn unauthorized() -> OAuthError {
     OAuthError::new(Code::UnauthorizedClient, "the client may not use this grant type")
+}
+
+/// What this request's tokens are bound to.
+fn bound(ctx: &Context<'_>, client: &AuthenticatedClient) -> Result<Option<Confirmation>, OAuthError> {
+    evidence::demand(client.client(), ctx.evidence, ctx.settings)
 }
 
 /// Who stands behind a grant and what it is for, loaded.

@@ -5,14 +5,15 @@ use axum::response::Response;
 use http::HeaderValue;
 use ledger::{Change, Consent, ObjectKind, Outcome, Session, Step};
 use protocol::{
-    Client, Code,
-    authorize::{Next, Pending, Refusal, Request, Seen, issue::Issue, next},
+    Client, Code, Evidence,
+    authorize::{Answer, Next, Pending, Refusal, Request, Return, Seen, Voice, issue::Issue, next, pushed},
     pairwise,
 };
 
 use super::interaction::{self, Open, Purpose};
 use crate::{
     App,
+    oauth::context,
     pages::{self, Refused},
     sessions::Browser,
 };
@@ -123,27 +124,26 @@ impl Walk<'_> {
     /// The form was used already, or storage is away.
     pub async fn issue(mut self, scope: &[String], consent: Option<Consent>) -> Result<Response, Refused> {
         let Some(session) = self.session.clone() else { return Err(Refused::stale()) };
-        let (change, code) = Issue {
+        let (app, kind, head) = (self.app, self.request.response_type, self.app.revoked.head());
+        let user = if kind.is_front() { app.catalog.user(&session.subject).await? } else { None };
+        let server = if kind.token { app.catalog.resource_server(&self.request.resource).await? } else { None };
+        let given = Issue {
             request: &self.request,
             client: &self.client,
             session: &session,
+            user: user.as_deref().filter(|u| !u.disabled),
+            server: server.as_deref(),
             scope,
             consent,
-            settings: &self.app.settings,
-            now_ms: self.app.clock.now_ms(),
         }
-        .change(self.app.entropy.as_ref(), &self.app.mac);
-        self.change = std::mem::take(&mut self.change).step(self.registered.clone()).and(change);
-        let issuer = &self.app.settings.issuer;
+        .given(&context(app, &app.keys.load(), head, &Evidence::default()))?;
+        self.change = std::mem::take(&mut self.change).step(self.registered.clone()).and(self.spent()).and(given.change);
         match self.commit().await? {
-            Ok(cookie) => {
-                let answer = self.request.back.code(issuer, code.expose());
-                Ok(pages::with_cookie(pages::answer(self.app, &answer), cookie))
-            }
+            Ok(cookie) => Ok(pages::with_cookie(self.answer(|back, voice| back.give(voice, given.pairs)), cookie)),
             Err(Stopped::Used | Stopped::Client) => Err(Refused::stale()),
             Err(Stopped::Ended) => {
                 let refusal = Refusal::new(Code::LoginRequired, "the session ended meanwhile");
-                Ok(pages::answer(self.app, &self.request.back.refuse(issuer, refusal)))
+                Ok(self.answer(|back, voice| back.refuse(voice, refusal)))
             }
         }
     }
@@ -153,11 +153,23 @@ impl Walk<'_> {
     /// # Errors
     /// The form was used already, or storage is away.
     pub async fn refuse(mut self, refusal: Refusal) -> Result<Response, Refused> {
-        let answer = self.request.back.refuse(&self.app.settings.issuer, refusal);
+        self.change = std::mem::take(&mut self.change).and(self.spent());
         match self.commit().await? {
-            Ok(cookie) => Ok(pages::with_cookie(pages::answer(self.app, &answer), cookie)),
+            Ok(cookie) => Ok(pages::with_cookie(self.answer(|back, voice| back.refuse(voice, refusal)), cookie)),
             Err(_) => Err(Refused::stale()),
         }
+    }
+
+    /// The end of the pushed request it came from, if it was pushed.
+    fn spent(&self) -> Change {
+        Change { steps: pushed::consume(&self.request, self.app.clock.now()).into_iter().collect(), events: Vec::new() }
+    }
+
+    /// What the client hears, as HTTP.
+    fn answer(&self, say: impl FnOnce(&Return, Voice<'_>) -> Answer) -> Response {
+        let (app, keys) = (self.app, self.app.keys.load());
+        let voice = Voice { settings: &app.settings, client: &self.client, keys: &keys, now: app.clock.now() };
+        pages::answer(app, &say(&self.request.back, voice))
     }
 
     /// Commits what has gathered, the interaction's end and the browser's session with it. An account that is not as it was proved is
@@ -170,12 +182,14 @@ impl Walk<'_> {
             return Ok(Ok(cookie));
         }
         let at = |is: fn(&Step) -> bool| change.steps.iter().position(is);
-        let used = at(|s| matches!(s, Step::Consume { .. }));
+        // The form's row, the pushed request's, or both.
+        let used: Vec<usize> =
+            change.steps.iter().enumerate().filter(|(_, s)| matches!(s, Step::Consume { .. })).map(|(at, _)| at).collect();
         let client = at(|s| matches!(s, Step::ObjectIs { kind: ObjectKind::Client, .. }));
         let account = at(|s| matches!(s, Step::ObjectIs { kind: ObjectKind::User, .. }));
         match self.app.store.apply(change).await? {
             Outcome::Applied { .. } => Ok(Ok(cookie)),
-            Outcome::Refused(guard) if Some(guard.step) == used => Ok(Err(Stopped::Used)),
+            Outcome::Refused(guard) if used.contains(&guard.step) => Ok(Err(Stopped::Used)),
             Outcome::Refused(guard) if Some(guard.step) == client => {
                 self.app.catalog.forget_client(&self.client.client_id);
                 Ok(Err(Stopped::Client))

@@ -6,9 +6,14 @@ use axum::{
     response::Response,
 };
 use http::HeaderMap;
-use ledger::Change;
-use protocol::authorize::{self, Desk, Endpoint, Params, resource};
+use ledger::{ArtefactKind, Change, StoreError};
+use protocol::{
+    Client, Code, Evidence, ResourceServer,
+    authorize::{self, Caller, Desk, Endpoint, Params, Refusal, Voice, pushed, request_object::Came, resource},
+    client_auth::KnownClient,
+};
 
+use super::request_object;
 use crate::{
     App,
     account::{Posted, Source, flow::Walk},
@@ -36,28 +41,75 @@ pub async fn post(State(app): State<Arc<App>>, headers: HeaderMap, posted: Poste
 
 async fn authorize(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -> Result<Response, Refused> {
     let known = app.catalog.client(authorize::client_id(params)?).await?;
+    if let Some(uri) = pushed::named(params)? {
+        let request = taken(app, known.as_deref(), uri).await?;
+        let known = known.ok_or(Refused::stale())?;
+        return begin(app, headers, source, &known, request).await;
+    }
     let client = known.as_ref().map(|k| &k.client);
-    let caller = authorize::recognise(params, client.map(AsRef::as_ref))?;
+    let unpacked = match client {
+        Some(client) => request_object::unpacked(app, client, params, Came::Authorize).await,
+        None => Ok(None),
+    };
+    let params = match &unpacked {
+        Ok(Some(inside)) => inside,
+        _ => params,
+    };
+    let caller = match (authorize::recognise(params, client.map(AsRef::as_ref)), &unpacked) {
+        // What is wrong with a request object is told where its answer would have gone, if that is known without it.
+        (Err(_), Err(refusal)) => return Err((*refusal).into()),
+        (caller, _) => caller?,
+    };
     let Some(known) = &known else { return Err(Refused::stale()) };
     let client = &known.client;
-    let issuer = app.settings.issuer.as_str();
-    let server = match resource::target(params, client, &app.settings) {
-        Ok(target) if target != issuer => app.catalog.resource_server(&target).await?,
-        _ => None,
-    };
+    if let Err(refusal) = unpacked {
+        return Ok(refused(app, client, &caller, refusal));
+    }
+    let server = server(app, params, client).await?;
     let checked = {
-        let ring = app.keys.load();
-        let desk = Desk { client, settings: &app.settings, server: server.as_deref(), keys: ring.keys() };
+        let (ring, evidence) = (app.keys.load(), Evidence::default());
+        let desk = Desk { client, settings: &app.settings, server: server.as_deref(), keys: ring.keys(), evidence: &evidence };
         authorize::accept(Endpoint::Authorize, caller, params, &desk)
     };
-    let request = match checked {
-        Ok(request) => request,
-        Err(refused) => {
-            let (caller, refusal) = *refused;
-            tracing::debug!(client = %caller.client_id, error = refusal.code.as_str(), why = refusal.hears, "authorization request refused");
-            return Ok(pages::answer(app, &caller.back.refuse(issuer, refusal)));
-        }
-    };
+    match checked {
+        Ok(request) => begin(app, headers, source, known, request).await,
+        Err(wrong) => Ok(refused(app, client, &wrong.0, wrong.1)),
+    }
+}
+
+/// The registered API a request is for, if it is for one.
+pub(crate) async fn server(app: &App, params: &Params, client: &Client) -> Result<Option<Arc<ResourceServer>>, StoreError> {
+    match resource::target(params, client, &app.settings) {
+        Ok(target) if target != app.settings.issuer => app.catalog.resource_server(&target).await,
+        _ => Ok(None),
+    }
+}
+
+/// The pushed request behind a reference; nothing beside it counts (RFC 9126 §4).
+async fn taken(app: &App, known: Option<&KnownClient>, uri: &str) -> Result<authorize::Request, Refused> {
+    let unknown = Refusal::new(Code::InvalidClient, "this client is not known here");
+    let client = known.map(|k| &k.client).filter(|c| !c.disabled).ok_or(unknown)?;
+    let presented = pushed::presented(uri, &app.mac)?;
+    let row = app.store.artefact(ArtefactKind::Pushed, &presented.id).await?;
+    let pending = pushed::take(row.as_ref(), &presented, &client.client_id, app.clock.now())?;
+    pending.resume(Some(client)).ok_or(Refused::stale())
+}
+
+fn refused(app: &App, client: &Client, caller: &Caller, refusal: Refusal) -> Response {
+    tracing::debug!(client = %caller.client_id, error = refusal.code.as_str(), why = refusal.hears, "authorization request refused");
+    let keys = app.keys.load();
+    let voice = Voice { settings: &app.settings, client, keys: &keys, now: app.clock.now() };
+    pages::answer(app, &caller.back.refuse(voice, refusal))
+}
+
+/// A checked request meets the person at the browser.
+async fn begin(
+    app: &App,
+    headers: &HeaderMap,
+    source: IpAddr,
+    known: &KnownClient,
+    request: authorize::Request,
+) -> Result<Response, Refused> {
     let browser = Browser::of(app, headers);
     let session = browser.sign_on().await?;
     let registered = known.unchanged();

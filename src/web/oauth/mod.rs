@@ -8,20 +8,27 @@ pub(crate) mod health;
 pub(crate) mod introspect;
 pub(crate) mod jwks;
 pub(crate) mod logout;
+pub(crate) mod once;
+pub(crate) mod par;
+pub(crate) mod request_object;
 pub(crate) mod revoke;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod userinfo;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::body::{self, Body};
 use bytes::Bytes;
 use http::{HeaderMap, header, request::Parts};
-use protocol::{AuthenticatedClient, Evidence, Form, OAuthError, client_auth, issue::Context};
-use tokens::keyring::KeyRing;
+use protocol::{
+    AuthenticatedClient, Client, Evidence, Form, OAuthError, client_auth,
+    client_auth::{Keys, Means, Needs},
+    issue::Context,
+};
+use tokens::{Alg, keyring::KeyRing};
 
-use crate::{App, limits, reply::Failed};
+use crate::{App, app::PeerCertificate, limits, reply::Failed};
 
 /// How long a body may take.
 const BODY_TIME: Duration = Duration::from_secs(30);
@@ -84,13 +91,39 @@ pub(crate) async fn client(app: &App, endpoint: &'static str, parts: &Parts, for
         return Err(Failed::Limited(limits::FAILURES_OF_ONE.waits(seconds)));
     }
     let known = app.catalog.client(&presented.client_id).await?;
-    match client_auth::authenticate(&presented, known, &app.mac) {
+    let (keys, issuer) = match &known {
+        Some(known) => keys(app, presented.needs(&known.client), &known.client).await?,
+        None => Default::default(),
+    };
+    let base = protocol::discovery::issuer_path(&app.settings.issuer);
+    let means = Means {
+        mac: &app.mac,
+        settings: &app.settings,
+        path: parts.uri.path().strip_prefix(base.as_str()).unwrap_or_default(),
+        now: app.clock.now(),
+        keys: &keys,
+        issuer_algorithms: &issuer,
+        certificate: parts.extensions.get::<PeerCertificate>().map(|peer| &peer.0),
+    };
+    match client_auth::authenticate(&presented, known, &means) {
         Ok(client) => Ok(client),
         Err(error) => {
             app.failures.count(app, endpoint, source, &presented.client_id, &error).await;
             Err(refuse(error))
         }
     }
+}
+
+/// The keys a client is believed by, and the algorithms of the issuer they are of.
+async fn keys(app: &App, needs: Needs<'_>, client: &Client) -> Result<(Arc<Keys>, Vec<Alg>), Failed> {
+    Ok(match needs {
+        Needs::Nothing => Default::default(),
+        Needs::Client(kid) => (app.relying.keys(client, kid).await, Vec::new()),
+        Needs::Issuer(issuer, kid) => match app.catalog.trusted_issuer(issuer).await? {
+            Some(trusted) => (app.relying.issuer_keys(&trusted, kid).await, trusted.algs()),
+            None => Default::default(),
+        },
+    })
 }
 
 /// What a decision that issues something may look at, now. `head` was read before anybody was believed: what is revoked

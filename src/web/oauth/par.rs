@@ -1,0 +1,92 @@
+//! The pushed authorization request endpoint (RFC 9126): everything is checked here, where no person waits.
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use edge::limit::Quota;
+use http::{StatusCode, request::Parts};
+use ledger::{Change, Guarded, Outcome, StoreError};
+use protocol::{
+    AuthenticatedClient, Evidence, Form, OAuthError,
+    authorize::{self, Desk, Endpoint, Params, Refusal, pushed, request_object::Came},
+};
+
+use super::{authorize::server, client, form, octets, request_object};
+use crate::{
+    App, limits,
+    reply::{self, Failed},
+};
+
+/// What one source may push in the name of clients that prove nothing.
+const PUSHED: Quota = Quota::per(300, 60);
+/// How often it is tried again when the client was changed meanwhile.
+const TRIES: usize = 3;
+
+/// `POST /par`
+pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Response {
+    serve(&app, request).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
+    let (parts, body) = request.into_parts();
+    let octets = octets(&parts, body).await?;
+    let form = form(&parts, &octets)?;
+    let params = std::str::from_utf8(&octets).map(Params::parse).map_err(|_| OAuthError::request("a parameter is not correctly encoded"))?;
+    for _ in 0..TRIES {
+        let client = client(app, "par", &parts, &form).await?;
+        admit(app, &parts, &client).await?;
+        let evidence = Evidence::default();
+        match push(app, &client, &form, &params, &evidence).await? {
+            Ok(response) => return Ok(response),
+            Err(_) => app.catalog.forget_client(client.id()),
+        }
+    }
+    Err(StoreError::Unavailable("the client keeps changing".into()).into())
+}
+
+/// Anybody can name a public client.
+async fn admit(app: &App, parts: &Parts, client: &AuthenticatedClient) -> Result<(), Failed> {
+    if !client.client().is_public() {
+        return Ok(());
+    }
+    let key = format!("pushed:{}", limits::source(app, parts));
+    let verdict = app.counters.hit(&key, &PUSHED, 1, app.clock.now_ms()).await;
+    if verdict.allowed { Ok(()) } else { Err(Failed::Limited(limits::Policy { name: "pushed", quota: PUSHED }.waits(verdict.retry_after_s()))) }
+}
+
+async fn push(
+    app: &App,
+    client: &AuthenticatedClient,
+    form: &Form<'_>,
+    params: &Params,
+    evidence: &Evidence,
+) -> Result<Result<Response, Guarded>, Failed> {
+    let told = |refusal: Refusal| OAuthError::new(refusal.code, refusal.hears);
+    if form.has("request_uri") {
+        return Err(OAuthError::request("request_uri cannot be pushed").into());
+    }
+    let registered = client.client();
+    let unpacked = request_object::unpacked(app, registered, params, Came::Pushed).await.map_err(told)?;
+    // The client has said who it is; RFC 9126 §2.1 wants client_id all the same, but its absence misleads nobody.
+    let params = unpacked.unwrap_or_else(|| params.clone().naming(client.id()));
+    let caller = authorize::recognise(&params, Some(registered)).map_err(told)?;
+    let server = server(app, &params, registered).await?;
+    let checked = {
+        let ring = app.keys.load();
+        let desk = Desk { client: registered, settings: &app.settings, server: server.as_deref(), keys: ring.keys(), evidence };
+        authorize::accept(Endpoint::Par, caller, &params, &desk)
+    };
+    let request = checked.map_err(|wrong| told(wrong.1))?;
+    let (change, uri) = pushed::push(&request, &app.settings, app.clock.now_ms(), app.entropy.as_ref(), &app.mac);
+    match app.store.apply(Change::new().step(client.unchanged()).and(change)).await? {
+        Outcome::Applied { .. } => {
+            metrics::counter!("pushed_requests_total").increment(1);
+            let body = serde_json::json!({"request_uri": uri, "expires_in": app.settings.par_ttl}).to_string();
+            Ok(Ok(reply::json(StatusCode::CREATED, Bytes::from(body))))
+        }
+        Outcome::Refused(guard) => Ok(Err(guard)),
+    }
+}
