@@ -138,8 +138,16 @@ pub fn access_ttl(settings: &Settings, client: &Client, server: Option<&Resource
 /// # Errors
 /// `server_error` if there is no signing key.
 pub fn access_token(ctx: &Context<'_>, order: &Order<'_>) -> Result<Access, OAuthError> {
+    access_token_until(ctx, order, None)
+}
+
+/// The same, of one that must not outlive something else (RFC 8693 §5).
+///
+/// # Errors
+/// As [`access_token`].
+pub fn access_token_until(ctx: &Context<'_>, order: &Order<'_>, latest: Option<i64>) -> Result<Access, OAuthError> {
     let now = ctx.now();
-    let ttl = access_ttl(ctx.settings, order.client, order.server);
+    let ttl = access_ttl(ctx.settings, order.client, order.server).min(latest.map_or(i64::MAX, |latest| latest - now));
     let (exp, format) = (now + ttl, Format::of(order.client, order.server));
     let scope = order.scope.to_string();
     let (text, jti, step) = match format {

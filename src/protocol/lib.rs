@@ -5,6 +5,7 @@
 pub mod acr;
 pub mod authorize;
 pub mod backchannel_logout;
+pub mod ciba;
 pub mod client;
 pub mod client_auth;
 pub mod consent;

@@ -12,7 +12,7 @@ use tokens::{
 
 use super::{Behind, CIBA, DEVICE_CODE, Granted, REFRESH_TOKEN, Refused, answer, audience, family, still_allowed, unauthorized};
 use crate::{
-    AuthenticatedClient, Code, OAuthError, Scope, id_token,
+    AuthenticatedClient, Code, OAuthError, Scope, evidence, id_token,
     issue::{self, Context, Order},
     stored::{Authentication, GrantDocument, RefreshDocument},
     userinfo,
@@ -324,8 +324,9 @@ pub fn redeem(ctx: &Context<'_>, client: &AuthenticatedClient, flow: &Flow, foun
             authentication: verdict.authentication.clone(),
             nonce: None,
             family_expires_at: family::end(ctx, client.client()),
-            confirmation: confirmation.clone().filter(|_| client.client().is_public()),
-            details: None,
+            confirmation: evidence::binds_refresh(client.client(), confirmation.as_ref()).cloned(),
+            constrained: confirmation.is_some(),
+            ..RefreshDocument::default()
         };
         until = until.max(first.family_expires_at);
         let (plain, put) = family::first(ctx, &grant.id, &first)?;
