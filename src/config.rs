@@ -10,7 +10,7 @@ use std::{
 };
 
 use check::{
-    check_authorization_server, check_issuer, check_lifetimes, check_log, check_outbound, check_plain, check_server, check_shared,
+    check_authorization_server, check_issuer, check_lifetimes, check_log, check_mtls, check_outbound, check_plain, check_server, check_shared,
     check_storage, check_tls,
 };
 use ipnet::IpNet;

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod listen;
 pub mod operations;
 pub mod own_tokens;
+pub mod proxied;
 pub mod quickstart;
 pub mod restored;
 pub mod routes;

@@ -29,6 +29,7 @@ use tokio::{
     time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use web::app::PeerCertificate;
 
 use self::framed::{Framed, Told};
 use crate::tls::Tls;
@@ -170,6 +171,8 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// Its bytes.
     pub wire: Wire,
+    /// The client certificate its handshake proved.
+    pub certificate: Option<PeerCertificate>,
     /// Whether it speaks HTTP/2 (by ALPN, or by prior knowledge).
     pub http2: bool,
     /// Cancelled when the connection shall finish what it is answering and close.
@@ -183,12 +186,14 @@ impl Accepted {
                 () = stop.cancelled() => return None,
                 seen = timeout(HEAD_TIMEOUT, begins_with_preface(&socket)) => seen.ok()?.ok()?,
             };
-            return Some(Self { peer, wire: Wire::Plain(socket), http2, stop });
+            return Some(Self { peer, wire: Wire::Plain(socket), certificate: None, http2, stop });
         };
         match timeout(HEAD_TIMEOUT, tls.acceptor().accept(socket)).await {
             Ok(Ok(stream)) => {
-                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                Some(Self { peer, wire: Wire::Tls(Box::new(stream)), http2, stop })
+                let session = stream.get_ref().1;
+                let http2 = session.alpn_protocol() == Some(b"h2");
+                let certificate = tls.judge(session.peer_certificates()).map(PeerCertificate);
+                Some(Self { peer, wire: Wire::Tls(Box::new(stream)), certificate, http2, stop })
             }
             Ok(Err(error)) => {
                 tracing::debug!(listener = name, %peer, %error, "TLS handshake failed");
@@ -231,7 +236,13 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Accepted { peer, wire, http2, stop } = accepted;
+    let Accepted { peer, wire, certificate, http2, stop } = accepted;
+    let answer = move |mut request: Request<Timed>, peer| {
+        if let Some(certificate) = &certificate {
+            request.extensions_mut().insert(certificate.clone());
+        }
+        answer(request, peer)
+    };
     match wire {
         Wire::Plain(stream) => serve_stream(stream, peer, http2, stop, answer).await,
         Wire::Tls(stream) => serve_stream(*stream, peer, http2, stop, answer).await,

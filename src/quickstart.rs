@@ -82,6 +82,7 @@ pub fn run(data_dir: &Path, json: bool, no_tour: bool) -> Result<(), Failure> {
 async fn demonstrate(config: Config, secrets: Secrets, began: Instant, json: bool, no_tour: bool) -> Result<(), Failure> {
     let metrics = telemetry::start_metrics()?;
     let bound = serve::bind(&config)?;
+    let config = config.with_mtls_at(bound.mtls());
     let shutdown = crate::listen::Shutdown::default();
     let upstream = upstream::start(&shutdown).context("no free port for the demo upstream")?;
     let foundation = Foundation::open(&config, true).await?;

@@ -32,6 +32,7 @@ use crate::{
 pub struct Bound {
     public: Option<Listener>,
     gateway: Option<(std::net::TcpListener, Option<Arc<Tls>>)>,
+    mtls: Option<Listener>,
     admin: Option<Listener>,
     metrics: Listener,
     tls: Vec<(Arc<Tls>, Place)>,
@@ -41,6 +42,7 @@ pub struct Bound {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Public,
+    Mtls,
     Gateway,
     Admin,
 }
@@ -50,12 +52,22 @@ enum Place {
 pub struct Ports {
     /// The public listener.
     pub public: Option<SocketAddr>,
+    /// The public endpoints for clients with certificates.
+    pub mtls: Option<SocketAddr>,
     /// The gateway.
     pub gateway: Option<SocketAddr>,
     /// The administration API.
     pub admin: Option<SocketAddr>,
     /// Prometheus.
     pub metrics: Option<SocketAddr>,
+}
+
+impl Bound {
+    /// Where clients with certificates are served.
+    #[must_use]
+    pub fn mtls(&self) -> Option<SocketAddr> {
+        self.mtls.as_ref().map(|listener| listener.at)
+    }
 }
 
 /// Runs the configured roles until told to stop.
@@ -68,6 +80,7 @@ pub fn run(config: Config) -> Result<(), Failure> {
     let outcome = runtime.block_on(async {
         let metrics = telemetry::start_metrics()?;
         let bound = bind(&config)?;
+        let config = config.with_mtls_at(bound.mtls());
         let foundation = Foundation::open(&config, true).await?;
         // Heard from before the ready line on: whoever reads it may send one at once.
         let signals = Signals::listen()?;
@@ -115,6 +128,11 @@ pub fn bind(config: &Config) -> Result<Bound, Failure> {
     } else {
         None
     };
+    let mtls_tls = config.mtls_tls();
+    let mtls = match server.mtls_listen.filter(|_| config.plays(Role::Auth)) {
+        Some(at) => Some(open("mtls", at, mtls_tls.as_ref(), Some(Place::Mtls))?),
+        None => None,
+    };
     let admin = if config.plays(Role::Admin) {
         Some(open("admin", server.admin_listen, config.admin_tls.as_ref(), Some(Place::Admin))?)
     } else {
@@ -129,7 +147,7 @@ pub fn bind(config: &Config) -> Result<Bound, Failure> {
     } else {
         None
     };
-    Ok(Bound { public, gateway, admin, metrics, tls })
+    Ok(Bound { public, mtls, gateway, admin, metrics, tls })
 }
 
 fn taken(name: &str, at: SocketAddr, error: &io::Error) -> Failure {
@@ -174,15 +192,15 @@ impl Running {
         jobs::start(&ground.foundation, config.audit.keep.0, numbers, &shutdown.stop, &ground.tasks);
         let at = |listener: &Option<Listener>| listener.as_ref().map(|listener| listener.at);
         let forwards = bound.gateway.as_ref().map(|(socket, _)| socket.local_addr()).transpose()?;
-        let ports = Ports { public: at(&bound.public), gateway: forwards, admin: at(&bound.admin), metrics: Some(bound.metrics.at) };
-        if let Some(listener) = bound.public {
+        let ports = Ports { public: at(&bound.public), mtls: at(&bound.mtls), gateway: forwards, admin: at(&bound.admin), metrics: Some(bound.metrics.at) };
+        for listener in [bound.public, bound.mtls].into_iter().flatten() {
             accept(listener, &shutdown, wings.clone(), |wings| wings.public.clone(), Wings::ready);
         }
         if let Some(listener) = bound.admin {
             accept(listener, &shutdown, wings.clone(), |wings| wings.admin.clone(), |_, _| None);
         }
         if let (Some((socket, encryption)), Some(gateway)) = (bound.gateway, gateway.clone()) {
-            forward(gateway, socket, encryption.as_deref(), &config, &shutdown);
+            forward(gateway, socket, encryption, &config, &shutdown);
         }
         accept_metrics(bound.metrics, &shutdown, metrics);
         Ok(Self { ports, config: ArcSwap::from_pointee(config), ground, wings, gateway, tls: bound.tls, shutdown })
@@ -207,8 +225,8 @@ impl Running {
         line.insert("ready".into(), true.into());
         line.insert("pid".into(), std::process::id().into());
         line.insert("issuer".into(), self.issuer().into());
-        let Ports { public, gateway, admin, metrics } = self.ports;
-        for (name, at) in [("public", public), ("gateway", gateway), ("admin", admin), ("metrics", metrics)] {
+        let Ports { public, mtls, gateway, admin, metrics } = self.ports;
+        for (name, at) in [("public", public), ("mtls", mtls), ("gateway", gateway), ("admin", admin), ("metrics", metrics)] {
             if let Some(at) = at {
                 line.insert(name.into(), at.to_string().into());
             }
@@ -246,7 +264,7 @@ impl Running {
 
     async fn reloaded(&self) -> Result<(), Failure> {
         let old = self.config.load_full();
-        let new = Config::load(&old.file)?;
+        let new = Config::load(&old.file)?.with_mtls_at(self.ports.mtls);
         let fixed = fixed(&old, &new);
         if !fixed.is_empty() {
             return Err(Failure::Usage(format!("{} can only change with a restart", fixed.join(", "))));
@@ -255,7 +273,7 @@ impl Running {
         let prepared: Vec<_> = self
             .tls
             .iter()
-            .map(|(tls, place)| Ok((tls, Tls::open(files(&new, *place).context("tls")?)?)))
+            .map(|(tls, place)| Ok((tls, Tls::open(&files(&new, *place).context("tls")?)?)))
             .collect::<anyhow::Result<_>>()?;
         let wings = Wings::build(&new, &self.ground, self.gateway.as_ref())?;
         for (tls, fresh) in prepared {
@@ -267,11 +285,12 @@ impl Running {
     }
 }
 
-fn files(config: &Config, place: Place) -> Option<&TlsFiles> {
+fn files(config: &Config, place: Place) -> Option<TlsFiles> {
     match place {
-        Place::Public => config.public_tls.as_ref(),
-        Place::Gateway => config.gateway_tls.as_ref(),
-        Place::Admin => config.admin_tls.as_ref(),
+        Place::Public => config.public_tls.clone(),
+        Place::Mtls => config.mtls_tls(),
+        Place::Gateway => config.gateway_tls.clone(),
+        Place::Admin => config.admin_tls.clone(),
     }
 }
 
@@ -284,6 +303,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.roles", a.roles != b.roles),
         ("server.issuer", old.issuer != new.issuer),
         ("server.public_listen", a.public_listen != b.public_listen),
+        ("server.mtls_listen", a.mtls_listen != b.mtls_listen),
         ("server.gateway_listen", a.gateway_listen != b.gateway_listen),
         ("server.admin_listen", a.admin_listen != b.admin_listen),
         ("server.metrics_listen", a.metrics_listen != b.metrics_listen),
@@ -348,8 +368,9 @@ type Ready = fn(&Wings, &Request<Timed>) -> Option<Response<Body>>;
 fn accept(listener: Listener, shutdown: &Shutdown, wings: Arc<ArcSwap<Wings>>, choose: fn(&Wings) -> Option<Router>, ready: Ready) {
     let serving = listener.accept(shutdown.clone(), move |accepted| {
         let wings = wings.clone();
-        serve_http(accepted, move |request, peer| {
+        serve_http(accepted, move |mut request, peer| {
             let wings = wings.load();
+            wings.proxied.take(&mut request, peer);
             match ready(&wings, &request) {
                 Some(response) => Either::Left(std::future::ready(response)),
                 None => Either::Right(server::answer(choose(&wings).unwrap_or_default(), request, peer)),
@@ -360,8 +381,9 @@ fn accept(listener: Listener, shutdown: &Shutdown, wings: Arc<ArcSwap<Wings>>, c
 }
 
 /// Runs the gateway's threads; the process counts them as one open connection, so that a drain waits for them.
-fn forward(gateway: Arc<Gateway>, socket: std::net::TcpListener, tls: Option<&Tls>, config: &Config, shutdown: &Shutdown) {
-    let (tls, stop, cut) = (tls.map(Tls::config), shutdown.stop.clone(), shutdown.cut.clone());
+fn forward(gateway: Arc<Gateway>, socket: std::net::TcpListener, tls: Option<Arc<Tls>>, config: &Config, shutdown: &Shutdown) {
+    let tls = tls.map(|tls| gateway::Encryption { config: tls.config(), judge: Arc::new(move |chain| tls.judge(Some(chain))) });
+    let (stop, cut) = (shutdown.stop.clone(), shutdown.cut.clone());
     let threads = match usize::try_from(config.server.worker_threads) {
         Ok(threads @ 1..) => threads,
         _ => foundation::cores(),

@@ -35,6 +35,7 @@ use crate::{
     jobs,
     listen::Timed,
     own_tokens::OwnTokens,
+    proxied::Proxied,
     routes,
     scoped::Mount,
     telemetry, tls,
@@ -46,6 +47,8 @@ pub struct Wings {
     pub public: Option<Router>,
     /// The administration API, if this process plays it.
     pub admin: Option<Router>,
+    /// Certificates that proxies pass on.
+    pub proxied: Proxied,
     app: Option<Arc<App>>,
 }
 
@@ -145,7 +148,9 @@ impl Wings {
     pub fn build(config: &Config, ground: &Ground, gateway: Option<&Arc<Gateway>>) -> anyhow::Result<Self> {
         let app = if config.plays(Role::Auth) { Some(app(config, ground)?) } else { None };
         let admin = if config.plays(Role::Admin) { Some(admin_router(config, ground, app.as_ref(), gateway)?) } else { None };
-        Ok(Self { public: app.clone().map(web::router), admin, app })
+        let admitted = config.public_tls.as_ref().map(tls::Admitted::of).transpose()?.unwrap_or_default();
+        let proxied = Proxied::new(&config.server.trusted_proxies, admitted);
+        Ok(Self { public: app.clone().map(web::router), admin, proxied, app })
     }
 
     /// The answer of the public listener to a request that needs no routing.
@@ -181,6 +186,8 @@ fn app(config: &Config, ground: &Ground) -> anyhow::Result<Arc<App>> {
     });
     let weak: Weak<App> = Arc::downgrade(&app);
     ground.mount.show(&view, weak);
+    // Ends with the server that it tells for.
+    ground.tasks.spawn(web::logout_delivery::run(Arc::downgrade(&app)));
     Ok(app)
 }
 

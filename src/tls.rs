@@ -1,4 +1,6 @@
 //! TLS of the listeners: rustls over aws-lc-rs, TLS 1.3 and 1.2, the hybrid X25519MLKEM768 preferred; certificates can be swapped while running.
+mod clients;
+
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
@@ -12,6 +14,8 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio_rustls::TlsAcceptor;
 
+pub use self::clients::Admitted;
+use self::clients::Clients;
 use crate::config::TlsFiles;
 
 /// Installs the one cryptographic provider of the process; further calls change nothing.
@@ -26,6 +30,7 @@ pub fn install_provider() {
 #[derive(Debug)]
 pub struct Tls {
     certificate: Arc<Certificate>,
+    clients: Arc<Clients>,
     config: Arc<ServerConfig>,
 }
 
@@ -45,22 +50,31 @@ impl Tls {
     /// A file that cannot be read, is empty, or whose key does not fit its certificate.
     pub fn open(files: &TlsFiles) -> anyhow::Result<Self> {
         let certificate = Arc::new(Certificate(ArcSwap::new(certified(files)?)));
-        let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(certificate.clone());
+        let provider = CryptoProvider::get_default().context("no cryptographic provider")?.clone();
+        let clients = Arc::new(Clients::new(Admitted::of(files)?, provider));
+        let mut config = ServerConfig::builder().with_client_cert_verifier(clients.clone()).with_cert_resolver(certificate.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().context("no session tickets")?;
         config.max_early_data_size = 0;
-        Ok(Self { certificate, config: Arc::new(config) })
+        Ok(Self { certificate, clients, config: Arc::new(config) })
     }
 
-    /// Takes over the certificate that another one serves.
+    /// Takes over the certificate that another one serves, and whom it lets in.
     pub fn take(&self, fresh: &Self) {
         self.certificate.0.store(fresh.certificate.0.load_full());
+        self.clients.take(&fresh.clients);
     }
 
     /// The configuration of handshakes.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()
+    }
+
+    /// Whom the certificates of a client make it, by what is admitted now: a resumed session shows those of its first handshake.
+    #[must_use]
+    pub fn judge(&self, chain: Option<&[CertificateDer<'_>]>) -> Option<tokens::certificate::Certificate> {
+        self.clients.admitted().judge(chain?)
     }
 
     /// What accepts the next connection.
@@ -75,7 +89,8 @@ impl Tls {
 /// # Errors
 /// As [`Tls::open`].
 pub fn check(files: &TlsFiles) -> anyhow::Result<()> {
-    certified(files).map(drop)
+    certified(files)?;
+    Admitted::of(files).map(drop)
 }
 
 fn certified(files: &TlsFiles) -> anyhow::Result<Arc<CertifiedKey>> {

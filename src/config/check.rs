@@ -165,6 +165,19 @@ pub(super) fn listeners(section: &ServerSection) -> Vec<(&'static str, SocketAdd
     open
 }
 
+pub(super) fn check_mtls(r: &mut Reader, section: &ServerSection, tls: bool) {
+    if section.mtls_listen.is_some() && !tls {
+        r.wrong("server.mtls_listen", "needs [server.tls] with cert_file and key_file");
+    }
+    let origin = |text: &str| {
+        let url = Url::parse(text).ok()?;
+        (url.scheme() == "https" && matches!(url.origin().ascii_serialization(), origin if origin == text.trim_end_matches('/'))).then_some(())
+    };
+    if section.mtls_origin.as_deref().is_some_and(|text| origin(text).is_none()) {
+        r.wrong("server.mtls_origin", "must be an origin: https://host or https://host:port");
+    }
+}
+
 pub(super) fn check_plain(r: &mut Reader, section: &ServerSection, tls: [bool; 3]) {
     let [public, gateway, admin] = tls;
     for (name, at) in listeners(section) {

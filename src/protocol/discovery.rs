@@ -15,7 +15,7 @@ use tokens::Alg;
 use crate::{
     OAuthError, Profile, Settings, acr,
     authorize::{ResponseMode, ResponseType, jarm, pushed, request_object},
-    backchannel_logout, client_auth::Method, evidence, frontchannel_logout, introspect_jwt, scope,
+    backchannel_logout, client_auth, client_auth::Method, evidence, frontchannel_logout, grants, introspect_jwt, scope,
     session_state, userinfo,
 };
 
@@ -56,7 +56,7 @@ type Metadata = ProviderMetadata<
 pub(crate) type Feature = fn(&Settings, &mut Map<String, Value>);
 
 /// Everything beyond the core that works here, each by the file that makes it work.
-const FEATURES: &[Feature] = &[jarm::metadata, pushed::metadata, request_object::metadata, 
+const FEATURES: &[Feature] = &[crate::registration::feature, jarm::metadata, pushed::metadata, request_object::metadata, 
     introspect_jwt::feature,
     userinfo::feature,
     evidence::feature,
@@ -101,16 +101,10 @@ pub fn document(settings: &Settings, algs: impl IntoIterator<Item = Alg>) -> Res
         .set_userinfo_endpoint(Some(UserInfoUrl::new(settings.url("/userinfo")).map_err(fault)?))
         .set_scopes_supported(Some(scope::IDENTITY.iter().map(|s| ScopeName::new((*s).to_owned())).collect()))
         .set_response_modes_supported(Some(ResponseMode::names(front(settings)).map(response_mode).collect()))
-        .set_grant_types_supported(Some(vec![
-            CoreGrantType::AuthorizationCode,
-            CoreGrantType::RefreshToken,
-            CoreGrantType::ClientCredentials,
-        ]))
-        .set_token_endpoint_auth_methods_supported(Some(vec![
-            CoreClientAuthMethod::ClientSecretBasic,
-            CoreClientAuthMethod::ClientSecretPost,
-            CoreClientAuthMethod::None,
-        ]))
+        .set_grant_types_supported(Some(
+            grants::ALL.into_iter().chain(front(settings).then_some(grants::IMPLICIT)).map(|g| CoreGrantType::Extension(g.to_owned())).collect(),
+        ))
+        .set_token_endpoint_auth_methods_supported(Some(Method::offered(settings).into_iter().map(auth_method).collect()))
         .set_claim_types_supported(Some(vec![CoreClaimType::Normal]))
         .set_claims_supported(Some(userinfo::supported().map(|c| CoreClaimName::new(c.to_owned())).collect()))
         .set_claims_parameter_supported(Some(true))
@@ -131,9 +125,9 @@ fn more(settings: &Settings) -> More {
     More {
         code_challenge_methods_supported: vec!["S256".into()],
         introspection_endpoint: settings.url("/introspect"),
-        introspection_endpoint_auth_methods_supported: names(&[Method::Basic, Method::Post]),
+        introspection_endpoint_auth_methods_supported: names(&Method::offered(settings).into_iter().filter(|m| *m != Method::None).collect::<Vec<_>>()),
         revocation_endpoint: settings.url("/revoke"),
-        revocation_endpoint_auth_methods_supported: names(&Method::ALL),
+        revocation_endpoint_auth_methods_supported: names(&Method::offered(settings)),
         authorization_response_iss_parameter_supported: true,
         prompt_values_supported: ["none", "login", "consent", "select_account"].map(str::to_owned).to_vec(),
         end_session_endpoint: settings.url("/logout"),
@@ -141,9 +135,21 @@ fn more(settings: &Settings) -> More {
     }
 }
 
+fn auth_method(method: Method) -> CoreClientAuthMethod {
+    match method {
+        Method::Basic => CoreClientAuthMethod::ClientSecretBasic,
+        Method::Post => CoreClientAuthMethod::ClientSecretPost,
+        Method::PrivateKeyJwt => CoreClientAuthMethod::PrivateKeyJwt,
+        Method::None => CoreClientAuthMethod::None,
+        Method::TlsClientAuth | Method::SelfSignedTls => CoreClientAuthMethod::Extension(method.as_str().to_owned()),
+    }
+}
+
 fn features(settings: &Settings) -> Map<String, Value> {
     let mut members = Map::new();
     FEATURES.iter().for_each(|feature| feature(settings, &mut members));
+    // After all others: it lists their endpoints again.
+    client_auth::registered::feature(settings, &mut members);
     members
 }
 
@@ -153,14 +159,12 @@ fn front(settings: &Settings) -> bool {
 }
 
 fn response_types(settings: &Settings) -> Vec<ResponseTypes<CoreResponseType>> {
-    let words = |name: &str| {
-        name.split(' ').map(|word| match word {
-            "code" => CoreResponseType::Code,
-            "id_token" => CoreResponseType::IdToken,
-            _ => CoreResponseType::Token,
-        })
+    let word = |word: &str| match word {
+        "code" => CoreResponseType::Code,
+        "id_token" => CoreResponseType::IdToken,
+        _ => CoreResponseType::Token,
     };
-    ResponseType::names().filter(|name| front(settings) || *name == "code").map(|name| ResponseTypes::new(words(name).collect())).collect()
+    ResponseType::names().filter(|name| front(settings) || *name == "code").map(|name| ResponseTypes::new(name.split(' ').map(word).collect())).collect()
 }
 
 fn response_mode(name: &str) -> CoreResponseMode {

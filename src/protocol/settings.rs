@@ -110,6 +110,13 @@ impl Settings {
     /// Clock difference beyond which a time of somebody else's is refused, seconds (CONTRACT §5).
     pub const SKEW: i64 = 60;
 
+    /// An endpoint where client certificates are asked for, if that is another address (RFC 8705 §5).
+    #[must_use]
+    pub fn mtls_url(&self, path: &str) -> Option<String> {
+        let own = url::Url::parse(&self.issuer).ok()?.path().trim_end_matches('/').to_owned();
+        self.mtls_origin.as_ref().map(|origin| format!("{origin}{own}{path}"))
+    }
+
     /// An endpoint of the issuer.
     #[must_use]
     pub fn url(&self, path: &str) -> String {

@@ -61,6 +61,12 @@ impl<'a> Parsed<'a> {
         self.claims.get("iss").and_then(Value::as_str)
     }
 
+    /// The text of a claim before its signature was checked: good for finding out whose keys to try, for nothing else.
+    #[must_use]
+    pub fn unverified(&self, claim: &str) -> Option<&str> {
+        self.claims.get(claim).and_then(Value::as_str)
+    }
+
     /// Whether its type is `expected`, in any case, with or without `application/` (RFC 7515 §4.1.9).
     #[must_use]
     pub fn is_typ(&self, expected: &str) -> bool {

@@ -10,8 +10,9 @@ use edge::issuer::TrustedIssuer;
 use moka::sync::Cache;
 use outbound::Outbound;
 use protocol::Client;
+pub use protocol::client_auth::Keys;
 use serde_json::Value;
-use tokens::{Alg, Clock, certificate, certificate::Certificate, jwk::KeySet, jwk::VerifyingKey};
+use tokens::Clock;
 
 /// At most one fetch of an address in this time, whatever for.
 const PAUSE_MS: i64 = 5_000;
@@ -19,44 +20,6 @@ const PAUSE_MS: i64 = 5_000;
 const FRESH_MS: i64 = 300_000;
 /// How long a fetched set serves while its address is down.
 const LAST_GOOD_MS: i64 = 3_600_000;
-
-/// The keys of one client or issuer.
-#[derive(Debug, Default)]
-pub struct Keys {
-    set: KeySet,
-    /// Thumbprints of the certificates in it.
-    certificates: Vec<String>,
-}
-
-impl Keys {
-    fn read(document: &[u8]) -> Option<Self> {
-        let set = KeySet::from_json(document).ok()?;
-        let certificates = certificate::of_set(&serde_json::from_slice::<Value>(document).ok()?);
-        Some(Self { set, certificates })
-    }
-    /// The key of that id and algorithm; without an id, the only key of that algorithm.
-    #[must_use]
-    pub fn find(&self, kid: Option<&str>, alg: Alg) -> Option<&VerifyingKey> {
-        self.set.find(kid, alg)
-    }
-    /// The set.
-    #[must_use]
-    pub const fn set(&self) -> &KeySet {
-        &self.set
-    }
-    /// Whether a certificate is among them: itself in a key's `x5c`, or its key.
-    #[must_use]
-    pub fn holds(&self, shown: &Certificate) -> bool {
-        if self.certificates.iter().any(|known| known == shown.x5t_s256()) {
-            return true;
-        }
-        let Some(key) = shown.key().map(|key| key.thumbprint()) else { return false };
-        self.set.iter().any(|known| known.jwk().thumbprint() == key)
-    }
-    fn knows(&self, kid: Option<&str>) -> bool {
-        kid.is_none_or(|kid| self.set.iter().any(|key| key.kid() == Some(kid)))
-    }
-}
 
 /// Where a set comes from.
 #[async_trait]

@@ -40,8 +40,8 @@ impl Client {
                 found.at(format!("response_types[{i}]"), format!("not supported; one of {}", names(", ")));
             }
         }
-        if client_auth::Method::parse(&self.token_endpoint_auth_method).is_none() {
-            found.at("token_endpoint_auth_method", "not supported; client_secret_basic, client_secret_post or none");
+        for (member, why) in client_auth::registered::mistakes(self) {
+            found.at(member, why);
         }
         if self.is_public() && self.may_use(grants::CLIENT_CREDENTIALS) {
             found.at("grant_types", "client_credentials needs a client that can prove who it is (RFC 6749 §4.4)");
@@ -57,9 +57,6 @@ impl Client {
             found.at("grant_types", "a response type with id_token or token needs implicit (RFC 7591 §2.1)");
         }
         self.requests(found);
-        if self.jwks.as_ref().is_some_and(|set| !set.get("keys").is_some_and(serde_json::Value::is_array)) {
-            found.at("jwks", "must be a JWK Set: an object with an array keys (RFC 7517 §5)");
-        }
     }
 
     /// Request objects, signed responses and what may be asked for in detail.

@@ -325,7 +325,7 @@ mod tests {
         let client = Client {
             grant_types: vec!["authorization_code".into(), "password".into()],
             response_types: vec!["code".into(), "token".into()],
-            token_endpoint_auth_method: "private_key_jwt".into(),
+            token_endpoint_auth_method: "client_secret_jwt".into(),
             id_token_signed_response_alg: Some("HS256".into()),
             ..web()
         };

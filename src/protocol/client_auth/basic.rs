@@ -27,7 +27,7 @@ pub fn present(header: &[u8], form: &Form<'_>) -> Result<Presented, OAuthError> 
         secrets.push(Plain::new(decoded));
     }
     secrets.push(Plain::new(password));
-    Ok(Presented { client_id, method: Method::Basic, secrets })
+    Ok(Presented { client_id, method: Method::Basic, secrets, assertion: None })
 }
 
 fn credentials(header: &[u8]) -> Option<(String, String)> {

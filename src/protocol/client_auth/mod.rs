@@ -1,14 +1,25 @@
-//! Client authentication (RFC 6749 §2.3): who presents what, and whether it is them.
+//! Client authentication (RFC 6749 §2.3, RFC 7523, RFC 8705): who presents what, and whether it is them.
+pub mod assertion;
 pub mod basic;
+mod keys;
 pub mod none;
 pub mod post;
+pub(crate) mod registered;
+mod self_signed;
+pub(crate) mod tls;
+mod workload;
 
 use std::sync::Arc;
 
-use ledger::{ObjectKind, Step};
-use tokens::secret::{MacKey, Plain};
+use ledger::{Change, Guarded, ObjectKind, Step};
+use tokens::{
+    Alg,
+    certificate::Certificate,
+    secret::{MacKey, Plain},
+};
 
-use crate::{Client, Form, OAuthError, Scope};
+pub use self::keys::Keys;
+use crate::{Client, Form, OAuthError, Profile, Scope, Settings, scope};
 
 /// A client as authentication needs it: its registration and the MACs of its live secrets.
 pub struct KnownClient {
@@ -56,13 +67,34 @@ pub enum Method {
     Basic,
     /// `client_secret_post`
     Post,
+    /// `private_key_jwt`: a signed assertion, its own or its platform's.
+    PrivateKeyJwt,
+    /// `tls_client_auth`: a certificate of a trusted authority.
+    TlsClientAuth,
+    /// `self_signed_tls_client_auth`: a registered certificate.
+    SelfSignedTls,
     /// `none`: a public client names itself.
     None,
 }
 
 impl Method {
-    /// Every method, as metadata lists them.
-    pub const ALL: [Self; 3] = [Self::Basic, Self::Post, Self::None];
+    /// Every method.
+    pub const ALL: [Self; 6] = [Self::Basic, Self::Post, Self::PrivateKeyJwt, Self::TlsClientAuth, Self::SelfSignedTls, Self::None];
+
+    /// The methods that work here, as metadata lists them: those with certificates where somebody asks for one; no shared secrets and
+    /// no public clients under FAPI 2.0 (§5.3.2.1).
+    #[must_use]
+    pub fn offered(settings: &Settings) -> Vec<Self> {
+        Self::ALL.into_iter().filter(|method| method.works(settings)).collect()
+    }
+
+    const fn works(self, settings: &Settings) -> bool {
+        match self {
+            Self::Basic | Self::Post | Self::None => !matches!(settings.profile, Profile::Fapi2),
+            Self::PrivateKeyJwt => true,
+            Self::TlsClientAuth | Self::SelfSignedTls => settings.mtls,
+        }
+    }
 
     /// The registered name (RFC 7591 §2).
     #[must_use]
@@ -70,6 +102,9 @@ impl Method {
         match self {
             Self::Basic => "client_secret_basic",
             Self::Post => "client_secret_post",
+            Self::PrivateKeyJwt => "private_key_jwt",
+            Self::TlsClientAuth => "tls_client_auth",
+            Self::SelfSignedTls => "self_signed_tls_client_auth",
             Self::None => "none",
         }
     }
@@ -89,6 +124,53 @@ pub struct Presented {
     pub method: Method,
     /// Its secret as it may have been meant: decoded, and as it came if that differs.
     secrets: Vec<Plain>,
+    assertion: Option<assertion::Shown>,
+}
+
+/// Whose keys an authentication has to be checked with: to be had before [`authenticate`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs<'a> {
+    /// Nobody's.
+    Nothing,
+    /// The client's own, that of this id among them.
+    Client(Option<&'a str>),
+    /// Those of the trusted issuer that vouches for it.
+    Issuer(&'a str, Option<&'a str>),
+}
+
+impl Presented {
+    /// Whose keys are needed.
+    #[must_use]
+    pub fn needs<'a>(&'a self, client: &'a Client) -> Needs<'a> {
+        if client.token_endpoint_auth_method == Method::SelfSignedTls.as_str() {
+            return Needs::Client(None);
+        }
+        let Some(assertion) = self.assertion.as_ref().filter(|_| client.token_endpoint_auth_method == Method::PrivateKeyJwt.as_str()) else {
+            return Needs::Nothing;
+        };
+        match &client.workload_identity {
+            Some(workload) if assertion.issuer == workload.issuer => Needs::Issuer(&workload.issuer, assertion.kid.as_deref()),
+            _ => Needs::Client(assertion.kid.as_deref()),
+        }
+    }
+}
+
+/// What authentication is decided with.
+pub struct Means<'a> {
+    /// Key of the MACs of stored secrets.
+    pub mac: &'a MacKey,
+    /// This server.
+    pub settings: &'a Settings,
+    /// The path of the endpoint that is asked.
+    pub path: &'a str,
+    /// Seconds since the epoch.
+    pub now: i64,
+    /// The keys of whom [`Presented::needs`] named.
+    pub keys: &'a Keys,
+    /// The algorithms of the issuer it named.
+    pub issuer_algorithms: &'a [Alg],
+    /// The client certificate of the connection.
+    pub certificate: Option<&'a Certificate>,
 }
 
 /// A client that proved who it is (or a public one that named itself). Token, introspection and revocation need one.
@@ -96,6 +178,7 @@ pub struct Presented {
 pub struct AuthenticatedClient {
     known: Arc<KnownClient>,
     method: Method,
+    once: Option<Step>,
 }
 
 impl AuthenticatedClient {
@@ -114,6 +197,23 @@ impl AuthenticatedClient {
     pub fn unchanged(&self) -> Step {
         self.known.unchanged()
     }
+    /// A change together with the guard that what proved the client is used once (RFC 7523 §3 `jti`). Every change that gives it something
+    /// goes through here; an endpoint that changes nothing applies this to an empty one before it answers.
+    #[must_use]
+    pub fn spend(&self, mut change: Change) -> Change {
+        change.steps.extend(self.once.clone());
+        change
+    }
+    /// Whether the guard that [`AuthenticatedClient::spend`] added to a change of so many steps refused it: the proof was used before.
+    #[must_use]
+    pub fn spent(&self, steps: usize, refused: Guarded) -> bool {
+        self.once.is_some() && refused.step + 1 == steps
+    }
+    /// Whether its proof can be used once only.
+    #[must_use]
+    pub const fn is_once(&self) -> bool {
+        self.once.is_some()
+    }
     /// How it proved itself.
     #[must_use]
     pub fn method(&self) -> Method {
@@ -127,7 +227,10 @@ impl AuthenticatedClient {
 /// `invalid_request` for two methods at once or another `client_id` in the body; `invalid_client` for none or a broken header.
 pub fn present(authorization: &[&[u8]], form: &Form<'_>) -> Result<Presented, OAuthError> {
     if form.get("client_assertion").is_some() || form.get("client_assertion_type").is_some() {
-        return Err(OAuthError::client("client assertions are not supported"));
+        if !authorization.is_empty() || form.get("client_secret").is_some() {
+            return Err(OAuthError::request("more than one client authentication method"));
+        }
+        return assertion::present(form);
     }
     match authorization {
         [] if form.get("client_secret").is_some() => post::present(form),
@@ -142,19 +245,44 @@ pub fn present(authorization: &[&[u8]], form: &Form<'_>) -> Result<Presented, OA
 ///
 /// # Errors
 /// `invalid_client`.
-pub fn authenticate(presented: &Presented, known: Option<Arc<KnownClient>>, mac: &MacKey) -> Result<AuthenticatedClient, OAuthError> {
-    let proved = proves(presented, known.as_deref(), mac);
+pub fn authenticate(presented: &Presented, known: Option<Arc<KnownClient>>, means: &Means<'_>) -> Result<AuthenticatedClient, OAuthError> {
+    let proved = proves(presented, known.as_deref(), means.mac);
     let Some(known) = known else { return Err(OAuthError::client("unknown client")) };
-    if known.client.token_endpoint_auth_method != presented.method.as_str() {
+    let client = &known.client;
+    let registered = Method::parse(&client.token_endpoint_auth_method);
+    // A client with a certificate says in the request only who it is (RFC 8705 §2); the rest was said in the handshake.
+    let method = match (presented.method, registered) {
+        (Method::None, Some(method @ (Method::TlsClientAuth | Method::SelfSignedTls))) => method,
+        (method, _) => method,
+    };
+    if registered != Some(method) {
         return Err(OAuthError::client("not the registered authentication method"));
     }
-    if known.client.disabled {
+    if !method.works(means.settings) && !is_ours(client) {
+        return Err(OAuthError::client("the authentication method is not offered"));
+    }
+    if client.disabled {
         return Err(OAuthError::client("the client is disabled"));
     }
-    if presented.method != Method::None && !proved {
-        return Err(OAuthError::client("wrong secret"));
-    }
-    Ok(AuthenticatedClient { known, method: presented.method })
+    let once = match (method, &presented.assertion) {
+        (Method::None, _) => None,
+        (Method::Basic | Method::Post, _) if proved => None,
+        (Method::Basic | Method::Post, _) => return Err(OAuthError::client("wrong secret")),
+        (Method::PrivateKeyJwt, Some(shown)) => match &client.workload_identity {
+            Some(workload) if shown.issuer == workload.issuer => workload::believe(shown, workload, means).map(|()| None)?,
+            _ => Some(assertion::believe(shown, client, means)?),
+        },
+        (Method::PrivateKeyJwt, None) => return Err(OAuthError::client("no assertion")),
+        (Method::TlsClientAuth, _) => tls::believe(means.certificate, client, means.now).map(|()| None)?,
+        (Method::SelfSignedTls, _) => self_signed::believe(means.certificate, means.keys, means.now).map(|()| None)?,
+    };
+    Ok(AuthenticatedClient { known, method, once })
+}
+
+/// Whether a client serves the server itself (administration, gateways) and nobody else: a profile's rules are not about those.
+fn is_ours(client: &Client) -> bool {
+    let mut tokens = client.scope.split_ascii_whitespace().peekable();
+    !client.is_public() && tokens.peek().is_some() && tokens.all(|token| token.starts_with(scope::BUILT_IN_PREFIX))
 }
 
 /// Whether a presented secret is one of the live ones; every comparison is made, against nothing too.
@@ -182,7 +310,13 @@ pub(crate) mod tests {
     }
     pub(crate) fn authenticated(client: Client) -> AuthenticatedClient {
         let method = Method::parse(&client.token_endpoint_auth_method).unwrap();
-        AuthenticatedClient { known: Arc::new(KnownClient::new(client, 7, [None, None])), method }
+        AuthenticatedClient { known: Arc::new(KnownClient::new(client, 7, [None, None])), method, once: None }
+    }
+    pub(crate) fn means<'a>(mac: &'a MacKey, settings: &'a Settings, keys: &'a Keys) -> Means<'a> {
+        Means { mac, settings, path: "/token", now: 1_000_000, keys, issuer_algorithms: &[], certificate: None }
+    }
+    fn authenticate(shown: &Presented, known: Option<Arc<KnownClient>>, mac: &MacKey) -> Result<AuthenticatedClient, OAuthError> {
+        super::authenticate(shown, known, &means(mac, &Settings::for_issuer("https://id.example.com"), &Keys::default()))
     }
     fn shown(header: Option<&str>, body: &str) -> Result<Presented, OAuthError> {
         let header: Vec<&[u8]> = header.iter().map(|h| h.as_bytes()).collect();

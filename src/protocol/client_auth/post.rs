@@ -12,5 +12,5 @@ pub fn present(form: &Form<'_>) -> Result<Presented, OAuthError> {
     let (Some(client_id), Some(secret)) = (form.get("client_id"), form.get("client_secret")) else {
         return Err(OAuthError::client("client_id or client_secret is empty"));
     };
-    Ok(Presented { client_id: client_id.to_owned(), method: Method::Post, secrets: vec![Plain::new(secret.to_owned())] })
+    Ok(Presented { client_id: client_id.to_owned(), method: Method::Post, secrets: vec![Plain::new(secret.to_owned())], assertion: None })
 }

@@ -17,7 +17,7 @@ use super::request_object;
 use crate::{
     App,
     account::{Posted, Source, flow::Walk},
-    csrf,
+    csrf, documents,
     pages::{self, Refused},
     sessions::Browser,
 };
@@ -40,7 +40,7 @@ pub async fn post(State(app): State<Arc<App>>, headers: HeaderMap, posted: Poste
 }
 
 async fn authorize(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -> Result<Response, Refused> {
-    let known = app.catalog.client(authorize::client_id(params)?).await?;
+    let known = documents::client(app, authorize::client_id(params)?, source).await?;
     if let Some(uri) = pushed::named(params)? {
         let request = taken(app, known.as_deref(), uri).await?;
         let known = known.ok_or(Refused::stale())?;

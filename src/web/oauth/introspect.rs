@@ -18,7 +18,7 @@ use protocol::{
 };
 use tokens::secret::{self, SecretKind};
 
-use super::{client, form, octets};
+use super::{client, form, octets, once};
 use crate::{
     App, credential,
     reply::{self, Failed},
@@ -38,6 +38,7 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
         return Err(OAuthError::client("introspection needs a client that can prove who it is").into());
     }
     let token = form.get("token").ok_or(OAuthError::request("token is missing"))?;
+    once::spend_alone(app, "introspect", &parts, &caller).await?;
     let answer = if token.starts_with(SecretKind::Refresh.prefix()) {
         refresh(app, &caller, token).await?
     } else {

@@ -10,6 +10,7 @@ pub(crate) mod jwks;
 pub(crate) mod logout;
 pub(crate) mod once;
 pub(crate) mod par;
+pub(crate) mod register;
 pub(crate) mod request_object;
 pub(crate) mod revoke;
 pub(crate) mod status;
@@ -90,7 +91,7 @@ pub(crate) async fn client(app: &App, endpoint: &'static str, parts: &Parts, for
     if let Some(seconds) = app.failures.wait(source, &presented.client_id, app.clock.now_ms()) {
         return Err(Failed::Limited(limits::FAILURES_OF_ONE.waits(seconds)));
     }
-    let known = app.catalog.client(&presented.client_id).await?;
+    let known = crate::documents::client(app, &presented.client_id, source).await?;
     let (keys, issuer) = match &known {
         Some(known) => keys(app, presented.needs(&known.client), &known.client).await?,
         None => Default::default(),

@@ -11,7 +11,7 @@ use ledger::{ArtefactKind, Change};
 use protocol::{AuthenticatedClient, OAuthError, Settings, revoke, stored::RefreshDocument};
 use tokens::secret::{self, SecretKind};
 
-use super::{client, form, octets};
+use super::{client, form, octets, once};
 use crate::{
     App, credential,
     reply::{self, Failed},
@@ -34,8 +34,9 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     } else {
         access(app, &caller, token).await?
     };
-    if let Some(change) = change {
-        app.store.apply(change).await?;
+    match change {
+        Some(change) => once::spend(app, "revoke", &parts, &caller, change).await.map(drop)?,
+        None => once::spend_alone(app, "revoke", &parts, &caller).await?,
     }
     Ok(reply::json(StatusCode::OK, Bytes::new()))
 }

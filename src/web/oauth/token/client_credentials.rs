@@ -11,6 +11,6 @@ impl Asked<'_> {
         let server = server(app, &target).await?;
         let decided =
             grants::client_credentials::decide(&context(app, &app.keys.load(), head, evidence), client, form, &target, server.as_deref());
-        give(app, grants::CLIENT_CREDENTIALS, decided?).await
+        give(self, grants::CLIENT_CREDENTIALS, decided?).await
     }
 }

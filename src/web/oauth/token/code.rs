@@ -14,6 +14,6 @@ impl Asked<'_> {
         let loaded = Loaded::of(app, &artefact, &document.subject, &document.resource).await?;
         let found = grants::code::Found { artefact: &artefact, document: &document, behind: loaded.behind() };
         let decided = grants::code::decide(&context(app, &app.keys.load(), head, evidence), client, form, &found);
-        conclude(app, grants::AUTHORIZATION_CODE, decided).await
+        conclude(self, grants::AUTHORIZATION_CODE, decided).await
     }
 }

@@ -18,7 +18,7 @@ use protocol::{
 };
 use tokens::secret::{self, SecretKind};
 
-use super::{client, evidence, form, octets};
+use super::{client, evidence, form, octets, once};
 use crate::{
     App,
     reply::{self, Failed},
@@ -52,6 +52,7 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
         };
         match given {
             Given::Answer(response) => return Ok(response),
+            Given::Replayed => return Err(once::replayed(app, "token", &parts, &client).await),
             // The client was changed, perhaps on another node: believe it anew, or not at all.
             Given::Refused(Guarded { step: 0 }) => app.catalog.forget_client(client.id()),
             Given::Refused(_) => {}
@@ -66,6 +67,8 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
 /// What became of one try.
 enum Given {
     Answer(Response),
+    /// What proved the client was used before.
+    Replayed,
     /// By this guard; the first is the client's.
     Refused(Guarded),
 }
@@ -124,27 +127,30 @@ async fn server(app: &App, resource: &str) -> Result<Option<Arc<ResourceServer>>
 }
 
 /// Makes a decision durable and answers, or says which guard refused it: it has to be made anew.
-async fn conclude(app: &App, grant_type: &'static str, decided: Result<Granted, Refused>) -> Result<Given, Failed> {
+async fn conclude(asked: &Asked<'_>, grant_type: &'static str, decided: Result<Granted, Refused>) -> Result<Given, Failed> {
     match decided {
-        Ok(granted) => give(app, grant_type, granted).await,
+        Ok(granted) => give(asked, grant_type, granted).await,
         Err(Refused { error, change }) => {
             if let Some(change) = change {
-                app.store.apply(change).await?;
+                asked.app.store.apply(change).await?;
             }
             Err(error.into())
         }
     }
 }
 
-async fn give(app: &App, grant_type: &'static str, granted: Granted) -> Result<Given, Failed> {
+async fn give(asked: &Asked<'_>, grant_type: &'static str, granted: Granted) -> Result<Given, Failed> {
     let Granted { change, answer } = granted;
+    let change = asked.client.spend(change);
+    let steps = change.steps.len();
     let proof = change.steps.iter().position(protocol::evidence::is_once);
-    match app.store.apply(change).await? {
+    match asked.app.store.apply(change).await? {
         Outcome::Applied { .. } => {
             metrics::counter!("tokens_issued_total", "grant_type" => grant_type, "format" => answer.format.as_str()).increment(1);
             Ok(Given::Answer(reply::json(StatusCode::OK, Bytes::from(answer.json()))))
         }
         Outcome::Refused(guard) if Some(guard.step) == proof => Err(evidence::replayed().into()),
+        Outcome::Refused(guard) if asked.client.spent(steps, guard) => Ok(Given::Replayed),
         Outcome::Refused(guard) => Ok(Given::Refused(guard)),
     }
 }

@@ -19,6 +19,6 @@ impl Asked<'_> {
         let found =
             grants::refresh::Found { artefact: &artefact, document: &document, successor: successor.as_ref(), behind: loaded.behind() };
         let decided = grants::refresh::decide(&context(app, &app.keys.load(), head, evidence), client, form, &found);
-        conclude(app, grants::REFRESH_TOKEN, decided).await
+        conclude(self, grants::REFRESH_TOKEN, decided).await
     }
 }

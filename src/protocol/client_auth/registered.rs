@@ -1,0 +1,135 @@
+//! What each authentication method needs of a client's registration (RFC 7591 §2, RFC 8705 §2.1.2), and what metadata says of them.
+use serde_json::{Map, Value, json};
+use tokens::{Alg, certificate};
+use url::Url;
+
+use super::{Keys, Method, assertion, tls};
+use crate::{Client, Settings};
+
+/// Most keys a client registers with itself.
+const MOST_KEYS: usize = 50;
+/// Members that only a private or symmetric key has (RFC 7518 §6).
+const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+/// The longest name, characters.
+const LONGEST: usize = 512;
+
+/// What is wrong with a registration, by member.
+pub(crate) fn mistakes(client: &Client) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    let method = Method::parse(&client.token_endpoint_auth_method);
+    if method.is_none() {
+        let known = Method::ALL.map(Method::as_str).join(", ");
+        found.push(("token_endpoint_auth_method", format!("not supported; one of {known}")));
+    }
+    keys(client, &mut found);
+    let vouched = client.workload_identity.is_some() && method == Some(Method::PrivateKeyJwt);
+    let needs_keys = matches!(method, Some(Method::PrivateKeyJwt | Method::SelfSignedTls)) && !vouched;
+    if needs_keys && client.jwks.is_none() && client.jwks_uri.is_none() {
+        found.push(("jwks", format!("{} needs jwks or jwks_uri", client.token_endpoint_auth_method)));
+    }
+    names(client, method, &mut found);
+    if client.workload_identity.is_some() && method != Some(Method::PrivateKeyJwt) {
+        found.push(("workload_identity", "needs token_endpoint_auth_method private_key_jwt".into()));
+    }
+    if let Some(workload) = &client.workload_identity
+        && (Url::parse(&workload.issuer).is_err() || workload.subject.is_empty() || workload.subject.len() > LONGEST)
+    {
+        found.push(("workload_identity", "needs a trusted issuer's identifier and a subject of 1 to 512 characters".into()));
+    }
+    if client.token_endpoint_auth_signing_alg.as_deref().is_some_and(|name| Alg::parse(name).is_none()) {
+        let known = Alg::ALL.map(Alg::as_str).join(", ");
+        found.push(("token_endpoint_auth_signing_alg", format!("not supported; one of {known}")));
+    }
+    if client.assertion_audience.as_deref().is_some_and(|audience| !matches!(audience, "issuer" | "legacy")) {
+        found.push(("assertion_audience", "issuer or legacy".into()));
+    }
+    found
+}
+
+fn keys(client: &Client, found: &mut Vec<(&'static str, String)>) {
+    if client.jwks.is_some() && client.jwks_uri.is_some() {
+        found.push(("jwks_uri", "jwks and jwks_uri exclude each other (RFC 7591 §2)".into()));
+    }
+    if client.jwks_uri.as_deref().is_some_and(|uri| !is_address(uri)) {
+        found.push(("jwks_uri", "must be an https URI without user and fragment".into()));
+    }
+    let Some(set) = &client.jwks else { return };
+    let Some(keys) = set.get("keys").and_then(Value::as_array) else {
+        found.push(("jwks", "must be a JWK Set: an object with an array keys (RFC 7517 §5)".into()));
+        return;
+    };
+    if keys.len() > MOST_KEYS {
+        found.push(("jwks", format!("at most {MOST_KEYS} keys")));
+    }
+    if keys.iter().any(|key| PRIVATE.iter().any(|member| key.get(member).is_some())) {
+        found.push(("jwks", "holds a private or shared key: register public keys only, and treat this one as known to others".into()));
+    }
+    let uses = matches!(Method::parse(&client.token_endpoint_auth_method), Some(Method::PrivateKeyJwt | Method::SelfSignedTls));
+    if uses && client.workload_identity.is_none() && !Keys::read(set.to_string().as_bytes()).is_some_and(|keys| keys.knows(None)) {
+        found.push(("jwks", "holds no key that can be used here".into()));
+    }
+}
+
+/// Exactly one name says whose certificate it is.
+fn names(client: &Client, method: Option<Method>, found: &mut Vec<(&'static str, String)>) {
+    let registered: Vec<_> = tls::names(client).into_iter().filter_map(|(member, name, _)| Some((member, name?))).collect();
+    if method == Some(Method::TlsClientAuth) && registered.len() != 1 {
+        found.push(("tls_client_auth_subject_dn", "tls_client_auth needs exactly one tls_client_auth_* member (RFC 8705 §2.1.2)".into()));
+    }
+    for (member, name) in registered {
+        let good = !name.is_empty()
+            && name.len() <= LONGEST
+            && match member {
+                "tls_client_auth_subject_dn" => certificate::is_name(name),
+                "tls_client_auth_san_ip" => name.parse::<std::net::IpAddr>().is_ok(),
+                "tls_client_auth_san_uri" => Url::parse(name).is_ok(),
+                "tls_client_auth_san_email" => name.contains('@'),
+                _ => !name.contains('*'),
+            };
+        if !good {
+            let why = if member.ends_with("_dn") {
+                "must be a distinguished name (RFC 4514), as CN=app,O=Example,C=DE"
+            } else {
+                "is no name of that kind"
+            };
+            found.push((member, why.into()));
+        }
+    }
+}
+
+/// Whether keys may be fetched there: https, or an address that the outbound rules except (they are asked when it is called).
+fn is_address(uri: &str) -> bool {
+    uri.len() <= LONGEST
+        && Url::parse(uri).is_ok_and(|url| {
+            matches!(url.scheme(), "https" | "http")
+                && url.host_str().is_some()
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.fragment().is_none()
+        })
+}
+
+/// What metadata says beside the methods themselves (RFC 8414 §2, RFC 8705 §5). Comes after everything that adds endpoints.
+pub(crate) fn feature(settings: &Settings, members: &mut Map<String, Value>) {
+    let algorithms: Vec<&str> = assertion::registrable(settings.profile).into_iter().map(Alg::as_str).collect();
+    for endpoint in ["token", "introspection", "revocation"] {
+        members.insert(format!("{endpoint}_endpoint_auth_signing_alg_values_supported"), json!(algorithms));
+    }
+    let always = [
+        ("token_endpoint", "/token"),
+        ("introspection_endpoint", "/introspect"),
+        ("revocation_endpoint", "/revoke"),
+        ("userinfo_endpoint", "/userinfo"),
+    ];
+    let switched = [
+        ("pushed_authorization_request_endpoint", "/par"),
+        ("device_authorization_endpoint", "/device_authorization"),
+        ("backchannel_authentication_endpoint", "/bc-authorize"),
+    ];
+    let there: Vec<_> = always.into_iter().chain(switched.into_iter().filter(|(name, _)| members.contains_key(*name))).collect();
+    let aliases: Map<String, Value> =
+        there.into_iter().filter_map(|(name, path)| Some((name.to_owned(), settings.mtls_url(path)?.into()))).collect();
+    if !aliases.is_empty() {
+        members.insert("mtls_endpoint_aliases".into(), aliases.into());
+    }
+}
