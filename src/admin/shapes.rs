@@ -113,6 +113,12 @@ pub fn client() -> Value {
             "default_max_age": count("Seconds (OpenID Connect Registration §2)."),
             "initiate_login_uri": text("OpenID Connect Core §4."),
             "jwks": { "type": "object", "description": "Its public keys (RFC 7517 §5)." },
+            "subject_type": choice("OpenID Connect Core §8.", &["public", "pairwise"]),
+            "sector_identifier_uri": text("Whose host is the sector of a pairwise client (OpenID Connect Core §8.1)."),
+            "application_type": choice("OpenID Connect Registration §2.", &["web", "native"]),
+            "software_id": text("RFC 7591 §2."),
+            "software_version": text("RFC 7591 §2."),
+            "origin": choice("How it came: absent, an administrator made it.", &["registration", "metadata"]),
             "disabled": flag("Nothing of it works; becoming true revokes everything of it.", false),
         }),
     )
@@ -178,6 +184,7 @@ pub fn trusted_issuer() -> Value {
             "jwks_uri": text("Where its JWK set is served."),
             "algorithms": { "type": "array", "maxItems": 16, "items": choice("JOSE name.", &["ES256", "ES384", "RS256", "PS256", "EdDSA"]), "description": "Nothing else is accepted." },
             "token_typ": texts("The `typ` of its tokens; `at+jwt` when absent, `[\"JWT\"]` for older servers."),
+            "software_statements": flag("Its software statements are believed where clients register (RFC 7591 §2.3).", false),
         }),
     )
 }
@@ -218,7 +225,7 @@ fn route_auth() -> Value {
             "freshness": choice("`push`: local check and pushed revocations; `introspect`: ask; `offline`: signature and times only.", &["push", "introspect", "offline"]),
             "cache_ttl": duration("How long an introspection answer may be kept."),
             "max_staleness": duration("How old the revocation feed may be."),
-            "sender_constraint": { "type": "array", "maxItems": 0, "description": "Not supported by this version." },
+            "sender_constraint": { "type": "array", "maxItems": 2, "items": { "type": "string", "enum": ["dpop", "mtls"] }, "description": "The token must be bound by one of these; absent: it may be." },
         }),
     )
 }

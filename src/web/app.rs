@@ -11,7 +11,7 @@ use tokens::{Clock, Entropy, keyring::KeyRing, secret::MacKey, status_list::Slot
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{account::hashing::Hashing, catalog::Catalog, credential::Credentials, limits::Failures, policies::Policies, oauth::{discovery::Published, status::Lists}, relying::Relying};
+use crate::{account::hashing::Hashing, catalog::Catalog, credential::Credentials, limits::Failures, logout_delivery::Ended, policies::Policies, oauth::{discovery::Published, status::Lists}, relying::Relying};
 
 /// The address of the other end of the connection; the accept loop puts it into the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +75,8 @@ pub struct App {
     pub outbound: Arc<Outbound>,
     /// The keys of clients and trusted issuers.
     pub relying: Relying,
+    /// The documents of clients that publish their metadata.
+    pub(crate) documents: crate::documents::Documents,
     /// Networks whose `Forwarded` and `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Cancelled when the process drains.
@@ -93,6 +95,8 @@ pub struct App {
     pub(crate) lists: Lists,
     /// Rings when something was revoked; the feed's subscribers wait on it.
     pub(crate) committed: Arc<Notify>,
+    /// Rings when a session may have ended; whoever tells clients of it waits on it.
+    pub(crate) ended: Arc<Ended>,
     /// How many feed subscribers there are.
     pub(crate) subscribers: Arc<tokio::sync::Semaphore>,
 }
@@ -110,6 +114,8 @@ impl App {
         let policies = Arc::new(Policies::new(Arc::clone(&parts.store)));
         parts.store.listen(Arc::clone(&policies) as Arc<dyn Listener>);
         parts.store.listen(Arc::new(Bell(Arc::clone(&committed))));
+        let ended = Arc::<Ended>::default();
+        parts.store.listen(Arc::clone(&ended) as Arc<dyn Listener>);
         let relying_clock = Arc::clone(&parts.clock);
         let published = Published::new(&parts.settings, parts.keys.load_full());
         Arc::new(Self {
@@ -123,6 +129,7 @@ impl App {
             mac: parts.mac,
             counters: parts.counters,
             hashing: parts.hashing,
+            documents: crate::documents::Documents::default(),
             relying: Relying::new(Arc::clone(&parts.outbound) as _, relying_clock),
             outbound: parts.outbound,
             trusted_proxies: parts.trusted_proxies,
@@ -134,6 +141,7 @@ impl App {
             slots: Slots::default(),
             lists: Lists::default(),
             committed,
+            ended,
             subscribers: Arc::new(tokio::sync::Semaphore::new(Self::MAX_SUBSCRIBERS)),
         })
     }
@@ -145,6 +153,7 @@ impl App {
         sizes.push(("own_tokens", self.credentials.len()));
         sizes.push(("status_lists", self.lists.len()));
         sizes.push(("key_sets", self.relying.len()));
+        sizes.push(("client_documents", self.documents.len()));
         sizes
     }
 }

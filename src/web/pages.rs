@@ -7,6 +7,7 @@ use ledger::StoreError;
 use protocol::{
     Client, OAuthError,
     authorize::{Answer, Params, Refusal},
+    registration::document,
 };
 
 use crate::{App, account::hashing::Busy, limits::Policy};
@@ -139,6 +140,8 @@ pub struct Shown {
     pub logo: Option<String>,
     pub policy: Option<String>,
     pub tos: Option<String>,
+    /// Where it publishes its metadata: the one thing about it that is known for sure.
+    pub host: Option<String>,
 }
 
 impl Shown {
@@ -147,6 +150,7 @@ impl Shown {
     pub fn of(client: &Client) -> Self {
         let web = |uri: &Option<String>| uri.clone().filter(|u| u.starts_with("https://") || u.starts_with("http://"));
         Self {
+            host: document::host(&client.client_id).filter(|_| client.origin.as_deref() == Some(document::ORIGIN)),
             name: client.client_name.clone().unwrap_or_else(|| client.client_id.clone()),
             logo: web(&client.logo_uri),
             policy: web(&client.policy_uri),

@@ -21,7 +21,7 @@ use protocol::{
 use crate::{
     App,
     account::{consent, login, page},
-    oauth::{authorize, authzen, discovery, feed, health, introspect, jwks, logout, par, revoke, status, token, userinfo},
+    oauth::{authorize, authzen, discovery, feed, health, introspect, jwks, logout, par, register, revoke, status, token, userinfo},
     pages, reply,
 };
 
@@ -55,6 +55,11 @@ pub fn router(app: Arc<App>) -> Router {
         .route(&at("/.well-known/authzen-configuration"), open("discovery", "GET", get(authzen::metadata)))
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready));
+    if app.settings.registration {
+        let own = get(register::get).put(register::put).delete(register::delete);
+        router = router.route(&at("/register"), open("register", "POST", post(register::post)));
+        router = router.route(&at("/register/{client_id}"), open("register", "GET, PUT, DELETE", own));
+    }
     for name in METADATA {
         router = router.route(&at(&format!("/.well-known/{name}")), open("discovery", "GET", get(discovery::get)));
         if let Some(path) = inserted(&app.settings.issuer, name) {
