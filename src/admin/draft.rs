@@ -59,8 +59,10 @@ fn split_secret(kind: ObjectKind, members: &mut Map<String, Value>, mistakes: &m
         mistakes.extend(secrets::password_mistakes(text));
     }
     if kind == ObjectKind::Client {
-        if members.get("token_endpoint_auth_method").and_then(Value::as_str) == Some("none") {
-            mistakes.push(Mistake::new(name, "a public client has no secret"));
+        match members.get("token_endpoint_auth_method").and_then(Value::as_str) {
+            Some("none") => mistakes.push(Mistake::new(name, "a public client has no secret")),
+            None | Some("client_secret_basic" | "client_secret_post") => {}
+            Some(_) => mistakes.push(Mistake::new(name, "a client that proves itself by a key has no secret")),
         }
         // RFC 6749 appendix A.2
         if !text.bytes().all(|b| (0x20..=0x7e).contains(&b)) {

@@ -3,6 +3,7 @@
 //! Read in this order: [`operations`] (the table of everything that can be asked), [`rest`] (the router made from it),
 //! [`objects`] (the one way to change an administered object) with [`draft`], [`schema`], [`secrets`] and [`links`],
 //! then [`revocations`], [`seed`] and [`openapi`].
+#![recursion_limit = "256"]
 mod actions;
 mod call;
 mod collections;

@@ -230,7 +230,7 @@ mod tests {
             [
                 "client_idd: is not known; did you mean `client_id`?",
                 "redirect_uris[1]: must be a string",
-                "token_endpoint_auth_method: must be one of client_secret_basic, client_secret_post, none",
+                "token_endpoint_auth_method: must be one of client_secret_basic, client_secret_post, private_key_jwt, tls_client_auth, self_signed_tls_client_auth, none",
                 "require_pkce: must be a boolean",
             ]
         );

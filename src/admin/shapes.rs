@@ -99,7 +99,26 @@ pub fn client() -> Value {
             "post_logout_redirect_uris": texts("OpenID Connect RP-Initiated Logout §3.1."),
             "grant_types": texts("`authorization_code`, `refresh_token`, `client_credentials`."),
             "response_types": texts("`code`."),
-            "token_endpoint_auth_method": choice("RFC 7591 §2.", &["client_secret_basic", "client_secret_post", "none"]),
+            "token_endpoint_auth_method": choice("RFC 7591 §2.", &[
+                "client_secret_basic", "client_secret_post", "private_key_jwt", "tls_client_auth", "self_signed_tls_client_auth", "none",
+            ]),
+            "token_endpoint_auth_signing_alg": text("How it signs its assertions; absent: PS256, ES256, ES384 or EdDSA."),
+            "assertion_audience": choice("What its assertions may be for: the issuer alone, or for old libraries also the endpoint.", &["issuer", "legacy"]),
+            "tls_client_auth_subject_dn": text("The subject of its certificate (RFC 4514); exactly one of the five (RFC 8705 §2.1.2)."),
+            "tls_client_auth_san_dns": text("A DNS name in its certificate."),
+            "tls_client_auth_san_uri": text("A URI in its certificate."),
+            "tls_client_auth_san_ip": text("An IP address in its certificate."),
+            "tls_client_auth_san_email": text("A mailbox in its certificate."),
+            "workload_identity": closed(
+                &["issuer", "subject"],
+                json!({
+                    "issuer": text("A trusted issuer, whose token proves the client (RFC 7523 §3)."),
+                    "subject": text("The `sub` of that token, exactly."),
+                    "audience": text("Its `aud`; absent: this issuer."),
+                }),
+            ),
+            "jwks_uri": text("Where its public keys are; fetched by the outbound rules."),
+
             "scope": text("Space-separated: what it may ask for."),
             "allowed_resources": texts("Resource indicators it may ask for (RFC 8707)."),
             "first_party": flag("No consent page.", false),

@@ -14,7 +14,7 @@ use protocol::{
     authorize::{self, Desk, Endpoint, Params, Refusal, pushed, request_object::Came},
 };
 
-use super::{authorize::server, client, form, octets, request_object};
+use super::{authorize::server, client, form, octets, once, request_object};
 use crate::{
     App, limits,
     reply::{self, Failed},
@@ -39,7 +39,7 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
         let client = client(app, "par", &parts, &form).await?;
         admit(app, &parts, &client).await?;
         let evidence = Evidence::default();
-        match push(app, &client, &form, &params, &evidence).await? {
+        match push(app, &parts, &client, &form, &params, &evidence).await? {
             Ok(response) => return Ok(response),
             Err(_) => app.catalog.forget_client(client.id()),
         }
@@ -59,6 +59,7 @@ async fn admit(app: &App, parts: &Parts, client: &AuthenticatedClient) -> Result
 
 async fn push(
     app: &App,
+    parts: &Parts,
     client: &AuthenticatedClient,
     form: &Form<'_>,
     params: &Params,
@@ -81,7 +82,7 @@ async fn push(
     };
     let request = checked.map_err(|wrong| told(wrong.1))?;
     let (change, uri) = pushed::push(&request, &app.settings, app.clock.now_ms(), app.entropy.as_ref(), &app.mac);
-    match app.store.apply(Change::new().step(client.unchanged()).and(change)).await? {
+    match once::spend(app, "par", parts, client, Change::new().step(client.unchanged()).and(change)).await? {
         Outcome::Applied { .. } => {
             metrics::counter!("pushed_requests_total").increment(1);
             let body = serde_json::json!({"request_uri": uri, "expires_in": app.settings.par_ttl}).to_string();
