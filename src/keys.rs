@@ -172,6 +172,10 @@ impl Keys {
         });
         keys.install(&mut *keys.parsed.lock().await, &found.rows)?;
         keys.store.listen(Arc::clone(&keys.bell) as Arc<dyn Listener>);
+        if create && keys.lacking() {
+            // The plan has grown since these keys were made: whoever signs with the new algorithm finds its keys from the first request on.
+            keys.tick().await?;
+        }
         Ok(keys)
     }
 
@@ -179,6 +183,12 @@ impl Keys {
     #[must_use]
     pub fn ring(&self) -> Arc<ArcSwap<KeyRing>> {
         Arc::clone(&self.ring)
+    }
+
+    /// Whether an algorithm of the plan has no key that signs.
+    fn lacking(&self) -> bool {
+        let ring = self.ring.load();
+        self.plan.algorithms.iter().any(|alg| ring.signing(*alg).is_none())
     }
 
     /// The key of all MACs of secrets.
@@ -282,14 +292,28 @@ impl Keys {
             if actions.is_empty() {
                 return self.install(&mut parsed, &rows);
             }
+            let first = self.first_of(&rows, &actions).await?;
             let made = row::generate(&actions).await?;
-            let change = self.written(&rows, actions, made, author)?;
+            let change = first.and(self.written(&rows, actions, made, author)?);
             let outcome = self.store.apply(change).await?;
             if outcome.applied() {
                 return self.install(&mut parsed, &self.store.keys().await?);
             }
         }
         Err(KeysError::Contended)
+    }
+
+    /// Guards for algorithms that get their very first key: of several nodes one makes it, the others find it.
+    async fn first_of(&self, rows: &[KeyRow], actions: &[Action]) -> Result<Change, KeysError> {
+        let mut guards = Change::new();
+        for action in actions {
+            let Action::Create { alg, state: State::Current } = action else { continue };
+            let name = format!("keys_of:{alg}");
+            if rows.iter().all(|row| row.alg != alg.as_str()) && self.store.meta(&name).await?.is_none() {
+                guards = guards.step(Step::InitMeta { name, value: b"1".to_vec() });
+            }
+        }
+        Ok(guards)
     }
 
     /// A plan as a change with its events.
@@ -336,7 +360,9 @@ impl Keys {
                 Some(key) => key.clone(),
                 None => row::unseal(&self.kek, row)?,
             };
-            kept.push(Kept { state: row::state(row.state), key, changed_at: row.changed_at });
+            // A key of an algorithm that is not wanted any more proves what it signed, and signs nothing.
+            let state = if self.plan.algorithms.contains(&key.alg()) { row::state(row.state) } else { State::Retired };
+            kept.push(Kept { state, key, changed_at: row.changed_at });
         }
         if !kept.iter().any(|kept| kept.state == State::Current) {
             return Err(KeysError::Incomplete("no signing key is current"));

@@ -32,7 +32,11 @@ impl House {
     }
 
     async fn open(&self, octet: &str, create: bool) -> Result<Arc<Keys>, KeysError> {
-        let plan = Plan { algorithms: vec![Alg::ES256], ..Plan::default() };
+        self.open_with(octet, create, &[Alg::ES256]).await
+    }
+
+    async fn open_with(&self, octet: &str, create: bool, algorithms: &[Alg]) -> Result<Arc<Keys>, KeysError> {
+        let plan = Plan { algorithms: algorithms.to_vec(), ..Plan::default() };
         let source = Source::Text(tokens::secret::Plain::new(octet.repeat(32)));
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         Keys::open(Arc::clone(&self.store), &source, plan, clock, Arc::new(SystemEntropy), create).await
@@ -142,4 +146,31 @@ async fn the_schedule_rotates_by_itself_once() {
     keys.tick().await.expect("ticks");
     assert_ne!(signs(&keys), old);
     assert_eq!(events(&house).await.iter().filter(|kind| *kind == "key.retired").count(), 1);
+}
+
+#[tokio::test]
+async fn an_algorithm_that_is_new_to_a_database_gets_its_keys_once_at_the_next_start() {
+    let house = House::new().await;
+    let old = house.open("01", true).await.expect("creates");
+    let more = [Alg::ES256, Alg::EdDSA, Alg::MlDsa65];
+    let (a, b) = tokio::join!(house.open_with("01", true, &more), house.open_with("01", true, &more));
+    let (a, b) = (a.expect("one"), b.expect("two"));
+    b.reload().await.expect("reloads");
+    assert_eq!(signs(&a), signs(&old), "what was there signs on");
+    for alg in [Alg::EdDSA, Alg::MlDsa65] {
+        let kid = |keys: &Keys| keys.ring.load().signing(alg).expect("a signer").kid().to_owned();
+        assert_eq!(kid(&a), kid(&b), "{alg}");
+    }
+    assert_eq!(house.store.keys().await.expect("rows").len(), 6, "a current and a next key each, made once");
+}
+
+#[tokio::test]
+async fn an_algorithm_that_is_wanted_no_more_signs_nothing_and_proves_what_it_signed() {
+    let house = House::new().await;
+    let hybrid = house.open_with("01", true, &[Alg::ES256, Alg::MlDsa65]).await.expect("creates");
+    let kid = hybrid.ring.load().signing(Alg::MlDsa65).expect("a signer").kid().to_owned();
+    let classical = house.open("01", true).await.expect("opens");
+    assert!(classical.ring.load().signing(Alg::MlDsa65).is_none());
+    assert!(classical.ring.load().keys().find(Some(&kid), Alg::MlDsa65).is_some());
+    assert!(classical.ring.load().algorithms().all(|alg| alg == Alg::ES256));
 }

@@ -53,7 +53,8 @@ mod tests {
         let hybrid = Settings { post_quantum: true, ..classical.clone() };
         assert_eq!(names(&classical), ["ES256", "ES384", "RS256", "PS256", "EdDSA"]);
         assert_eq!(names(&hybrid).last(), Some(&"ML-DSA-65"));
-        let members = json!({"id_token_signed_response_alg": "ML-DSA-65", "userinfo_signed_response_alg": "ES256", "client_name": "ML-DSA-65"});
+        let members =
+            json!({"id_token_signed_response_alg": "ML-DSA-65", "userinfo_signed_response_alg": "ES256", "client_name": "ML-DSA-65"});
         let wrong: Vec<String> = mistakes(members.as_object().unwrap(), false).into_iter().map(|m| m.at).collect();
         assert_eq!(wrong, ["id_token_signed_response_alg"]);
         assert!(mistakes(members.as_object().unwrap(), true).is_empty());
@@ -62,7 +63,11 @@ mod tests {
 
     #[test]
     fn a_key_that_is_not_there_is_a_fault_and_never_another_key() {
-        let kept = |alg| tokens::keyring::Kept { state: tokens::keyring::State::Current, key: SigningKey::generate(alg).unwrap().0, changed_at: 0 };
+        let kept = |alg| tokens::keyring::Kept {
+            state: tokens::keyring::State::Current,
+            key: SigningKey::generate(alg).unwrap().0,
+            changed_at: 0,
+        };
         let ring = KeyRing::new(vec![kept(Alg::ES256), kept(Alg::EdDSA)]);
         assert_eq!(key(&ring, None, Alg::ES256).unwrap().alg(), Alg::ES256);
         assert_eq!(key(&ring, Some("EdDSA"), Alg::ES256).unwrap().alg(), Alg::EdDSA);

@@ -303,7 +303,8 @@ mod tests {
 
     #[test]
     fn thumbprint_of_an_algorithm_key_pair_covers_alg_kty_and_pub() {
-        let jwk = Jwk { kty: "AKP".into(), alg: Some("ML-DSA-65".into()), public: Some("AA".into()), kid: Some("k".into()), ..Jwk::default() };
+        let jwk =
+            Jwk { kty: "AKP".into(), alg: Some("ML-DSA-65".into()), public: Some("AA".into()), kid: Some("k".into()), ..Jwk::default() };
         assert_eq!(jwk.thumbprint(), b64::encode(&hash::sha256(br#"{"alg":"ML-DSA-65","kty":"AKP","pub":"AA"}"#)));
     }
 

@@ -14,6 +14,7 @@
 mod kit;
 
 mod admin;
+mod algorithms;
 mod authorize;
 mod client_auth;
 mod client_credentials;
@@ -36,6 +37,7 @@ mod login;
 mod login_limits;
 mod logout;
 mod operations;
+mod post_quantum;
 mod quickstart;
 mod races;
 mod rate_limits;
@@ -44,6 +46,8 @@ mod remote_gateway;
 mod revoke;
 mod robustness;
 mod seed;
+mod signed_answers;
+mod status_list;
 mod transport;
 mod two_nodes;
 mod userinfo;

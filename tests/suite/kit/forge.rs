@@ -97,6 +97,11 @@ impl Issuer {
         *self.keys.lock().expect("keys") = Some(set);
     }
 
+    /// Publishes any set.
+    pub fn publish_set(&self, set: Value) {
+        *self.keys.lock().expect("keys") = Some(set);
+    }
+
     pub fn break_down(&self) {
         *self.keys.lock().expect("keys") = None;
     }

@@ -4,6 +4,7 @@
 pub mod chrome;
 pub mod forge;
 pub mod http;
+pub mod jose;
 pub mod page;
 pub mod raw;
 pub mod seed;
