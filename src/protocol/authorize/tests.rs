@@ -297,3 +297,138 @@ fn descriptions_use_only_the_characters_of_the_specification() {
 fn the_matrix_has_no_empty_row() {
     assert!(steps::STEPS.iter().all(|s| (s.authorize.is_some() || s.par.is_some()) && !s.specification.is_empty()));
 }
+
+#[test]
+fn a_pushed_request_is_used_up_by_its_answer_and_only_by_its_client_in_time() {
+    let (settings, mac) = (Settings::for_issuer(ISSUER), MacKey::new([1; 32]));
+    let (change, uri) = pushed::push(&request("&nonce=n"), &settings, 100_000, &Counting, &mac);
+    let [Step::Put(row)] = change.steps.as_slice() else { panic!("one row") };
+    assert!(uri.starts_with(pushed::PREFIX) && !row.document.contains(&uri["urn:ietf:params:oauth:request_uri:dwp_".len() + 30..]));
+    let presented = pushed::presented(&uri, &mac).expect("ours");
+    let taken = pushed::take(Some(row), &presented, "web", 110).expect("in time").resume(Some(&client())).expect("the client's");
+    assert_eq!((taken.nonce.as_deref(), taken.pushed.is_some()), (Some("n"), true));
+    assert!(matches!(pushed::consume(&taken, 110), Some(Step::Consume { id, .. }) if id == row.id));
+    assert_eq!(pushed::consume(&request(""), 110), None);
+    let used = ledger::Artefact { consumed_at: Some(105), ..row.clone() };
+    for (row, client, now) in [(Some(row), "other", 110), (Some(row), "web", 160), (Some(&used), "web", 110), (None, "web", 110)] {
+        assert_eq!(pushed::take(row, &presented, client, now).unwrap_err().code, Code::InvalidRequestUri);
+    }
+    for bad in ["urn:ietf:params:oauth:request_uri:", "urn:ietf:params:oauth:request_uri:dwp_x", "urn:x", ""] {
+        assert!(pushed::presented(bad, &mac).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn where_requests_are_pushed_first_a_plain_one_is_refused() {
+    let pushing = Client { require_pushed_authorization_requests: true, ..client() };
+    let code = |endpoint, profile, client: &Client| run_at(endpoint, profile, client, GOOD).err().map(|e| e.1.code);
+    assert_eq!(code(Endpoint::Authorize, Profile::Standard, &pushing), Some(Code::InvalidRequest));
+    assert_eq!(code(Endpoint::Par, Profile::Standard, &pushing), None);
+    let keyed = Client { token_endpoint_auth_method: "private_key_jwt".into(), ..client() };
+    assert_eq!(code(Endpoint::Authorize, Profile::Fapi2, &keyed), Some(Code::InvalidRequest));
+    assert_eq!(code(Endpoint::Par, Profile::Fapi2, &keyed), None);
+    assert_eq!(code(Endpoint::Par, Profile::Fapi2, &client()), Some(Code::UnauthorizedClient), "a plain secret");
+    let public = Client { token_endpoint_auth_method: "none".into(), ..client() };
+    assert_eq!(code(Endpoint::Par, Profile::Fapi2, &public), Some(Code::UnauthorizedClient));
+    let signing = Client { require_signed_request_object: true, ..client() };
+    assert_eq!(code(Endpoint::Par, Profile::Standard, &signing), Some(Code::InvalidRequest), "unsigned");
+}
+
+#[test]
+fn fapi_asks_for_pkce_whatever_is_registered() {
+    let keyed = Client { token_endpoint_auth_method: "private_key_jwt".into(), require_pkce: false, ..client() };
+    let none = without("code_challenge").replace("&code_challenge_method=S256", "").replace("code_challenge_method=S256&", "");
+    assert!(run_at(Endpoint::Par, Profile::Standard, &keyed, &none).is_ok());
+    assert!(run_at(Endpoint::Par, Profile::Fapi2, &keyed, &none).is_err());
+}
+
+fn implicit() -> Client {
+    let all = ResponseType::names().map(str::to_owned).collect();
+    Client { grant_types: vec!["authorization_code".into(), "implicit".into()], response_types: all, ..client() }
+}
+
+#[test]
+fn tokens_through_the_browser_only_where_the_profile_and_the_registration_say_so() {
+    let asked = |kind: &str, more: &str| GOOD.replace("response_type=code", &format!("response_type={kind}")) + more;
+    let run = |profile, client: &Client, kind: &str, more: &str| run_at(Endpoint::Authorize, profile, client, &asked(kind, more));
+    let code = |r: Result<Request, (Caller, Refusal)>| r.unwrap_err().1.code;
+    for kind in ["id_token", "code+id_token", "id_token+token", "code+id_token+token", "token+code"] {
+        assert_eq!(code(run(Profile::Standard, &implicit(), kind, "&nonce=n")), Code::UnsupportedResponseType, "{kind}");
+        assert_eq!(code(run(Profile::OidcDynamic, &client(), kind, "&nonce=n")), Code::UnauthorizedClient, "{kind}");
+        let given = run(Profile::OidcDynamic, &implicit(), kind, "&nonce=n").expect("accepted");
+        assert_eq!(given.back.mode, ResponseMode::Fragment);
+        assert_eq!(code(run(Profile::OidcDynamic, &implicit(), kind, "&nonce=n&response_mode=query")), Code::InvalidRequest);
+        assert!(run(Profile::OidcDynamic, &implicit(), kind, "&nonce=n&response_mode=form_post").is_ok());
+    }
+    assert_eq!(code(run(Profile::OidcDynamic, &implicit(), "code+id_token", "")), Code::InvalidRequest, "no nonce");
+    assert!(run(Profile::OidcDynamic, &implicit(), "code+token", "").is_ok());
+    assert_eq!(code(run(Profile::OidcDynamic, &implicit(), "token", "&nonce=n")), Code::UnsupportedResponseType);
+    let bound = Client { dpop_bound_access_tokens: true, ..implicit() };
+    assert_eq!(code(run(Profile::OidcDynamic, &bound, "code+token", "&nonce=n")), Code::UnauthorizedClient);
+}
+
+#[test]
+fn a_hybrid_answer_has_hashes_of_what_stands_beside_its_id_token() {
+    let text = GOOD.replace("response_type=code", "response_type=code+id_token+token");
+    let r = run_at(Endpoint::Authorize, Profile::OidcDynamic, &implicit(), &format!("{text}&nonce=n")).expect("accepted");
+    let (c, s, user) = (implicit(), session(50), accounts::User { id: "sub".into(), ..accounts::User::default() });
+    let (settings, keys, mac, evidence) = (Settings::for_issuer(ISSUER), ring(), MacKey::new([1; 32]), Evidence::default());
+    let ctx = context(&settings, &keys, &mac, &evidence);
+    let (server, scope) = (server(), r.scope.clone());
+    let issue =
+        issue::Issue { request: &r, client: &c, session: &s, user: Some(&user), server: Some(&server), scope: &scope, consent: None };
+    let issue::Given { change, pairs } = issue.given(&ctx).expect("given");
+    let of = |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone()).unwrap_or_default();
+    let parsed = tokens::jws::Parsed::parse(&of("id_token")).map(|p| p.verify(keys.keys().find(p.kid.as_deref(), Alg::RS256).unwrap()).unwrap());
+    let claims = parsed.expect("a JWT");
+    let hash = |text: &str| Value::from(tokens::hash::left_half(text));
+    assert_eq!((claims.get("c_hash"), claims.get("at_hash")), (Some(&hash(&of("code"))), Some(&hash(&of("access_token")))));
+    assert_eq!((claims.get("s_hash"), claims.get("nonce")), (Some(&hash("s")), Some(&Value::from("n"))));
+    assert_eq!((of("token_type").as_str(), of("expires_in").as_str()), ("Bearer", "300"));
+    assert!(change.events.iter().any(|e| e.kind.as_str() == "token.issued"));
+    assert!(change.steps.iter().any(|s| matches!(s, Step::StartGrant(g) if g.expires_at >= 400)), "the grant lives as long as the token");
+}
+
+#[test]
+fn a_signed_answer_stands_alone_and_says_who_to_whom_and_until_when() {
+    let r = request("&response_mode=jwt");
+    let (c, keys, settings) = (client(), ring(), Settings::for_issuer(ISSUER));
+    let voice = Voice { settings: &settings, client: &c, keys: &keys, now: 100 };
+    let Answer::Redirect { location } = r.back.give(voice, vec![("code", "c".into())]) else { panic!("redirects") };
+    let url = url::Url::parse(&location).expect("a URL");
+    let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    let [(name, jwt)] = pairs.as_slice() else { panic!("one parameter: {pairs:?}") };
+    let parsed = tokens::jws::Parsed::parse(jwt).expect("a JWT");
+    assert_eq!((name.as_str(), parsed.alg), ("response", Alg::RS256));
+    let claims = parsed.verify(keys.keys().find(parsed.kid.as_deref(), Alg::RS256).unwrap()).expect("ours");
+    let of = |name: &str| claims.get(name).cloned().unwrap_or_default();
+    assert_eq!((of("iss"), of("aud"), of("code"), of("state")), (ISSUER.into(), "web".into(), "c".into(), "s".into()));
+    assert_eq!(of("exp"), Value::from(400));
+    let fapi = Client { require_signed_request_object: true, ..client() };
+    let voice = Voice { client: &fapi, ..voice };
+    let Answer::Redirect { location } = r.back.refuse(voice, Refusal::new(Code::AccessDenied, "no")) else { panic!("redirects") };
+    assert!(location.starts_with("https://rp.example.com/cb?response=") && !location.contains("error="));
+    let jwt = location.split_once("response=").map(|(_, jwt)| jwt.to_owned()).unwrap_or_default();
+    assert_eq!(tokens::jws::Parsed::parse(&jwt).expect("a JWT").alg, Alg::ES256);
+}
+
+#[test]
+fn wanted_classes_come_from_the_claim_the_parameter_or_the_registration() {
+    let acr = |more: &str| {
+        let r = request(more);
+        (r.acr_values, r.acr_essential)
+    };
+    assert_eq!(acr("&acr_values=b+a"), (vec!["b".to_owned(), "a".to_owned()], false));
+    let claim = |wish: &str| format!("&acr_values=x&claims=%7B%22id_token%22%3A%7B%22acr%22%3A{wish}%7D%7D");
+    assert_eq!(acr(&claim("%7B%22essential%22%3Atrue%2C%22values%22%3A%5B%22m%22%5D%7D")), (vec!["m".to_owned()], true));
+    assert_eq!(acr(&claim("%7B%22essential%22%3Atrue%7D")), (vec!["x".to_owned()], false));
+    let usual = Client { default_acr_values: vec!["d".into()], ..client() };
+    assert_eq!(run(&usual, GOOD).expect("accepted").acr_values, ["d"]);
+}
+
+#[test]
+fn a_code_is_bound_to_the_key_that_was_named_or_proved() {
+    let jkt = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I";
+    assert_eq!(request(&format!("&dpop_jkt={jkt}")).dpop_jkt.as_deref(), Some(jkt));
+    assert_eq!(refusal("&dpop_jkt=short"), Code::InvalidRequest);
+}

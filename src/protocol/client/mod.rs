@@ -324,7 +324,7 @@ mod tests {
     fn what_this_version_does_not_do_is_a_mistake_not_a_surprise() {
         let client = Client {
             grant_types: vec!["authorization_code".into(), "password".into()],
-            response_types: vec!["code".into(), "token".into()],
+            response_types: vec!["code".into(), "none".into()],
             token_endpoint_auth_method: "client_secret_jwt".into(),
             id_token_signed_response_alg: Some("HS256".into()),
             ..web()
