@@ -39,7 +39,7 @@ pub fn of(kind: ObjectKind) -> Option<&'static Value> {
         ObjectKind::Upstream => Some(&UPSTREAM),
         ObjectKind::TrustedIssuer => Some(&TRUSTED_ISSUER),
         ObjectKind::Policy => Some(&POLICY),
-        ObjectKind::ApiKey | ObjectKind::Device | ObjectKind::Certificate => None,
+        ObjectKind::ApiKey | ObjectKind::Device | ObjectKind::Certificate | ObjectKind::SignalStream => None,
     }
 }
 

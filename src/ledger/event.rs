@@ -104,6 +104,14 @@ kinds! {
     TokenExchanged = "token.exchanged",
     /// Another issuer's assertion became a token (RFC 7523).
     AssertionRedeemed = "assertion.redeemed",
+    /// A receiver of shared signals opened, changed or closed its stream.
+    StreamChanged = "signals.stream",
+    /// A stream was paused because its receiver does not answer.
+    StreamPaused = "signals.paused",
+    /// A receiver refused a security event token for good.
+    SignalRefused = "signals.refused",
+    /// A trusted issuer told of an event.
+    SignalReceived = "signals.received",
     /// An administrator's credential was made.
     AdminBootstrapped = "admin.bootstrapped",
     /// The ledger's oldest rows were cut off at a checkpoint.

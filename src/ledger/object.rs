@@ -26,11 +26,13 @@ pub enum ObjectKind {
     Certificate,
     /// An authorization policy.
     Policy,
+    /// A stream of shared signals.
+    SignalStream,
 }
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::User,
         Self::Client,
         Self::ResourceServer,
@@ -41,6 +43,7 @@ impl ObjectKind {
         Self::Device,
         Self::Certificate,
         Self::Policy,
+        Self::SignalStream,
     ];
 
     /// The stored name.
@@ -57,6 +60,7 @@ impl ObjectKind {
             Self::Device => "device",
             Self::Certificate => "certificate",
             Self::Policy => "policy",
+            Self::SignalStream => "signal_stream",
         }
     }
 

@@ -31,6 +31,7 @@ pub mod session_state;
 pub mod settings;
 pub mod signing;
 pub mod status_list;
+pub mod signals;
 pub mod stored;
 pub mod userinfo;
 

@@ -11,8 +11,8 @@ pub struct Scope(Vec<String>);
 pub const IDENTITY: [&str; 6] = ["openid", "profile", "email", "address", "phone", "offline_access"];
 /// Scopes of the authorization server itself: available where it is the audience, and to machines only. What a client may do here is the
 /// client's right, never a person's to give away (RFC 9700 §2.3).
-pub const BUILT_IN: [&str; 6] =
-    ["doorward.admin", "doorward.admin.read", "doorward.introspect", "doorward.feed", "doorward.register", "doorward.decide"];
+pub const BUILT_IN: [&str; 7] =
+    ["doorward.admin", "doorward.admin.read", "doorward.introspect", "doorward.feed", "doorward.register", "doorward.decide", "doorward.signals"];
 /// What begins a scope of the authorization server itself.
 pub const BUILT_IN_PREFIX: &str = "doorward.";
 
