@@ -260,6 +260,8 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
         clock: foundation.clock.clone(),
         entropy: foundation.entropy.clone(),
         counters: ground.counters.clone(),
+        store: Some(foundation.store.clone()),
+        nonces: config.settings().dpop_nonce.then(|| dpop_nonces(foundation)),
         settings: gateway::Settings {
             max_staleness_ms: config.max_staleness.0.saturating_mul(1000),
             trusted_proxies: config.server.trusted_proxies.clone(),
@@ -274,6 +276,19 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
         ground.tasks.spawn(remote.follow(gateway.clone(), ground.closing.clone()));
     }
     Ok(gateway)
+}
+
+/// The gateway's nonces: equal nodes have the same; a gateway without keys of this server has its own until it restarts.
+fn dpop_nonces(foundation: &Foundation) -> tokens::dpop::Nonces {
+    let mac = foundation.keys().map_or_else(
+        |_| {
+            let mut key = [0; 32];
+            foundation.entropy.fill(&mut key);
+            tokens::secret::MacKey::new(key)
+        },
+        |keys| keys.mac(),
+    );
+    tokens::dpop::Nonces::new(mac, "dpop-nonce-gateway")
 }
 
 /// The authorities trusted besides the built-in ones.

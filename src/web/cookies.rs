@@ -1,6 +1,9 @@
 //! The one cookie: a browser's session (RFC 6265bis, the `__Host-` prefix).
 use http::{HeaderMap, HeaderValue, header::COOKIE};
 
+/// Tickets looked at in one request.
+const MOST_TICKETS: usize = 16;
+
 /// How this issuer's cookie is called and marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cookie {
@@ -35,6 +38,29 @@ impl Cookie {
         found.next().is_none().then_some(first)
     }
 
+    /// The tickets in a request: what waiting requests of a browser without a session are bound to. Each has a cookie of its own, so
+    /// that two tabs that come at once do not take each other's away.
+    #[must_use]
+    pub fn tickets(self, headers: &HeaderMap) -> Vec<String> {
+        let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
+        let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let own = pairs.filter(|(name, value)| name.starts_with(self.name()) && *name == self.ticket_name(value));
+        own.map(|(_, value)| value.to_owned()).take(MOST_TICKETS).collect()
+    }
+
+    /// `Set-Cookie` with a ticket for so many seconds.
+    #[must_use]
+    pub fn ticket(self, value: &str, seconds: i64) -> Option<HeaderValue> {
+        let secure = if self.secure { "; Secure" } else { "" };
+        let name = self.ticket_name(value);
+        HeaderValue::try_from(format!("{name}={value}; Max-Age={}; Path=/; HttpOnly; SameSite=Lax{secure}", seconds.max(1))).ok()
+    }
+
+    fn ticket_name(self, value: &str) -> String {
+        let hash = tokens::hash::left_half(value);
+        format!("{}-{}", self.name(), hash.get(..8).unwrap_or_default())
+    }
+
     /// `Set-Cookie` with a value; it lives as long as the browser runs, the row behind it decides.
     #[must_use]
     pub fn set(self, value: &str) -> Option<HeaderValue> {
@@ -62,6 +88,20 @@ mod tests {
         let cookie = Cookie::of("https://id.example.com");
         assert_eq!(cookie.set("x").unwrap(), "__Host-doorward=x; Path=/; HttpOnly; SameSite=Lax; Secure");
         assert_eq!(Cookie::of("http://127.0.0.1:8080").set("x").unwrap(), "doorward=x; Path=/; HttpOnly; SameSite=Lax");
+    }
+
+    #[test]
+    fn tickets_of_two_tabs_live_side_by_side() {
+        let cookie = Cookie::of("https://id.example.com");
+        let mut headers = HeaderMap::new();
+        for value in ["one", "two"] {
+            let line = cookie.ticket(value, 60).unwrap().to_str().unwrap().to_owned();
+            assert!(line.starts_with("__Host-doorward-") && line.ends_with("; Path=/; HttpOnly; SameSite=Lax; Secure"), "{line}");
+            headers.append(COOKIE, HeaderValue::try_from(line.split(';').next().unwrap()).unwrap());
+        }
+        headers.append(COOKIE, HeaderValue::from_static("__Host-doorward-AAAAAAAA=planted; __Host-doorward=x"));
+        assert_eq!(cookie.tickets(&headers), ["one", "two"]);
+        assert_eq!(cookie.read(&headers), Some("x"));
     }
 
     #[test]

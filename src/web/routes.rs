@@ -20,7 +20,7 @@ use protocol::{
 
 use crate::{
     App,
-    account::{consent, login, page},
+    account::{consent, login, mfa, page},
     oauth::{authorize, authzen, discovery, feed, health, introspect, jwks, logout, par, register, revoke, status, token, userinfo},
     pages, reply,
 };
@@ -44,6 +44,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route(&at("/authorize"), timed("authorize", get(authorize::get).post(authorize::post)))
         .route(&at("/logout"), timed("logout", get(logout::get).post(logout::post)))
         .route(&at("/login"), timed("login", get(login::get).post(login::post)))
+        .route(&at("/mfa"), timed("mfa", get(mfa::get).post(mfa::post)))
         .route(&at("/consent"), timed("consent", get(consent::get).post(consent::post)))
         .route(&at("/account"), timed("account", get(page::get).post(page::post)))
         .route(&at("/static/doorward.css"), get(pages::stylesheet))

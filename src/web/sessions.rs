@@ -107,6 +107,7 @@ pub struct Browser {
     rows: Arc<Rows>,
     cookie: Cookie,
     presented: bool,
+    tickets: Vec<String>,
 }
 
 fn away(error: tower_sessions::session::Error) -> StoreError {
@@ -132,7 +133,7 @@ impl Browser {
         });
         let known: Option<Id> = presented.and_then(|value| value.parse().ok());
         let session = Session::new(known, Arc::clone(&rows), None);
-        Self { session, rows, cookie, presented: presented.is_some() }
+        Self { session, rows, cookie, presented: presented.is_some(), tickets: cookie.tickets(headers) }
     }
 
     async fn text(&self, name: &str) -> Result<Option<String>, StoreError> {
@@ -145,6 +146,21 @@ impl Browser {
     /// What this browser's forms are bound to, if it has any.
     pub async fn binding(&self) -> Result<Option<String>, StoreError> {
         self.text(BINDING).await
+    }
+
+    /// Everything that waiting requests of this browser may be bound to.
+    pub async fn bindings(&self) -> Result<Vec<String>, StoreError> {
+        Ok(self.binding().await?.into_iter().chain(self.tickets.iter().cloned()).collect())
+    }
+
+    /// What a request that waits until `expires_at` is bound to: the browser's session, or without one a ticket with a cookie of its own.
+    pub async fn tie(&self, expires_at: i64) -> Result<(String, Option<HeaderValue>), StoreError> {
+        if self.binding().await?.is_some() {
+            return Ok((self.bind(expires_at).await?, None));
+        }
+        let ticket = self.tickets.last().cloned().unwrap_or_else(|| id::random_text(self.rows.entropy.as_ref(), 32));
+        let cookie = self.cookie.ticket(&ticket, expires_at - self.rows.clock.now());
+        Ok((ticket, cookie))
     }
 
     /// What this browser's forms are bound to, from now on until `expires_at`.

@@ -16,7 +16,7 @@ use protocol::{
 
 use super::{
     Posted, Source,
-    flow::Walk,
+    flow::{Known, Walk},
     interaction::{self, Open},
     login::{Waiting, denied, walk},
     name_of,
@@ -70,8 +70,8 @@ async fn show(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -
     let browser = Browser::of(app, headers);
     let open = interaction::open(app, &browser, params.one("interaction")?.unwrap_or_default()).await?;
     let walk = waiting(app, &browser, source, &open).await?;
-    let remembered = walk.remembered().await?;
-    match (walk.decide(remembered.as_ref()), walk.session.clone()) {
+    let known = walk.remembered().await?;
+    match (walk.decide(&known), walk.session.clone()) {
         (Next::Ask, Some(session)) => consent_page(app, &open, &walk, &session).await,
         _ => walk.go().await,
     }
@@ -146,7 +146,8 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
         return walk.refuse(refusal).await;
     };
     let before = app.store.consent(&session.subject, &walk.client.client_id).await?;
-    match walk.decide(before.as_ref()) {
+    let known = Known { consent: before.clone(), ..walk.remembered().await? };
+    match walk.decide(&known) {
         Next::Ask | Next::Issue => {
             let remembered = consent::remember(&walk.request, &session.subject, &given, before.as_ref(), app.clock.now());
             walk.issue(&given, Some(remembered)).await

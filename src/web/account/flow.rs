@@ -5,12 +5,15 @@ use axum::response::Response;
 use http::HeaderValue;
 use ledger::{Change, Consent, ObjectKind, Outcome, Session, Step};
 use protocol::{
-    Client, Code, Evidence,
+    Client, Code, Evidence, acr,
     authorize::{Answer, Next, Pending, Refusal, Request, Return, Seen, Voice, issue::Issue, next, pushed},
     pairwise,
 };
 
-use super::interaction::{self, Open, Purpose};
+use super::{
+    interaction::{self, Open, Purpose},
+    mfa,
+};
 use crate::{
     App,
     oauth::context,
@@ -44,6 +47,15 @@ pub struct Walk<'a> {
     pub change: Change,
 }
 
+/// What is known of the person besides their session.
+#[derive(Default)]
+pub struct Known {
+    /// What they allowed this client before.
+    pub consent: Option<Consent>,
+    /// They have a second factor that this request wants.
+    pub second: bool,
+}
+
 /// What a refused guard means.
 enum Stopped {
     /// The form was used already.
@@ -60,9 +72,10 @@ impl Walk<'_> {
     /// # Errors
     /// The form was used already, or storage is away.
     pub async fn go(self) -> Result<Response, Refused> {
-        let consent = self.remembered().await?;
-        match self.decide(consent.as_ref()) {
+        let known = self.remembered().await?;
+        match self.decide(&known) {
             Next::LogIn | Next::Choose => self.wait("/login").await,
+            Next::StepUp => self.wait("/mfa").await,
             Next::Ask => self.wait("/consent").await,
             Next::Issue => {
                 let scope = self.request.scope.clone();
@@ -74,22 +87,26 @@ impl Walk<'_> {
 
     /// What comes next, as things stand.
     #[must_use]
-    pub fn decide(&self, consent: Option<&Consent>) -> Next {
+    pub fn decide(&self, known: &Known) -> Next {
         let known_as = self.session.as_ref().map(|s| pairwise::subject(&self.client, &s.subject, &self.app.mac));
         let known_as = known_as.as_deref();
-        let seen = Seen { session: self.session.as_ref(), fresh: self.fresh, chosen: self.chosen, consent, known_as };
+        let (consent, second) = (known.consent.as_ref(), known.second);
+        let seen = Seen { session: self.session.as_ref(), fresh: self.fresh, chosen: self.chosen, consent, second, known_as };
         next(&self.request, &self.client, seen, self.app.clock.now())
     }
 
-    /// What the person allowed this client before.
+    /// What the person allowed this client before, and whether they have the second factor it wants.
     ///
     /// # Errors
     /// Storage is away.
-    pub async fn remembered(&self) -> Result<Option<Consent>, Refused> {
-        match &self.session {
-            Some(session) if !self.client.first_party => Ok(self.app.store.consent(&session.subject, &self.client.client_id).await?),
-            _ => Ok(None),
-        }
+    pub async fn remembered(&self) -> Result<Known, Refused> {
+        let Some(session) = &self.session else { return Ok(Known::default()) };
+        let consent = match self.client.first_party {
+            true => None,
+            false => self.app.store.consent(&session.subject, &self.client.client_id).await?,
+        };
+        let wants = acr::need(&self.request.acr_values, self.request.acr_essential, &session.amr) != acr::Need::Nothing;
+        Ok(Known { consent, second: wants && mfa::enrolled(self.app, &session.subject).await? })
     }
 
     /// Waits for the person on a page of ours. Nothing is written if the interaction can stay as it is.
@@ -103,13 +120,13 @@ impl Walk<'_> {
         if self.open.is_none() && self.session.is_none() {
             interaction::admit(self.app, self.source).await?;
         }
-        let binding = self.browser.bind(self.app.clock.now() + self.app.settings.interaction_ttl).await?;
+        let (binding, ticket) = self.browser.tie(self.app.clock.now() + self.app.settings.interaction_ttl).await?;
         let fresh = self.session.as_ref().filter(|_| self.fresh).map(|s| s.id.clone());
         let purpose = Purpose::Authorize(Box::new(Pending::of(&self.request)));
         let (step, text) = interaction::begin(self.app, &binding, purpose, fresh, self.chosen);
         self.change = std::mem::take(&mut self.change).step(step);
         match self.commit().await? {
-            Ok(cookie) => Ok(pages::with_cookie(self.show(path, text.expose()), cookie)),
+            Ok(cookie) => Ok(pages::with_cookie(pages::with_cookie(self.show(path, text.expose()), cookie), ticket)),
             Err(_) => Err(Refused::stale()),
         }
     }

@@ -39,6 +39,20 @@ pub struct Interaction {
     /// The person chose to go on as who they are.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub chosen: bool,
+    /// The password that was proved for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proved: Option<Proved>,
+}
+
+/// The first factor was right; the second is awaited.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Proved {
+    /// Whose.
+    pub subject: String,
+    /// The version of the account whose password it was.
+    pub version: i64,
+    /// When, seconds since the epoch.
+    pub at: i64,
 }
 
 /// An interaction as its own browser sees it.
@@ -79,10 +93,13 @@ fn hashed(binding: &str) -> String {
 /// Begins one; the step stores it.
 #[must_use]
 pub fn begin(app: &App, binding: &str, purpose: Purpose, fresh: Option<String>, chosen: bool) -> (Step, Plain) {
+    store(app, Interaction { browser: hashed(binding), purpose, fresh, chosen, proved: None })
+}
+
+fn store(app: &App, interaction: Interaction) -> (Step, Plain) {
     let now_ms = app.clock.now_ms();
     let now = now_ms.div_euclid(1000);
     let issued = secret::generate(SecretKind::Interaction, now_ms, app.entropy.as_ref(), &app.mac);
-    let interaction = Interaction { browser: hashed(binding), purpose, fresh, chosen };
     let step = Step::Put(Artefact {
         kind: ArtefactKind::Interaction,
         id: issued.id.to_vec(),
@@ -109,10 +126,8 @@ pub async fn open(app: &App, browser: &Browser, text: &str) -> Result<Open, Refu
         return Err(Refused::stale());
     }
     let interaction: Interaction = serde_json::from_str(&row.document).map_err(|_| Refused::stale())?;
-    let binding = browser.binding().await?.ok_or(Refused::foreign())?;
-    if !hash::eq(hashed(&binding).as_bytes(), interaction.browser.as_bytes()) {
-        return Err(Refused::foreign());
-    }
+    let mut bindings = browser.bindings().await?.into_iter();
+    let binding = bindings.find(|b| hash::eq(hashed(b).as_bytes(), interaction.browser.as_bytes())).ok_or(Refused::foreign())?;
     Ok(Open { text: text.to_owned(), interaction, id: presented.id, binding })
 }
 
@@ -121,6 +136,12 @@ impl Open {
     #[must_use]
     pub fn consume(&self, app: &App) -> Step {
         Step::Consume { kind: ArtefactKind::Interaction, id: self.id.to_vec(), now: app.clock.now(), successor: None }
+    }
+
+    /// The same, in the same browser, once the password is proved: this one is used up.
+    #[must_use]
+    pub fn proved(&self, app: &App, proved: Proved) -> (Step, Plain) {
+        store(app, Interaction { proved: Some(proved), ..self.interaction.clone() })
     }
 
     /// The hidden field of one of its forms. `about` is the session the form is shown in.

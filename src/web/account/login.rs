@@ -10,7 +10,7 @@ use axum::{
 use http::{HeaderMap, StatusCode, header::USER_AGENT};
 use ledger::{Change, EventKind, NewEvent, Outcome, Session};
 use protocol::{
-    Code,
+    Code, acr,
     authorize::{Next, Params, Refusal, Request},
     client_auth::KnownClient,
 };
@@ -20,7 +20,7 @@ use super::{
     Posted, Source, ending,
     flow::Walk,
     interaction::{self, Open, Purpose},
-    name_of,
+    mfa, name_of,
     password::{self, Attempt},
 };
 use crate::{
@@ -123,8 +123,8 @@ async fn show(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -
         Waiting::Client(request, client) => (*request, client),
     };
     let walk = walk(app, (&browser, source), &open, (request, client), session);
-    let consent = walk.remembered().await?;
-    match walk.decide(consent.as_ref()) {
+    let known = walk.remembered().await?;
+    match walk.decide(&known) {
         Next::LogIn => Ok(login_page(app, &open, Some(&walk), false)),
         Next::Choose if params.one("switch")?.is_some() => Ok(login_page(app, &open, Some(&walk), false)),
         Next::Choose => choose_page(app, &open, &walk).await,
@@ -140,14 +140,14 @@ pub(super) async fn begin(app: &App, browser: &Browser, source: IpAddr) -> Resul
 /// Somebody has to log in before a page of ours.
 pub(super) async fn begin_for(app: &App, browser: &Browser, source: IpAddr, purpose: Purpose) -> Result<Response, Refused> {
     interaction::admit(app, source).await?;
-    let binding = browser.bind(app.clock.now() + app.settings.interaction_ttl).await?;
+    let (binding, ticket) = browser.tie(app.clock.now() + app.settings.interaction_ttl).await?;
     let (step, text) = interaction::begin(app, &binding, purpose, None, false);
     let (change, cookie) = browser.seal(Change::new().step(step)).await?;
     if !app.store.apply(change).await?.applied() {
         return Err(Refused::stale());
     }
     let location = format!("{}/login?interaction={}", pages::base(&app.settings.issuer), text.expose());
-    Ok(pages::with_cookie(pages::see_other(&location), cookie))
+    Ok(pages::with_cookie(pages::with_cookie(pages::see_other(&location), cookie), ticket))
 }
 
 /// The page of ours that the login was for.
@@ -235,7 +235,7 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
 /// it is checked again.
 async fn prove(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params, open: &Open) -> Result<Response, Refused> {
     let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let (username, address, amr) = (params.one("username")?.unwrap_or_default(), source.to_string(), ["pwd".to_owned()]);
+    let (username, address, amr) = (params.one("username")?.unwrap_or_default(), source.to_string(), acr::methods(false));
     let given = Plain::new(params.one("password")?.unwrap_or_default());
     for _ in 0..TRIES {
         let browser = Browser::of(app, headers);
@@ -244,6 +244,9 @@ async fn prove(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params, 
             Attempt::Wrong => return Ok(again(app, (&browser, source), open, waiting, session)),
             Attempt::Right(found) => found,
         };
+        if mfa::enrolled(app, &found.id).await? {
+            return mfa::ask(app, &browser, open, &found).await;
+        }
         let proof = Proof { subject: &found.id, version: found.version, amr: &amr, address: &address, agent };
         match enter(app, (&browser, source), open, waiting, session, &proof).await {
             Err(why) if why == Refused::changed() => {}
@@ -263,7 +266,7 @@ fn again(app: &App, at: (&Browser, IpAddr), open: &Open, waiting: Waiting, sessi
 
 /// The person is who they say: the session begins or is renewed, the browser's cookie changes, and what waited goes on,
 /// all in one transaction.
-async fn enter(
+pub(super) async fn enter(
     app: &App,
     (browser, source): (&Browser, IpAddr),
     open: &Open,

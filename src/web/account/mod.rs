@@ -7,6 +7,7 @@ pub mod flow;
 pub mod hashing;
 pub mod interaction;
 pub mod login;
+pub mod mfa;
 pub mod page;
 pub mod password;
 

@@ -24,12 +24,12 @@ pub enum Attempt {
     Wrong,
 }
 
-fn quota(limit: throttle::Limit) -> Quota {
+pub(super) fn quota(limit: throttle::Limit) -> Quota {
     Quota { rate: limit.rate, period_s: limit.period_s, burst: limit.burst }
 }
 
 /// Looks whether the source, or the account at that source, has used up its failures.
-async fn admitted(app: &App, counters: &throttle::Counters, address: IpAddr) -> Result<(), Refused> {
+pub(super) async fn admitted(app: &App, counters: &throttle::Counters, address: IpAddr) -> Result<(), Refused> {
     let now_ms = app.clock.now_ms();
     let mut refused: Option<(i64, Quota)> = None;
     for (key, limit) in counters.each() {
