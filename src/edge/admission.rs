@@ -1,6 +1,6 @@
 //! Admission: authenticate, authorize, limit. Forwarding needs the [`Permit`] that only the last of them gives.
 use http::HeaderValue;
-use tokens::access;
+use tokens::{Confirmation, access, confirmation::Scheme};
 
 use crate::{
     framing::Violation,
@@ -31,6 +31,12 @@ pub enum Refusal {
     Missing,
     /// A credential that is not believed, with the reason for the log.
     Invalid(&'static str),
+    /// A token whose sender is not the one it is bound to, or that has to be bound (RFC 9449 §7.1).
+    Unbound(&'static str),
+    /// A DPoP proof that is missing, wrong or was used before.
+    Unproved(&'static str),
+    /// A DPoP proof has to carry a nonce of ours (RFC 9449 §9).
+    Nonce,
     /// Believed, but a scope is missing.
     Scope,
     /// Believed, but no policy of the route permits this.
@@ -56,7 +62,7 @@ impl Refusal {
         match self {
             Self::Framing(violation) => violation.status(),
             Self::Malformed(_) | Self::Ambiguous => 400,
-            Self::Missing | Self::Invalid(_) => 401,
+            Self::Missing | Self::Invalid(_) | Self::Unbound(_) | Self::Unproved(_) | Self::Nonce => 401,
             Self::Closed | Self::Scope | Self::Policy => 403,
             Self::NoRoute => 404,
             Self::Method => 405,
@@ -74,7 +80,13 @@ impl Refusal {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Framing(violation) => violation.reason(),
-            Self::Malformed(why) | Self::Invalid(why) | Self::Undecided(why) | Self::BadUpstream(why) => why,
+            Self::Nonce => "dpop_nonce",
+            Self::Unbound(why)
+            | Self::Unproved(why)
+            | Self::Malformed(why)
+            | Self::Invalid(why)
+            | Self::Undecided(why)
+            | Self::BadUpstream(why) => why,
             Self::Ambiguous => "two_credentials",
             Self::NoRoute => "no_route",
             Self::Method => "method",
@@ -120,6 +132,9 @@ impl Refusal {
         match self {
             Self::Missing => Some(HeaderValue::from_static("Bearer")),
             Self::Invalid(_) => Some(HeaderValue::from_static(r#"Bearer error="invalid_token""#)),
+            Self::Unbound(_) => Some(dpop("error=\"invalid_token\", ")),
+            Self::Unproved(_) => Some(dpop("error=\"invalid_dpop_proof\", ")),
+            Self::Nonce => Some(dpop("error=\"use_dpop_nonce\", ")),
             Self::Ambiguous => Some(HeaderValue::from_static(r#"Bearer error="invalid_request""#)),
             Self::Policy => Some(HeaderValue::from_static(r#"Bearer error="insufficient_scope""#)),
             Self::Scope => match access {
@@ -135,6 +150,59 @@ impl Refusal {
     pub const fn closes(self) -> bool {
         matches!(self, Self::Framing(_) | Self::TooSlow | Self::TooLarge)
     }
+}
+
+/// The challenge of the scheme `DPoP` (RFC 9449 §7.1) with these parameters before the algorithms.
+#[must_use]
+pub fn dpop(parameters: &str) -> HeaderValue {
+    let text = format!("DPoP {parameters}algs=\"{}\"", tokens::dpop::ALGS.map(tokens::Alg::as_str).join(" "));
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("DPoP"))
+}
+
+/// Which bindings a route demands of a token; none: a bound token has to be proved all the same, an unbound one is good.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SenderConstraint {
+    /// A DPoP key will do (RFC 9449).
+    pub dpop: bool,
+    /// A client certificate will do (RFC 8705 §3).
+    pub mtls: bool,
+}
+
+impl SenderConstraint {
+    /// Whether it demands nothing.
+    #[must_use]
+    pub const fn is_free(self) -> bool {
+        !self.dpop && !self.mtls
+    }
+    /// Whether a token bound so satisfies it.
+    #[must_use]
+    pub const fn accepts(self, bound: Option<&Confirmation>) -> bool {
+        match bound {
+            None => self.is_free(),
+            Some(cnf) => self.is_free() || (self.dpop && cnf.jkt.is_some()) || (self.mtls && cnf.x5t_s256.is_some()),
+        }
+    }
+}
+
+/// Whether the sender of a believed token is the one it is bound to, and bound as the route demands.
+///
+/// # Errors
+/// 401, with the challenge of the scheme that would do.
+pub fn sender(
+    demanded: SenderConstraint,
+    scheme: Scheme,
+    bound: Option<&Confirmation>,
+    jkt: Option<&str>,
+    x5t_s256: Option<&str>,
+) -> Result<(), Refusal> {
+    let refuse = |why| if scheme == Scheme::Dpop || demanded.dpop { Refusal::Unbound(why) } else { Refusal::Invalid(why) };
+    if !demanded.accepts(bound) {
+        return Err(refuse("unconstrained"));
+    }
+    if !scheme.lets_in(bound, jkt, x5t_s256) {
+        return Err(if bound.is_some_and(|cnf| cnf.jkt.is_some()) { Refusal::Unbound("confirmation") } else { refuse("confirmation") });
+    }
+    Ok(())
 }
 
 /// What a route demands.
@@ -166,6 +234,8 @@ pub struct Guard {
     pub max_staleness_ms: Option<i64>,
     /// `WWW-Authenticate` of a missing scope.
     pub insufficient: HeaderValue,
+    /// What a token has to be bound to.
+    pub sender: SenderConstraint,
 }
 
 impl Guard {
@@ -294,6 +364,7 @@ mod tests {
             cache_ttl_ms: None,
             max_staleness_ms: None,
             insufficient: Guard::insufficient(&["read".into()]),
+            sender: SenderConstraint::default(),
         })
     }
 
@@ -318,6 +389,33 @@ mod tests {
         let mut opaque = identity(good);
         opaque.kind = Kind::Opaque;
         assert_eq!(decide(&guarded(false), Proof::Believed(&opaque)), Err(401));
+    }
+
+    #[test]
+    fn a_bound_token_has_to_be_proved_and_a_route_may_demand_a_binding() {
+        let key = Confirmation { jkt: Some("k".into()), x5t_s256: None };
+        let certificate = Confirmation { jkt: None, x5t_s256: Some("c".into()) };
+        let (free, dpop) = (SenderConstraint::default(), SenderConstraint { dpop: true, mtls: false });
+        let mtls = SenderConstraint { dpop: false, mtls: true };
+        assert_eq!(sender(free, Scheme::Bearer, None, None, None), Ok(()));
+        assert_eq!(sender(free, Scheme::Dpop, Some(&key), Some("k"), None), Ok(()));
+        assert_eq!(sender(dpop, Scheme::Dpop, Some(&key), Some("k"), None), Ok(()));
+        assert_eq!(sender(mtls, Scheme::Bearer, Some(&certificate), None, Some("c")), Ok(()));
+        for (demanded, scheme, bound, jkt, x5t) in [
+            (free, Scheme::Bearer, Some(&key), Some("k"), None),
+            (free, Scheme::Dpop, Some(&key), Some("other"), None),
+            (free, Scheme::Dpop, Some(&key), None, None),
+            (free, Scheme::Dpop, None, Some("k"), None),
+            (free, Scheme::Bearer, Some(&certificate), None, None),
+            (free, Scheme::Bearer, Some(&certificate), None, Some("other")),
+            (dpop, Scheme::Bearer, None, None, None),
+            (dpop, Scheme::Bearer, Some(&certificate), None, Some("c")),
+            (mtls, Scheme::Dpop, Some(&key), Some("k"), None),
+            (mtls, Scheme::Bearer, None, None, Some("c")),
+        ] {
+            let got = sender(demanded, scheme, bound, jkt, x5t);
+            assert_eq!(got.map_err(Refusal::status), Err(401), "{demanded:?} {scheme:?} {bound:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! What credential a request carries (RFC 6750 §2): at most one, never in the URL.
+//! What credential a request carries (RFC 6750 §2, RFC 9449 §7.1): at most one, never in the URL. A proof of its key is none.
 use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use tokens::confirmation::Scheme;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -8,10 +9,10 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub enum Presented<'a> {
     /// None at all.
     Nothing,
-    /// A bearer token in compact JWS form.
-    Jwt(&'a str),
-    /// A bearer token of this server's opaque form.
-    Opaque(&'a str),
+    /// A token in compact JWS form.
+    Jwt(&'a str, Scheme),
+    /// A token of this server's opaque form.
+    Opaque(&'a str, Scheme),
     /// Something that cannot be believed here: another scheme, an ill-formed token, an API key.
     Unusable(&'static str),
 }
@@ -43,18 +44,20 @@ pub fn presented<'a>(headers: &'a HeaderMap, query: Option<&str>) -> Result<Pres
         return Ok(if count == 0 { Presented::Nothing } else { Presented::Unusable("credential_kind") });
     };
     let bytes = value.as_bytes();
-    let Some((scheme, rest)) = bytes.split_at_checked(7).filter(|(s, _)| s.eq_ignore_ascii_case(b"bearer ")) else {
-        return Ok(Presented::Unusable("credential_scheme"));
+    let named = |name: &[u8]| bytes.split_at_checked(name.len()).filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, rest)| rest);
+    let (scheme, rest) = match (named(b"bearer "), named(b"dpop ")) {
+        (Some(rest), _) => (Scheme::Bearer, rest),
+        (None, Some(rest)) => (Scheme::Dpop, rest),
+        (None, None) => return Ok(Presented::Unusable("credential_scheme")),
     };
-    debug_assert_eq!(scheme.len(), 7);
     let token = rest.trim_ascii();
     if memchr::memchr(b',', token).is_some() {
         return Err(Ambiguous);
     }
-    Ok(classify(token))
+    Ok(classify(token, scheme))
 }
 
-fn classify(token: &[u8]) -> Presented<'_> {
+fn classify(token: &[u8], scheme: Scheme) -> Presented<'_> {
     if token.is_empty() || token.len() > MAX_TOKEN {
         return Presented::Unusable(if token.is_empty() { "credential_empty" } else { "too_long" });
     }
@@ -67,8 +70,8 @@ fn classify(token: &[u8]) -> Presented<'_> {
         }
     }
     match std::str::from_utf8(token) {
-        Ok(text) if text.starts_with(OPAQUE_PREFIX) && dots == 0 => Presented::Opaque(text),
-        Ok(text) if dots == 2 => Presented::Jwt(text),
+        Ok(text) if text.starts_with(OPAQUE_PREFIX) && dots == 0 => Presented::Opaque(text, scheme),
+        Ok(text) if dots == 2 => Presented::Jwt(text, scheme),
         _ => Presented::Unusable("malformed"),
     }
 }
@@ -95,9 +98,14 @@ mod tests {
     #[test]
     fn one_credential_is_found() {
         assert_eq!(presented(&headers(&[]), None), Ok(Presented::Nothing));
-        assert_eq!(presented(&headers(&[("authorization", "bEaReR a.b.c")]), None), Ok(Presented::Jwt("a.b.c")));
-        assert_eq!(presented(&headers(&[("authorization", "Bearer dwa_x")]), Some("a=b")), Ok(Presented::Opaque("dwa_x")));
-        for odd in ["Basic eA==", "Bearer", "Bearer x", "Bearer a b", "Bearer a.b.c.d", "Bearer a.b.\u{7f}", "DPoP a.b.c"] {
+        assert_eq!(presented(&headers(&[("authorization", "bEaReR a.b.c")]), None), Ok(Presented::Jwt("a.b.c", Scheme::Bearer)));
+        for name in ["DPoP a.b.c", "dpop a.b.c", "DPOP a.b.c"] {
+            assert_eq!(presented(&headers(&[("authorization", name)]), None), Ok(Presented::Jwt("a.b.c", Scheme::Dpop)), "{name}");
+        }
+        assert_eq!(presented(&headers(&[("authorization", "Bearer dwa_x")]), Some("a=b")), Ok(Presented::Opaque("dwa_x", Scheme::Bearer)));
+        for odd in
+            ["Basic eA==", "Bearer", "Bearer x", "Bearer a b", "Bearer a.b.c.d", "Bearer a.b.\u{7f}", "DPoP", "DPoP a.b.c.d", "DPoPa.b.c"]
+        {
             let Ok(value) = HeaderValue::from_bytes(odd.as_bytes()) else { continue };
             let mut map = HeaderMap::new();
             map.insert(AUTHORIZATION, value);

@@ -87,9 +87,9 @@ pub struct Auth {
     /// How old the revocation feed may be before tokens are introspected, e.g. `"5s"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_staleness: Option<String>,
-    /// Not supported by this version.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sender_constraint: Option<Value>,
+    /// `dpop`, `mtls`: the token must be bound to a key by one of them; empty: it may be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sender_constraint: Vec<String>,
 }
 
 /// How many requests, counted by what.
@@ -318,8 +318,10 @@ impl Auth {
                 out.push(Mistake::new(at, "a duration such as \"5s\" is needed"));
             }
         }
-        if self.sender_constraint.as_ref().is_some_and(|v| v.as_array().is_none_or(|a| !a.is_empty())) {
-            out.push(Mistake::new("auth.sender_constraint", UNSUPPORTED));
+        for (n, kind) in self.sender_constraint.iter().enumerate() {
+            if !matches!(kind.as_str(), "dpop" | "mtls") {
+                out.push(Mistake::new(format!("auth.sender_constraint[{n}]"), "must be \"dpop\" or \"mtls\""));
+            }
         }
     }
 }
@@ -372,7 +374,7 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_not_ignored() {
         let route = json!({"id": "r", "upstream": "u", "policy": "permit(principal)", "cors": {}, "version": {}, "validation": {},
-            "auth": {"accept": ["jwt", "api_key", "mtls"], "audience": "a", "sender_constraint": ["dpop"]}, "identity": {"signed_assertion": true}});
+            "auth": {"accept": ["jwt", "api_key", "mtls"], "audience": "a", "sender_constraint": ["dpop", "mtls", "luck"]}, "identity": {"signed_assertion": true}});
         let got = mistakes(route);
         for at in [
             "policy",
@@ -381,7 +383,7 @@ mod tests {
             "validation",
             "auth.accept[1]",
             "auth.accept[2]",
-            "auth.sender_constraint",
+            "auth.sender_constraint[2]",
             "identity.signed_assertion",
         ] {
             assert!(got.iter().any(|m| m == at), "{at} in {got:?}");

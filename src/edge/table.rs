@@ -8,7 +8,7 @@ use policy::{Compiled, Policy};
 use tokens::Alg;
 
 use crate::{
-    admission::{Access, Guard},
+    admission::{Access, Guard, SenderConstraint},
     headers::Aliases,
     identity::Issuer,
     issuer::TrustedIssuer,
@@ -252,6 +252,11 @@ impl RouteTable {
 }
 
 impl Entry {
+    /// Whether it is for requests to this host.
+    #[must_use]
+    pub fn is_for(&self, host: &str) -> bool {
+        self.hosts_match(host)
+    }
     fn hosts_match(&self, host: &str) -> bool {
         self.hosts.is_empty() || self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
     }
@@ -423,6 +428,7 @@ fn guard(auth: &Auth, trusted: &[Arc<Trusted>], own: &str) -> Result<Guard, Stri
         issuers.push(Issuer::Own);
     }
     let accepts = |kind: &str| auth.accept.iter().any(|a| a == kind);
+    let demands = |kind: &str| auth.sender_constraint.iter().any(|s| s == kind);
     Ok(Guard {
         jwt: accepts("jwt"),
         opaque: accepts("opaque"),
@@ -434,6 +440,7 @@ fn guard(auth: &Auth, trusted: &[Arc<Trusted>], own: &str) -> Result<Guard, Stri
         freshness: auth.freshness,
         cache_ttl_ms: millis(auth.cache_ttl.as_ref()),
         max_staleness_ms: millis(auth.max_staleness.as_ref()),
+        sender: SenderConstraint { dpop: demands("dpop"), mtls: demands("mtls") },
     })
 }
 

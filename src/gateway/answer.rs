@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use crate::body::AnswerBody;
 
 /// The refusal as the client hears it: status, challenge, and one body for all of that status.
-pub(crate) fn refuse(refusal: Refusal, entry: Option<&Entry>, allow: Option<HeaderValue>) -> Response<AnswerBody> {
+pub(crate) fn refuse(refusal: Refusal, entry: Option<&Entry>, allow: Option<HeaderValue>, about: Option<&str>) -> Response<AnswerBody> {
     let mut answer = Response::new(AnswerBody::text(Bytes::from_static(refusal.body().as_bytes())));
     *answer.status_mut() = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let headers = answer.headers_mut();
@@ -18,7 +18,10 @@ pub(crate) fn refuse(refusal: Refusal, entry: Option<&Entry>, allow: Option<Head
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let access: Option<&Access> = entry.map(|e| &e.access);
     if let Some(challenge) = refusal.challenge(access) {
-        headers.insert(header::WWW_AUTHENTICATE, challenge);
+        headers.insert(header::WWW_AUTHENTICATE, located(challenge, about));
+    }
+    if refusal == Refusal::Missing {
+        headers.append(header::WWW_AUTHENTICATE, located(edge::admission::dpop(""), about));
     }
     match refusal {
         Refusal::Limited(verdict) => {
@@ -39,6 +42,13 @@ pub(crate) fn refuse(refusal: Refusal, entry: Option<&Entry>, allow: Option<Head
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     answer
+}
+
+/// A challenge that says where the metadata of the resource is (RFC 9728 §5.1).
+fn located(challenge: HeaderValue, about: Option<&str>) -> HeaderValue {
+    let (Some(about), Ok(text)) = (about, challenge.to_str()) else { return challenge };
+    let mark = if text.contains(' ') { "," } else { "" };
+    HeaderValue::from_str(&format!("{text}{mark} resource_metadata=\"{about}\"")).unwrap_or(challenge)
 }
 
 /// `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10).

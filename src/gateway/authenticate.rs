@@ -9,10 +9,11 @@ use edge::{
     route::Freshness,
 };
 use futures_util::FutureExt;
-use tokens::{access, jws::Parsed};
+use tokens::{access, confirmation::Scheme, dpop::Proof, jws::Parsed};
 
 use crate::{
     seen::Believed,
+    sender::{self, Shown},
     source::{IntrospectError, Introspection},
     worker::Worker,
 };
@@ -25,22 +26,35 @@ const STALE_TTL_MS: i64 = 1_000;
 /// What the credential proved.
 pub(crate) enum Proved {
     Nothing,
-    Believed(Rc<Believed>),
+    /// With the proof of its key, if it is bound to one: to be spent before anything is forwarded.
+    Believed(Rc<Believed>, Option<Box<Proof>>),
     Refused(Refusal),
 }
 
 /// Proves a credential for a guard.
-pub(crate) async fn prove(worker: &Worker, table: &RouteTable, guard: &Guard, presented: Presented<'_>, now_ms: i64) -> Proved {
-    let proved = match presented {
+pub(crate) async fn prove(
+    worker: &Worker,
+    table: &RouteTable,
+    guard: &Guard,
+    presented: Presented<'_>,
+    shown: &Shown<'_>,
+    now_ms: i64,
+) -> Proved {
+    let (proved, scheme, token) = match presented {
         Presented::Nothing => return Proved::Nothing,
         Presented::Unusable(why) => return Proved::Refused(Refusal::Invalid(why)),
-        Presented::Jwt(_) if !guard.jwt => return Proved::Refused(Refusal::Invalid("credential_kind")),
-        Presented::Opaque(_) if !guard.opaque => return Proved::Refused(Refusal::Invalid("credential_kind")),
-        Presented::Jwt(token) => jwt(worker, table, guard, token, now_ms).await,
-        Presented::Opaque(token) => opaque(worker, guard, token, now_ms).await,
+        Presented::Jwt(..) if !guard.jwt => return Proved::Refused(Refusal::Invalid("credential_kind")),
+        Presented::Opaque(..) if !guard.opaque => return Proved::Refused(Refusal::Invalid("credential_kind")),
+        Presented::Jwt(token, scheme) => (jwt(worker, table, guard, token, now_ms).await, scheme, token),
+        Presented::Opaque(token, scheme) => (opaque(worker, guard, token, now_ms).await, scheme, token),
     };
-    match proved {
-        Ok(believed) => Proved::Believed(believed),
+    let bound = |believed: Rc<Believed>| {
+        let proof = sender::check(&worker.gateway, guard, (scheme, token), &believed, shown, now_ms)?;
+        Ok(Proved::Believed(believed, proof))
+    };
+    match proved.and_then(bound) {
+        Ok(proved) => proved,
+        Err(Refusal::Invalid(why)) if scheme == Scheme::Dpop => Proved::Refused(Refusal::Unbound(why)),
         Err(refusal) => Proved::Refused(refusal),
     }
 }
@@ -152,9 +166,6 @@ async fn believe(worker: &Worker, table: &RouteTable, guard: &Guard, token: &str
         leeway: LEEWAY,
     };
     let claims = access::believe(&parsed, &key, &expected).map_err(invalid)?.into_inner();
-    if claims.cnf.is_some() {
-        return Err(Refusal::Invalid(tokens::Refusal::Confirmation.reason()));
-    }
     let identity = Identity { issuer, kind: Kind::Jwt, claims, kid: key.kid().map(str::to_owned) };
     // Never checked against any revocation yet.
     Ok(Believed::new(identity, u64::MAX, generation, i64::MIN / 2))

@@ -12,7 +12,7 @@ use crate::authenticate::Proved;
 pub(crate) fn authorize<'a>(access: &Access, proved: &'a Proved, now_ms: i64) -> Result<Authorized<'a>, Refusal> {
     let proof = match proved {
         Proved::Nothing => Proof::Nothing,
-        Proved::Believed(believed) => Proof::Believed(&believed.identity),
+        Proved::Believed(believed, _) => Proof::Believed(&believed.identity),
         Proved::Refused(refusal) => Proof::Refused(*refusal),
     };
     let caller = admission::authenticate(access, proof, now_ms.div_euclid(1000))?;

@@ -8,7 +8,7 @@ use edge::{
     rules::Circumstances,
     table::{Entry, Matched},
 };
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method, header};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +16,7 @@ use crate::{
     Gateway,
     authenticate::{self, Proved},
     authorize,
+    sender::Shown,
     worker::Worker,
 };
 
@@ -105,11 +106,19 @@ impl Gateway {
         out.steps.push(format!("route is {} (prefix {}), {}", entry.id, entry.prefix, demands(entry)));
         let presented = credentials::presented(&question.headers, query).map_err(|_| Refusal::Ambiguous)?;
         let now_ms = worker.now_ms();
+        let mut headers = question.headers.clone();
+        if let Ok(host) = HeaderValue::from_str(&question.host) {
+            headers.insert(header::HOST, host);
+        }
         let proved = match &entry.access {
-            Access::Guarded(guard) => authenticate::prove(&worker, &current.table, guard, presented, now_ms).await,
+            Access::Guarded(guard) => {
+                let shown =
+                    Shown { method: &question.method, headers: &headers, path: &path, tls: None, trusted: false, certificate: None };
+                authenticate::prove(&worker, &current.table, guard, presented, &shown, now_ms).await
+            }
             Access::Public | Access::Closed => Proved::Nothing,
         };
-        if let Proved::Believed(believed) = &proved {
+        if let Proved::Believed(believed, _) = &proved {
             let claims = &believed.identity.claims;
             out.steps.push(format!(
                 "credential of issuer {}, scope {:?}, audience {:?}, good until {}",

@@ -14,7 +14,7 @@ use edge::{
     rules::Circumstances,
     table::Entry,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokens::certificate::Certificate;
@@ -28,8 +28,9 @@ use crate::{
     framed::{Busy, Shared},
     limit,
     live::Lease,
-    rewrite,
+    resource_metadata, rewrite,
     route::{self, Routed},
+    sender::Shown,
     tunnel,
     worker::{Current, Worker},
 };
@@ -45,6 +46,14 @@ pub(crate) struct Conn {
     pub shared: Option<Arc<Shared>>,
 }
 
+impl Conn {
+    /// What a request on it shows beside its credential.
+    fn shown<'a>(&'a self, parts: &'a Parts, path: &'a str) -> Shown<'a> {
+        let (tls, trusted) = (Some(self.tls), self.trusted);
+        Shown { method: &parts.method, headers: &parts.headers, path, tls, trusted, certificate: self.certificate.as_ref() }
+    }
+}
+
 /// Serves one request.
 pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
     let started = Instant::now();
@@ -52,7 +61,7 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Inc
     let (busy, refused) = conn.shared.as_ref().map(Shared::begin).map_or((None, None), |(busy, refused)| (Some(busy), refused));
     let current = worker.current();
     let (method, websocket) = (request.method().clone(), is_websocket(&request));
-    let mut trace = Trace { method, websocket, route: None, allow: None, path: String::new(), busy };
+    let mut trace = Trace { method, websocket, route: None, allow: None, path: String::new(), about: None, busy };
     let served = match refused {
         Some(refusal) => Err(refusal),
         None => serve(&worker, &current, &conn, request, &mut trace).await,
@@ -62,7 +71,13 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Inc
     let mut answer = served.unwrap_or_else(|refusal| {
         current.meter(route).refuse(refusal.reason());
         let closing = conn.shared.as_ref().is_some_and(|s| s.broken());
-        let mut answer = answer::refuse(refusal, entry, trace.allow.take());
+        let mut answer = answer::refuse(refusal, entry, trace.allow.take(), trace.about.as_deref());
+        if refusal == Refusal::Nonce
+            && let Some(nonces) = &worker.gateway.parts().nonces
+            && let Ok(nonce) = HeaderValue::from_str(&nonces.current(worker.now_ms().div_euclid(1000)))
+        {
+            answer.headers_mut().insert("dpop-nonce", nonce);
+        }
         if closing {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -101,7 +116,11 @@ async fn serve(
 ) -> Result<Response<AnswerBody>, Refusal> {
     let gateway = &worker.gateway;
     let (mut parts, body) = request.into_parts();
-    let Routed { at, entry, path } = route::route(&mut parts, &current.table).inspect_err(|refusal| {
+    let routed = route::route(&mut parts, &current.table);
+    if let Some(answer) = metadata(worker, current, conn, &parts, &routed) {
+        return Ok(answer);
+    }
+    let Routed { at, entry, path } = routed.inspect_err(|refusal| {
         if *refusal == Refusal::Method {
             trace.allow = route::allowed(&parts.uri, &parts.headers, &current.table);
         }
@@ -112,8 +131,11 @@ async fn serve(
     (trace.route, trace.path) = (Some(at), path);
 
     let presented = credentials::presented(&parts.headers, parts.uri.query()).map_err(|_| Refusal::Ambiguous)?;
-    let proved = prove(worker, current, entry, presented, now_ms).await;
-    let authorized = authorize::authorize(&entry.access, &proved, now_ms)?;
+    let shown = conn.shown(&parts, &trace.path);
+    let proved = prove(worker, current, entry, presented, &shown, now_ms).await;
+    let authorized = authorize::authorize(&entry.access, &proved, now_ms).inspect_err(|refusal| {
+        trace.about = if refusal.status() == 401 { resource_metadata::address(entry, &shown) } else { None };
+    })?;
     let from = route::client_address(conn.peer.ip(), &parts.headers, |ip| gateway.trusted_peer(ip));
     if entry.rules.is_some() {
         let host = parts.headers.get(header::HOST).and_then(|h| edge::host::Host::parse(h.as_bytes()).ok()).map_or("", |h| h.name);
@@ -132,8 +154,11 @@ async fn serve(
         None => None,
     };
     let permit = admission::limit(authorized, verdict)?;
+    if let Proved::Believed(_, Some(proof)) = &proved {
+        Box::pin(gateway.replays.spend(proof, now_ms.div_euclid(1000), gateway.parts().revoked.head())).await?;
+    }
     let believed = match &proved {
-        Proved::Believed(believed) if permit.identity().is_some() => Some(believed),
+        Proved::Believed(believed, _) if permit.identity().is_some() => Some(believed),
         _ => None,
     };
 
@@ -202,11 +227,31 @@ async fn serve(
     Ok(Response::from_parts(head, body))
 }
 
-async fn prove(worker: &Worker, current: &Current, entry: &Entry, presented: Presented<'_>, now_ms: i64) -> Proved {
+async fn prove(worker: &Worker, current: &Current, entry: &Entry, presented: Presented<'_>, shown: &Shown<'_>, now_ms: i64) -> Proved {
     match &entry.access {
-        Access::Guarded(guard) => authenticate::prove(worker, &current.table, guard, presented, now_ms).await,
+        Access::Guarded(guard) => authenticate::prove(worker, &current.table, guard, presented, shown, now_ms).await,
         Access::Public | Access::Closed => Proved::Nothing,
     }
+}
+
+/// The metadata of the resources here, where that is asked for and no route of the administrator's is for it.
+fn metadata(
+    worker: &Worker,
+    current: &Current,
+    conn: &Conn,
+    parts: &Parts,
+    routed: &Result<Routed<'_>, Refusal>,
+) -> Option<Response<AnswerBody>> {
+    let (path, found) = match routed {
+        Ok(routed) => (routed.path.as_str(), Some(routed.entry)),
+        Err(Refusal::NoRoute | Refusal::Method) => (parts.uri.path(), None),
+        Err(_) => return None,
+    };
+    if !path.starts_with(resource_metadata::WELL_KNOWN) {
+        return None;
+    }
+    let path = edge::path::normalise(path).ok()?;
+    resource_metadata::answer(&current.table, &worker.gateway.parts().own.issuer, found, &conn.shown(parts, &path))
 }
 
 /// A WebSocket handshake over HTTP/1.1 (RFC 6455 §4.1).
@@ -232,6 +277,8 @@ struct Trace {
     allow: Option<HeaderValue>,
     /// The normal path; empty if it has none.
     path: String,
+    /// Where the metadata of the resource is; set with a refusal of the credential.
+    about: Option<String>,
     /// Goes with the answer's body, if that takes time.
     busy: Option<Busy>,
 }

@@ -20,9 +20,12 @@ mod live;
 mod pool;
 mod record;
 pub mod remote;
+mod replay;
+mod resource_metadata;
 mod rewrite;
 mod route;
 mod seen;
+mod sender;
 pub mod source;
 mod tunnel;
 mod worker;
@@ -36,9 +39,9 @@ use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use edge::{Counters, RouteTable};
 use ipnet::IpNet;
-use ledger::{Committed, Listener, Revocation, RevocationSet};
+use ledger::{Committed, Listener, Revocation, RevocationSet, Store};
 use parking_lot::Mutex;
-use tokens::{Clock, Entropy};
+use tokens::{Clock, Entropy, dpop::Nonces};
 use tokio::sync::{Notify, Semaphore};
 
 pub use explain::{Explanation, Question};
@@ -90,6 +93,10 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub counters: Arc<dyn Counters>,
+    /// Where used DPoP proofs are remembered over nodes and restarts.
+    pub store: Option<Arc<dyn Store>>,
+    /// The nonces a DPoP proof has to carry one of; `None`: none.
+    pub nonces: Option<Nonces>,
     pub settings: Settings,
 }
 
@@ -99,6 +106,7 @@ pub struct Gateway {
     foreign: Mutex<AHashMap<Arc<str>, Arc<Jwks>>>,
     wakes: Mutex<Vec<Arc<Notify>>>,
     room: Arc<Semaphore>,
+    replays: replay::Replays,
 }
 
 impl Gateway {
@@ -106,7 +114,8 @@ impl Gateway {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         let room = Arc::new(Semaphore::new(parts.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
-        Arc::new(Self { parts, foreign: Mutex::default(), wakes: Mutex::default(), room })
+        let replays = replay::Replays::new(parts.store.clone());
+        Arc::new(Self { parts, foreign: Mutex::default(), wakes: Mutex::default(), room, replays })
     }
 
     /// Its parts.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use serde_json::{Map, Value};
-use tokens::{Alg, access::AccessClaims, jwk::VerifyingKey, keyring::KeyRing};
+use tokens::{Alg, Confirmation, access::AccessClaims, confirmation::Scheme, jwk::VerifyingKey, keyring::KeyRing};
 
 /// What an authorization server says of a token (RFC 7662 §2.2).
 #[derive(Debug, Clone, PartialEq)]
@@ -46,15 +46,23 @@ impl Introspection {
             Some(Value::Bool(false)) => return Ok(Self::Inactive),
             _ => return Err(IntrospectError::Nonsense),
         }
-        let other_type = members.get("token_type").is_some_and(|t| !t.as_str().is_some_and(|t| t.eq_ignore_ascii_case("bearer")));
-        if other_type || members.contains_key("cnf") {
+        let Some(cnf) = members.get("cnf").map_or(Some(None), |cnf| Confirmation::read(cnf).map(Some)) else {
+            return Ok(Self::Inactive);
+        };
+        let typ = members.get("token_type").map(|t| t.as_str().unwrap_or_default());
+        let known = typ.is_none_or(|typ| match Scheme::parse(typ.as_bytes()) {
+            Some(Scheme::Bearer) => true,
+            Some(Scheme::Dpop) => cnf.as_ref().is_some_and(|cnf| cnf.jkt.is_some()),
+            None => false,
+        });
+        if !known {
             return Ok(Self::Inactive);
         }
-        Ok(Self::Active(Box::new(claims(members).ok_or(IntrospectError::Nonsense)?)))
+        Ok(Self::Active(Box::new(claims(members, cnf).ok_or(IntrospectError::Nonsense)?)))
     }
 }
 
-fn claims(raw: Map<String, Value>) -> Option<AccessClaims> {
+fn claims(raw: Map<String, Value>, cnf: Option<Confirmation>) -> Option<AccessClaims> {
     let text = |name: &str| raw.get(name).and_then(Value::as_str).map(str::to_owned);
     let aud = match raw.get("aud") {
         Some(Value::String(one)) => vec![one.clone()],
@@ -74,7 +82,7 @@ fn claims(raw: Map<String, Value>) -> Option<AccessClaims> {
         grant: text("grant"),
         sid: text("sid"),
         seq: raw.get("seq").and_then(Value::as_u64).unwrap_or(0),
-        cnf: None,
+        cnf,
         raw: Arc::new(raw),
     })
 }
@@ -130,7 +138,17 @@ mod tests {
         assert_eq!(Introspection::from_value(json!({"active": false})), Ok(Introspection::Inactive));
         assert_eq!(Introspection::from_value(json!({"active": "true"})), Err(IntrospectError::Nonsense));
         assert_eq!(Introspection::from_value(json!({"active": true, "sub": "a"})), Err(IntrospectError::Nonsense));
-        assert_eq!(Introspection::from_value(json!({"active": true, "exp": 5, "cnf": {"jkt": "x"}})), Ok(Introspection::Inactive));
+        for unfit in [
+            json!({"active": true, "exp": 5, "cnf": {"jwk": {}}}),
+            json!({"active": true, "exp": 5, "cnf": null}),
+            json!({"active": true, "exp": 5, "token_type": "DPoP"}),
+            json!({"active": true, "exp": 5, "token_type": "mac"}),
+            json!({"active": true, "exp": 5, "token_type": 1}),
+        ] {
+            assert_eq!(Introspection::from_value(unfit.clone()), Ok(Introspection::Inactive), "{unfit}");
+        }
+        let bound = Introspection::from_value(json!({"active": true, "exp": 5, "token_type": "DPoP", "cnf": {"jkt": "x"}}));
+        assert!(matches!(bound, Ok(Introspection::Active(claims)) if claims.cnf.as_ref().is_some_and(|c| c.jkt.as_deref() == Some("x"))));
         let Ok(Introspection::Active(claims)) =
             Introspection::from_value(json!({"active": true, "exp": 5, "aud": ["a", "b"], "scope": "r", "seq": 3}))
         else {

@@ -1,6 +1,11 @@
 //! What a request proves besides who its client is: keys that its sender holds (RFC 8705, RFC 9449).
 use ledger::{Artefact, ArtefactKind, Step};
-use tokens::{Confirmation, certificate::Certificate, dpop::Proof};
+use serde_json::{Map, Value};
+use tokens::{
+    Alg, Confirmation,
+    certificate::Certificate,
+    dpop::{self, Proof},
+};
 
 use crate::{Client, Code, OAuthError, Profile, Settings, stored::RefreshDocument};
 
@@ -106,6 +111,14 @@ pub fn registered(client: &Client, evidence: &Evidence) -> Result<Option<Confirm
         return Err(OAuthError::request("a client certificate is required"));
     }
     Ok(evidence.binds(client))
+}
+
+/// What the metadata says of bound tokens (RFC 9449 §5.1, RFC 8705 §3.3).
+pub(crate) fn feature(settings: &Settings, members: &mut Map<String, Value>) {
+    members.insert("dpop_signing_alg_values_supported".into(), dpop::ALGS.map(Alg::as_str).to_vec().into());
+    if settings.mtls {
+        members.insert("tls_client_certificate_bound_access_tokens".into(), true.into());
+    }
 }
 
 /// A code or pushed request that names a key takes a proof of it (RFC 9449 §10).

@@ -239,6 +239,8 @@ impl Rig {
             clock: Arc::clone(&clock) as _,
             entropy: Arc::new(Counting(AtomicU64::new(1))),
             counters: Arc::new(Buckets::default()),
+            store: None,
+            nonces: None,
             settings: Settings::default(),
         });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -273,6 +275,8 @@ impl Rig {
             clock: Arc::clone(&self.clock) as _,
             entropy: Arc::new(Counting(AtomicU64::new(1))),
             counters: Arc::new(Buckets::default()),
+            store: None,
+            nonces: None,
             settings: Settings::default(),
         });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

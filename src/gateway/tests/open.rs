@@ -259,6 +259,8 @@ async fn no_more_connections_are_served_than_may_be_open() {
         clock: Arc::clone(&parts.clock),
         entropy: Arc::clone(&parts.entropy),
         counters: Arc::clone(&parts.counters),
+        store: None,
+        nonces: None,
         settings: Settings { max_connections: 2, ..Settings::default() },
     });
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

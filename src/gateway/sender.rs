@@ -1,0 +1,104 @@
+//! Second phase, second half: whether the sender of a believed token holds the key it is bound to (RFC 9449 §7.1, RFC 8705 §3).
+use std::borrow::Cow;
+
+use edge::{
+    Refusal,
+    admission::{self, Guard},
+};
+use http::{HeaderMap, HeaderName, Method, header};
+use tokens::{
+    certificate::Certificate,
+    confirmation::Scheme,
+    dpop::{self, Expected, Proof, Target, Unproved},
+};
+
+use crate::{Gateway, seen::Believed};
+
+/// The header of a proof (RFC 9449 §4.1).
+const DPOP: HeaderName = HeaderName::from_static("dpop");
+
+/// What a proof is about, and what the connection proved.
+#[derive(Clone, Copy)]
+pub(crate) struct Shown<'a> {
+    pub method: &'a Method,
+    /// `Host` stands for the one that counts.
+    pub headers: &'a HeaderMap,
+    /// The one normal path.
+    pub path: &'a str,
+    /// How the request came; `None`: either way would do.
+    pub tls: Option<bool>,
+    /// Whether the peer is a trusted proxy, which may say how the request came to it.
+    pub trusted: bool,
+    pub certificate: Option<&'a Certificate>,
+}
+
+impl Shown<'_> {
+    /// How the request came, as far as that is known.
+    pub(crate) fn scheme(&self) -> Option<&'static str> {
+        let told = if self.trusted { self.headers.get_all("x-forwarded-proto").iter().next_back() } else { None };
+        let nearest = told.and_then(|value| value.to_str().ok()?.rsplit(',').next().map(str::trim));
+        match (nearest, self.tls) {
+            (Some(text), _) if text.eq_ignore_ascii_case("https") => Some("https"),
+            (Some(text), _) if text.eq_ignore_ascii_case("http") => Some("http"),
+            (_, Some(true)) => Some("https"),
+            (_, Some(false)) => Some("http"),
+            (_, None) => None,
+        }
+    }
+    /// The host as it was sent.
+    pub(crate) fn host(&self) -> Option<&str> {
+        self.headers.get(header::HOST).and_then(|host| host.to_str().ok())
+    }
+}
+
+/// Checks the binding of a believed token. A proof is given back: it has to be spent before anything is forwarded.
+pub(crate) fn check(
+    gateway: &Gateway,
+    guard: &Guard,
+    (scheme, token): (Scheme, &str),
+    believed: &Believed,
+    shown: &Shown<'_>,
+    now_ms: i64,
+) -> Result<Option<Box<Proof>>, Refusal> {
+    let bound = believed.identity.claims.cnf.as_ref();
+    if scheme == Scheme::Bearer && bound.is_none() && guard.sender.is_free() {
+        return Ok(None);
+    }
+    let proof = match scheme {
+        Scheme::Bearer => None,
+        // Without a key in the token there is nothing to prove.
+        Scheme::Dpop if bound.is_none_or(|cnf| cnf.jkt.is_none()) => None,
+        Scheme::Dpop => Some(Box::new(proof(gateway, token, shown, now_ms.div_euclid(1000)).inspect_err(|refusal| {
+            metrics::counter!("dpop_refused_total", "at" => "gateway", "reason" => refusal.reason()).increment(1);
+        })?)),
+    };
+    let jkt = proof.as_ref().map(|p| p.jkt.as_str());
+    admission::sender(guard.sender, scheme, bound, jkt, shown.certificate.map(Certificate::x5t_s256))?;
+    Ok(proof)
+}
+
+fn proof(gateway: &Gateway, token: &str, shown: &Shown<'_>, now: i64) -> Result<Proof, Refusal> {
+    let mut headers = shown.headers.get_all(DPOP).iter();
+    let text = match (headers.next(), headers.next()) {
+        (Some(one), None) => one.to_str().map_err(|_| Refusal::Unproved("malformed"))?,
+        (None, _) => return Err(Refusal::Unproved("no_proof")),
+        (Some(_), Some(_)) => return Err(Refusal::Unproved("two_proofs")),
+    };
+    let host = shown.host().ok_or(Refusal::Unproved("host"))?;
+    let schemes: &[&str] = match shown.scheme() {
+        Some("https") => &["https"],
+        Some(_) => &["http"],
+        None => &["https", "http"],
+    };
+    let targets: Vec<Target<'_>> = schemes.iter().filter_map(|scheme| Target::new(scheme, host, shown.path)).collect();
+    let nonces = gateway.parts().nonces.as_ref();
+    let expected = Expected { method: shown.method.as_str(), targets: &targets, normalise: normal, token: Some(token), nonces, now };
+    dpop::verify(text, &expected).map_err(|why| match why {
+        Unproved::Wrong(refusal) => Refusal::Unproved(refusal.reason()),
+        Unproved::Nonce => Refusal::Nonce,
+    })
+}
+
+fn normal(path: &str) -> Option<Cow<'_, str>> {
+    edge::path::normalise(path).ok()
+}
