@@ -23,6 +23,10 @@ pub fn needed(request: &Request, client: &Client, remembered: Option<&Consent>) 
     if client.first_party {
         return false;
     }
+    // A payment that was allowed once is not allowed once more (RFC 9396 §12).
+    if request.details.is_some() {
+        return true;
+    }
     let claimable = client.is_public() && request.back.address.is_claimable();
     let allowed = remembered.filter(|c| c.client_id == request.client_id).map_or(&[][..], |c| c.scopes.as_slice());
     claimable || wanted(request).any(|w| !allowed.contains(&w))

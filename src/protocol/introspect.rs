@@ -2,6 +2,7 @@
 use accounts::User;
 use ledger::{Artefact, Facts, Grant};
 use serde::Serialize;
+use serde_json::Value;
 use tokens::{Confirmation, access::AccessClaims};
 
 use crate::{
@@ -39,6 +40,8 @@ pub struct Known {
     pub kid: Option<String>,
     /// What its holder has to prove.
     pub confirmation: Option<Confirmation>,
+    /// What was granted in detail (RFC 9396 §9).
+    pub details: Option<Value>,
 }
 
 impl Known {
@@ -58,6 +61,7 @@ impl Known {
             seq: claims.seq,
             kid: kid.map(str::to_owned),
             confirmation: claims.cnf,
+            details: claims.raw.get("authorization_details").cloned(),
         })
     }
 
@@ -78,6 +82,7 @@ impl Known {
             seq: artefact.seq,
             kid: None,
             confirmation: document.confirmation,
+            details: document.details,
         })
     }
 
@@ -139,6 +144,9 @@ struct Wire<'a> {
     /// RFC 8705 §3.2, RFC 9449 §6.2
     #[serde(skip_serializing_if = "Option::is_none")]
     cnf: Option<&'a Confirmation>,
+    /// RFC 9396 §9.2
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authorization_details: Option<&'a Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     username: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -176,6 +184,7 @@ pub fn access(known: &Known, user: Option<&User>, settings: &Settings) -> Vec<u8
         jti: Some(&known.jti),
         token_type: known.confirmation.as_ref().map_or("Bearer", Confirmation::token_type),
         cnf: known.confirmation.as_ref(),
+        authorization_details: known.details.as_ref(),
         username: user.map(|u| u.username.as_str()),
         grant: known.grant.as_deref(),
         sid: known.session.as_deref(),
@@ -218,6 +227,7 @@ pub fn refresh(caller: &Client, found: &RefreshFound<'_>, settings: &Settings, n
         jti: None,
         token_type: "refresh_token",
         cnf: None,
+        authorization_details: document.details.as_ref(),
         username: user.map(|u| u.username.as_str()),
         grant: artefact.grant.as_deref(),
         sid: document.session.as_deref(),

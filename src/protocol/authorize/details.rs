@@ -83,15 +83,29 @@ pub fn is_type(text: &str) -> bool {
     (1..=TYPE).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'<' | b'>'))
 }
 
-/// What a token request gets: everything granted, or those of the granted objects that it names (RFC 9396 §6).
+/// What a token request gets: everything granted, or those of the granted objects that it names (RFC 9396 §6). A type that was taken
+/// from the client since does not come back.
 ///
 /// # Errors
 /// `invalid_authorization_details` for an object that was not granted.
-pub fn narrowed(asked: Option<&str>, granted: Option<&Value>) -> Result<Option<Value>, OAuthError> {
-    let Some(text) = asked else { return Ok(granted.cloned()) };
-    let objects = parse(text)?;
-    let had = granted.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    if objects.iter().all(|o| had.contains(o)) { Ok(Some(Value::Array(objects))) } else { Err(bad("authorization_details were not granted")) }
+pub fn narrowed(asked: Option<&str>, granted: Option<&Value>, client: &Client) -> Result<Option<Value>, OAuthError> {
+    let still = |object: &Value| {
+        let kind = object.get("type").and_then(Value::as_str).unwrap_or_default();
+        client.authorization_details_types.iter().any(|t| t == kind)
+    };
+    let had = granted.and_then(Value::as_array).into_iter().flatten();
+    let had: Vec<Value> = had.filter(|object| still(object)).cloned().collect();
+    let given = match asked {
+        None => had,
+        Some(text) => {
+            let objects = parse(text)?;
+            if !objects.iter().all(|o| had.contains(o)) {
+                return Err(bad("authorization_details were not granted"));
+            }
+            objects
+        }
+    };
+    Ok((!given.is_empty()).then_some(Value::Array(given)))
 }
 
 /// How a person is shown what is asked: a type, and its members as lines.
@@ -129,7 +143,11 @@ mod tests {
         Client { authorization_details_types: vec!["payment".into(), "other".into()], ..Client::default() }
     }
     fn server() -> ResourceServer {
-        ResourceServer { identifier: "https://api".into(), authorization_details_types: vec!["payment".into()], ..ResourceServer::default() }
+        ResourceServer {
+            identifier: "https://api".into(),
+            authorization_details_types: vec!["payment".into()],
+            ..ResourceServer::default()
+        }
     }
 
     #[test]
@@ -162,19 +180,23 @@ mod tests {
     #[test]
     fn a_token_request_may_take_less_and_never_more() {
         let granted = serde_json::json!([{"type": "payment", "amount": 1}, {"type": "payment", "amount": 2}]);
-        assert_eq!(narrowed(None, Some(&granted)).unwrap(), Some(granted.clone()));
-        let one = narrowed(Some(r#"[{"amount":2,"type":"payment"}]"#), Some(&granted)).unwrap().unwrap();
+        assert_eq!(narrowed(None, Some(&granted), &client()).unwrap(), Some(granted.clone()));
+        let one = narrowed(Some(r#"[{"amount":2,"type":"payment"}]"#), Some(&granted), &client()).unwrap().unwrap();
         assert_eq!(one, serde_json::json!([{"type": "payment", "amount": 2}]));
         for more in [r#"[{"type":"payment","amount":3}]"#, r#"[{"type":"payment"}]"#] {
-            assert!(narrowed(Some(more), Some(&granted)).is_err(), "{more}");
+            assert!(narrowed(Some(more), Some(&granted), &client()).is_err(), "{more}");
         }
-        assert!(narrowed(Some(r#"[{"type":"payment"}]"#), None).is_err());
+        assert!(narrowed(Some(r#"[{"type":"payment"}]"#), None, &client()).is_err());
+        assert_eq!(narrowed(None, Some(&granted), &Client::default()).unwrap(), None);
     }
 
     #[test]
     fn a_person_reads_words() {
         let details = serde_json::json!([{"type": "payment", "actions": ["a", "b"], "instructed_amount": {"value": 5}}]);
-        assert_eq!(shown(Some(&details)), [("payment".to_owned(), vec!["actions: a, b".to_owned(), "instructed amount: value 5".to_owned()])]);
+        assert_eq!(
+            shown(Some(&details)),
+            [("payment".to_owned(), vec!["actions: a, b".to_owned(), "instructed amount: value 5".to_owned()])]
+        );
     }
 
     proptest::proptest! {

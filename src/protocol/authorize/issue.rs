@@ -12,8 +12,9 @@ use super::{Request, answer::Pairs};
 use crate::{
     Client, OAuthError, ResourceServer, Scope, acr, backchannel_logout, grants, id_token,
     issue::{self, Access, Context, Order},
+    session_state,
     stored::{Authentication, CodeDocument, GrantDocument},
-    session_state, userinfo,
+    userinfo,
 };
 
 /// Longest life of a code, seconds (CONTRACT §5).
@@ -187,7 +188,11 @@ impl Issue<'_> {
     }
 
     fn authentication(&self) -> Authentication {
-        Authentication { auth_time: self.session.auth_time, acr: Some(acr::reached(&self.request.acr_values, &self.session.amr).to_owned()), amr: self.session.amr.clone() }
+        Authentication {
+            auth_time: self.session.auth_time,
+            acr: Some(acr::reached(&self.request.acr_values, &self.session.amr).to_owned()),
+            amr: self.session.amr.clone(),
+        }
     }
 
     fn document(&self, scope: &str) -> CodeDocument {

@@ -4,11 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use tokens::{
-    Alg,
-    jwk::KeySet,
-    jws::Parsed,
-};
+use tokens::{Alg, jwk::KeySet, jws::Parsed};
 
 use super::{Code, Desk, Params, Refusal, Request};
 use crate::{Client, Profile, Settings, scope};

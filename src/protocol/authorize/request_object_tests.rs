@@ -77,10 +77,8 @@ fn openid_connect_lets_the_rest_stand_outside_and_nobody_else_does() {
     let read = Case::new(client()).read(&key, "JWT", &claims()).expect("read");
     assert_eq!((one(&read, "state").as_deref(), one(&read, "nonce").as_deref()), (Some("inside"), Some("outside")));
     assert_eq!(one(&read, "request"), None);
-    for case in [
-        Case { came: Came::Pushed, ..Case::new(client()) },
-        Case { outside: "client_id=rp&nonce=outside", ..Case::new(client()) },
-    ] {
+    for case in [Case { came: Came::Pushed, ..Case::new(client()) }, Case { outside: "client_id=rp&nonce=outside", ..Case::new(client()) }]
+    {
         assert_eq!(one(&case.read(&key, "JWT", &claims()).expect("read"), "nonce"), None);
     }
     let other = Case { outside: "client_id=rp&scope=openid&response_type=id_token", ..Case::new(client()) };

@@ -1,7 +1,13 @@
 //! The rules of authorization requests, one by one.
 use ledger::{Consent, Session, Step};
 use serde_json::Value;
-use tokens::{Alg, Entropy, jwk::KeySet, keyring::{Kept, KeyRing, State}, secret::MacKey, sign::SigningKey};
+use tokens::{
+    Alg, Entropy,
+    jwk::KeySet,
+    keyring::{Kept, KeyRing, State},
+    secret::MacKey,
+    sign::SigningKey,
+};
 
 use super::*;
 use crate::{Profile, Settings, consent, issue::Context, resource::ScopeEntry, stored::CodeDocument};
@@ -185,7 +191,9 @@ fn a_state_of_128_characters_comes_back_untouched() {
     let state = "aA0-._~ %+/é\"<>".repeat(9);
     let encoded: String = url::form_urlencoded::byte_serialize(state.as_bytes()).collect();
     let request = run(&client(), &GOOD.replace("state=s", &format!("state={encoded}"))).expect("accepted");
-    let Answer::Redirect { location } = told(&client(), |voice| request.back.give(voice, vec![("code", "c".into())])) else { panic!("redirects") };
+    let Answer::Redirect { location } = told(&client(), |voice| request.back.give(voice, vec![("code", "c".into())])) else {
+        panic!("redirects")
+    };
     let url = url::Url::parse(&location).expect("a URL");
     assert!(url.query_pairs().any(|(name, value)| name == "state" && value == state));
 }
@@ -379,7 +387,8 @@ fn a_hybrid_answer_has_hashes_of_what_stands_beside_its_id_token() {
         issue::Issue { request: &r, client: &c, session: &s, user: Some(&user), server: Some(&server), scope: &scope, consent: None };
     let issue::Given { change, pairs } = issue.given(&ctx).expect("given");
     let of = |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone()).unwrap_or_default();
-    let parsed = tokens::jws::Parsed::parse(&of("id_token")).map(|p| p.verify(keys.keys().find(p.kid.as_deref(), Alg::RS256).unwrap()).unwrap());
+    let parsed =
+        tokens::jws::Parsed::parse(&of("id_token")).map(|p| p.verify(keys.keys().find(p.kid.as_deref(), Alg::RS256).unwrap()).unwrap());
     let claims = parsed.expect("a JWT");
     let hash = |text: &str| Value::from(tokens::hash::left_half(text));
     assert_eq!((claims.get("c_hash"), claims.get("at_hash")), (Some(&hash(&of("code"))), Some(&hash(&of("access_token")))));

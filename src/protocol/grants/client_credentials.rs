@@ -3,7 +3,9 @@ use ledger::Change;
 
 use super::{CLIENT_CREDENTIALS, Granted, answer, audience, unauthorized};
 use crate::{
-    AuthenticatedClient, Form, OAuthError, ResourceServer, client_auth, evidence, issue,
+    AuthenticatedClient, Form, OAuthError, ResourceServer,
+    authorize::details,
+    client_auth, evidence, issue,
     issue::{Context, Order},
     resource,
     scope::{self, Audience, Party},
@@ -36,6 +38,7 @@ pub fn decide(
     }
     let audience = audience(target, ctx.settings, server)?;
     let scope = scope::grant(form.get("scope"), client.client(), audience, Party::Machine)?;
+    let details = form.get("authorization_details").map(|text| details::read(text, client.client(), server)).transpose()?;
     // The server's own administration and feed take bearer tokens under every profile.
     let bound = match audience {
         Audience::Issuer => evidence::registered(client.client(), ctx.evidence)?,
@@ -55,10 +58,11 @@ pub fn decide(
             user: None,
             grant_type: CLIENT_CREDENTIALS,
             confirmation: bound.as_ref(),
-            details: None,
+            details: details.as_ref(),
             actor: None,
         },
     )?;
-    let (issued, answer) = answer(access, scope.to_string());
+    let (issued, mut answer) = answer(access, scope.to_string());
+    answer.details = details;
     Ok(Granted { change: Change::new().step(client.unchanged()).and(issued), answer })
 }

@@ -5,6 +5,7 @@ use serde_json::Map;
 use super::{AUTHORIZATION_CODE, Behind, Granted, REFRESH_TOKEN, Refused, answer, audience, end, family, still_allowed, unauthorized};
 use crate::{
     AuthenticatedClient, Form, OAuthError, Scope,
+    authorize::details,
     engine::code::{Redemption, Stored, redeem},
     evidence, id_token,
     issue::{self, Context, Order},
@@ -49,6 +50,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
     evidence::bound_to(document.dpop_jkt.as_deref(), ctx.evidence)?;
     let bound = evidence::demand(client.client(), ctx.evidence, ctx.settings)?;
     let redirect_uri = form.get("redirect_uri").ok_or(OAuthError::request("redirect_uri is missing"))?;
+    let details = details::narrowed(form.get("authorization_details"), document.details.as_ref(), client.client())?;
     let scope = Scope::parse(&document.scope)?;
     let code_id = tokens::b64::encode(&artefact.id);
     let redemption = Redemption {
@@ -76,12 +78,13 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
         user: Some(user),
         grant_type: AUTHORIZATION_CODE,
         confirmation: bound.as_ref(),
-        details: None,
+        details: details.as_ref(),
         actor: None,
     };
     let access = redeem(&redemption, || issue::access_token(ctx, &order))?;
     let lives_until = now + access.expires_in;
     let (issued, mut answer) = answer(access, scope.to_string());
+    answer.details = details;
     let mut steps = guards(client, found, &grant.id, now);
     let consume = Step::Consume { kind: ArtefactKind::Code, id: artefact.id.clone(), now, successor: None };
     // The consumed code stays until its grant's end, which therefore stands first.

@@ -6,6 +6,7 @@ use tokens::secret::Plain;
 use super::{Behind, Granted, REFRESH_TOKEN, Refused, answer, audience, end, family, still_allowed, unauthorized};
 use crate::{
     AuthenticatedClient, Form, OAuthError, Scope,
+    authorize::details,
     engine::refresh::{Refreshing, refresh},
     evidence, id_token,
     issue::{self, Access, Context, Order},
@@ -60,6 +61,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
         subject: &document.subject,
         stored_scope: &document.scope,
     };
+    let details = details::narrowed(form.get("authorization_details"), document.details.as_ref(), client.client())?;
     let registered = Scope::parse(&client.client().scope)?;
     let (access, scope) = refresh(&refreshing, |scope| {
         // What the client was taken from it since does not come back.
@@ -76,7 +78,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
             user: Some(user),
             grant_type: REFRESH_TOKEN,
             confirmation: bound.as_ref(),
-            details: None,
+            details: details.as_ref(),
             actor: None,
         };
         issue::access_token(ctx, &order).map(|access| (access, scope.clone()))
@@ -105,6 +107,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
         plain
     };
     let (issued, mut answer) = answer(access, scope.to_string());
+    answer.details = details;
     answer.refresh_token = Some(refresh_token);
     answer.id_token = id_token;
     Ok(Granted { change: change.and(issued).event(told(ctx, found, artefact.consumed_at.is_some())), answer })

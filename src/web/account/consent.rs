@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode};
 use ledger::Session;
 use protocol::{
     Code, ResourceServer,
-    authorize::{Next, Params, Refusal, claims},
+    authorize::{Next, Params, Refusal, claims, details},
     consent,
 };
 
@@ -45,6 +45,7 @@ struct ConsentPage<'a> {
     csrf: &'a str,
     scopes: &'a [Line],
     claims: &'a [String],
+    details: &'a [(String, Vec<String>)],
     destination: &'a str,
 }
 
@@ -96,6 +97,7 @@ async fn consent_page(app: &App, open: &Open, walk: &Walk<'_>, session: &Session
         csrf: &open.csrf(app, "consent", &session.id),
         scopes: &scopes,
         claims: &claims,
+        details: &details::shown(walk.request.details.as_ref()),
         destination,
     };
     let allow = Allow::form(Some(walk.request.back.address.source())).picture_of(Some(&client));

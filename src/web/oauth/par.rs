@@ -34,7 +34,8 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     let (parts, body) = request.into_parts();
     let octets = octets(&parts, body).await?;
     let form = form(&parts, &octets)?;
-    let params = std::str::from_utf8(&octets).map(Params::parse).map_err(|_| OAuthError::request("a parameter is not correctly encoded"))?;
+    let params =
+        std::str::from_utf8(&octets).map(Params::parse).map_err(|_| OAuthError::request("a parameter is not correctly encoded"))?;
     for _ in 0..TRIES {
         let client = client(app, "par", &parts, &form).await?;
         admit(app, &parts, &client).await?;
@@ -54,7 +55,11 @@ async fn admit(app: &App, parts: &Parts, client: &AuthenticatedClient) -> Result
     }
     let key = format!("pushed:{}", limits::source(app, parts));
     let verdict = app.counters.hit(&key, &PUSHED, 1, app.clock.now_ms()).await;
-    if verdict.allowed { Ok(()) } else { Err(Failed::Limited(limits::Policy { name: "pushed", quota: PUSHED }.waits(verdict.retry_after_s()))) }
+    if verdict.allowed {
+        Ok(())
+    } else {
+        Err(Failed::Limited(limits::Policy { name: "pushed", quota: PUSHED }.waits(verdict.retry_after_s())))
+    }
 }
 
 async fn push(

@@ -24,7 +24,9 @@ pub(crate) async fn unpacked(app: &App, client: &Client, params: &Params, came: 
     let text = match (params.one("request")?, params.one("request_uri")?) {
         (Some(_), Some(_)) => return Err(Refusal::new(Code::InvalidRequest, "request and request_uri exclude each other")),
         (Some(text), None) => Cow::Borrowed(text),
-        (None, Some(uri)) if came == Came::Authorize && request_object::by_reference(&app.settings) => Cow::Owned(fetched(app, client, uri).await?),
+        (None, Some(uri)) if came == Came::Authorize && request_object::by_reference(&app.settings) => {
+            Cow::Owned(fetched(app, client, uri).await?)
+        }
         (None, _) => return Ok(None),
     };
     let kid = request_object::key_id(&text)?;
