@@ -284,3 +284,78 @@ fn hex_octets(text: &str) -> Option<Vec<u8>> {
     let digits = digits.filter(|digits| digits.len() % 2 == 0 && !digits.is_empty())?;
     Some(digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |octet, digit| octet << 4 | digit)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Made with openssl: C=DE, O=Example\, Inc., OU=Ops+CN=app \"one\", and a name of each kind.
+    const ON_P256: &str = "MIICQjCCAeigAwIBAgIUaqlP1hBtK9c2hw9jen/Qqng4PU0wCgYIKoZIzj0EAwIwRTELMAkGA1UEBhMCREUxFjAUBgNVBAoMDUV4YW1wbGUsIEluYy4xHjAKBgNVBAsMA09wczAQBgNVBAMMCWFwcCAib25lIjAgFw0yNjExMjIwOTI1MzRaGA8yMTI2MTAyOTA5MjUzNFowRTELMAkGA1UEBhMCREUxFjAUBgNVBAoMDUV4YW1wbGUsIEluYy4xHjAKBgNVBAsMA09wczAQBgNVBAMMCWFwcCAib25lIjBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABCil9nVI4KzKoDcK3qde9ozvfDzK3NxVRJh3LCwFwIKGThwFY+nM/vjsXaOdLcamJ5RolHYe5kvOfYI80nN57UWjgbMwgbAwHQYDVR0OBBYEFKr+jABDwEln50JJPEN8DjvajEGHMB8GA1UdIwQYMBaAFKr+jABDwEln50JJPEN8DjvajEGHMA8GA1UdEwEB/wQFMAMBAf8wXQYDVR0RBFYwVIIPYXBwLmV4YW1wbGUuY29thhhzcGlmZmU6Ly9leGFtcGxlLmNvbS9hcHCHBMAAAgeHECABDbgAAAAAAAAAAAAAAAeBD09wc0BFeGFtcGxlLmNvbTAKBggqhkjOPQQDAgNIADBFAiAFVY/60FLwosRaJSPJ6a/9IwPsbhDX1PLIQdl/N5WWLQIhALVmN9EMhlAC1kuvPkQ8u+D2F9eHafiY4i71Zdrp/EYz";
+    const ON_ED25519: &str = "MIICAjCCAbSgAwIBAgIUNw7OiebGMvLlNY+iDHmevjdvgtMwBQYDK2VwMEUxCzAJBgNVBAYTAkRFMRYwFAYDVQQKDA1FeGFtcGxlLCBJbmMuMR4wCgYDVQQLDANPcHMwEAYDVQQDDAlhcHAgIm9uZSIwIBcNMjYxMTIyMDkyNTM0WhgPMjEyNjEwMjkwOTI1MzRaMEUxCzAJBgNVBAYTAkRFMRYwFAYDVQQKDA1FeGFtcGxlLCBJbmMuMR4wCgYDVQQLDANPcHMwEAYDVQQDDAlhcHAgIm9uZSIwKjAFBgMrZXADIQAjRyu9tt0WcW1gXpR9LJApzA4yQelFMRgmlBEO54ZzraOBszCBsDAdBgNVHQ4EFgQU2bWeIy/dGcv4MENyd/fJnKFQEg8wHwYDVR0jBBgwFoAU2bWeIy/dGcv4MENyd/fJnKFQEg8wDwYDVR0TAQH/BAUwAwEB/zBdBgNVHREEVjBUgg9hcHAuZXhhbXBsZS5jb22GGHNwaWZmZTovL2V4YW1wbGUuY29tL2FwcIcEwAACB4cQIAENuAAAAAAAAAAAAAAAB4EPT3BzQEV4YW1wbGUuY29tMAUGAytlcANBABZwHYQdTeE9K4HeNMy2qaqZ3VEtQRTkctml7rtRfGzFSwZ+zI73y1CNxql7jOlvVTsGi+h3zzDykYQD5xTsSAU=";
+
+    fn certificate(text: &str) -> Certificate {
+        Certificate::new(&base64::engine::general_purpose::STANDARD.decode(text).expect("base64"))
+    }
+
+    #[test]
+    fn a_subject_is_compared_name_by_name() {
+        let shown = certificate(ON_P256);
+        for same in [
+            r#"CN=app \"one\"+OU=Ops,O=Example\, Inc.,C=DE"#,
+            r#"ou=Ops+cn=app \22one\22, o=Example\2C Inc., c=DE"#,
+            r#"2.5.4.3=app \"one\"+OID.2.5.4.11=Ops,O=Example\, Inc.,C=#13024445"#,
+        ] {
+            assert!(shown.subject_is(same), "{same}");
+        }
+        for other in [
+            r#"C=DE,O=Example\, Inc.,OU=Ops+CN=app \"one\""#,
+            r#"CN=app \"one\",OU=Ops,O=Example\, Inc.,C=DE"#,
+            r#"CN=app \"one\"+OU=Ops,O=Example\, Inc."#,
+            r#"CN=app \"one\"+OU=Ops,O=Example\, Inc.,C=DE,DC=x"#,
+            r#"CN=App \"one\"+OU=Ops,O=Example\, Inc.,C=DE"#,
+            r#"CN=app "one"+OU=Ops,O=Example\, Inc.,C=DE"#,
+            "CN=app,,C=DE",
+            "CN",
+            "",
+        ] {
+            assert!(!shown.subject_is(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn alternative_names_are_compared_by_their_kind() {
+        let shown = certificate(ON_P256);
+        assert!(shown.has_dns("APP.example.com") && !shown.has_dns("example.com") && !shown.has_dns("*.example.com"));
+        assert!(shown.has_uri("spiffe://example.com/app") && !shown.has_uri("spiffe://example.com/App"));
+        assert!(
+            shown.has_ip("192.0.2.7") && shown.has_ip("2001:DB8:0::7") && !shown.has_ip("192.0.2.8") && !shown.has_ip("::ffff:192.0.2.7")
+        );
+        assert!(shown.has_email("Ops@example.COM") && !shown.has_email("ops@example.com") && !shown.has_email("example.com"));
+        let nothing = Certificate::new(b"no certificate");
+        assert!(!nothing.has_dns("app.example.com") && nothing.key().is_none() && nothing.validity().is_none());
+    }
+
+    #[test]
+    fn its_key_is_the_one_openssl_prints() {
+        let shown = certificate(ON_ED25519);
+        let x = "I0crvbbdFnFtYF6UfSyQKcwOMkHpRTEYJpQRDueGc60";
+        assert_eq!(shown.key().and_then(|key| key.x), Some(x.to_owned()));
+        let key = certificate(ON_P256).key().expect("a key");
+        let both = [key.x.as_deref(), key.y.as_deref()].map(|part| b64::decode(part.unwrap_or_default()).unwrap_or_default()).concat();
+        assert_eq!(
+            base64::engine::general_purpose::STANDARD.encode(both),
+            "KKX2dUjgrMqgNwrep172jO98PMrc3FVEmHcsLAXAgoZOHAVj6cz++Oxdo50txqYnlGiUdh7mS859gjzSc3ntRQ=="
+        );
+        assert_eq!(of_set(&json!({"keys": [{"kty": "EC", "x5c": [ON_P256]}, {"kty": "EC"}]})), [certificate(ON_P256).x5t_s256()]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_name_and_no_octets_make_it_panic(name in "\\PC{0,60}", octets in proptest::collection::vec(0_u8..=255, 0..200)) {
+            let shown = Certificate::new(&octets);
+            let _ = (certificate(ON_P256).subject_is(&name), is_name(&name), shown.subject_is("CN=a"), shown.key(), shown.has_dns(&name));
+        }
+    }
+}
