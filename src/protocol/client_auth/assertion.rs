@@ -169,3 +169,127 @@ fn once(client_id: &str, jti: &str, now: i64, expires_at: i64) -> Step {
         seq: 0,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokens::{jwk::KeySet, secret::MacKey, sign::SigningKey};
+
+    use super::*;
+    use crate::{
+        Code,
+        client_auth::{Keys, tests::means},
+    };
+
+    const ISSUER: &str = "https://id.example.com";
+    const NOW: i64 = 1_000_000;
+
+    fn client() -> Client {
+        Client { client_id: "c".into(), token_endpoint_auth_method: "private_key_jwt".into(), ..Client::default() }
+    }
+    fn claims() -> Value {
+        json!({"iss": "c", "sub": "c", "aud": ISSUER, "jti": "1", "iat": NOW, "exp": NOW + 60})
+    }
+    fn with(name: &str, value: Value) -> Value {
+        let mut claims = claims();
+        claims[name] = value;
+        claims
+    }
+    fn judged(key: &SigningKey, typ: &str, claims: &Value, client: &Client, profile: Profile) -> Result<Step, OAuthError> {
+        let settings = Settings { profile, ..Settings::for_issuer(ISSUER) };
+        let (mac, keys) = (MacKey::new([7; 32]), Keys::new(KeySet::new(vec![key.verifying()])));
+        let token = key.sign_jwt(typ, claims).unwrap();
+        let form = format!("client_assertion_type={TYPE}&client_assertion={token}");
+        let shown = present(&Form::read(form.as_bytes()).unwrap())?;
+        believe(&shown.assertion.unwrap(), client, &means(&mac, &settings, &keys))
+    }
+    fn es256() -> SigningKey {
+        SigningKey::generate(Alg::ES256).unwrap().0
+    }
+
+    #[test]
+    fn an_assertion_is_for_this_server_now_and_once() {
+        let key = es256();
+        let ok = |claims: &Value| judged(&key, "JWT", claims, &client(), Profile::Standard);
+        let Ok(Step::Put(once)) = ok(&claims()) else { panic!("a true assertion is refused") };
+        assert_eq!((once.kind, once.expires_at), (ArtefactKind::Jti, NOW + 60 + Settings::LEEWAY + 1));
+        assert_eq!(ok(&claims()).unwrap(), Step::Put(once.clone()), "the same jti is the same row");
+        assert_ne!(ok(&with("jti", json!("2"))).unwrap(), Step::Put(once));
+        for good in
+            [with("iat", json!(NOW + 10)), with("nbf", json!(NOW + 8)), with("exp", json!(NOW + 300)), with("iat", json!(NOW as f64 - 0.5))]
+        {
+            assert!(ok(&good).is_ok(), "{good}");
+        }
+        for bad in [
+            with("iss", json!("d")),
+            with("sub", json!("d")),
+            with("aud", json!("https://other.example.com")),
+            with("aud", json!([ISSUER])),
+            with("aud", json!("https://id.example.com/token")),
+            with("aud", json!("https://id.example.com/")),
+            with("aud", json!(null)),
+            with("jti", json!("")),
+            with("jti", json!(null)),
+            with("jti", json!("x".repeat(600))),
+            with("iat", json!(null)),
+            with("iat", json!("now")),
+            with("iat", json!(NOW + 61)),
+            with("iat", json!(NOW - 241)),
+            with("exp", json!(null)),
+            with("exp", json!(NOW - 300)),
+            with("exp", json!(1e300)),
+            with("exp", json!(NOW + 301)),
+            with("nbf", json!(NOW + 61)),
+        ] {
+            assert_eq!(ok(&bad).unwrap_err().code, Code::InvalidClient, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_type_is_a_jwt_or_names_client_authentication() {
+        let key = es256();
+        for (typ, good) in [("JWT", true), ("client-authentication+jwt", true), ("at+jwt", false), ("oauth-authz-req+jwt", false)] {
+            assert_eq!(judged(&key, typ, &claims(), &client(), Profile::Standard).is_ok(), good, "{typ}");
+        }
+    }
+
+    #[test]
+    fn old_libraries_may_name_the_endpoint_where_they_are_registered_so() {
+        let (key, legacy) = (es256(), Client { assertion_audience: Some("legacy".into()), ..client() });
+        for aud in [json!("https://id.example.com/token"), json!([ISSUER]), json!(["https://id.example.com/token", "x"])] {
+            let claims = with("aud", aud);
+            assert!(judged(&key, "JWT", &claims, &legacy, Profile::Standard).is_ok(), "{claims}");
+            assert!(judged(&key, "JWT", &claims, &client(), Profile::OidcDynamic).is_ok(), "{claims}");
+            assert!(judged(&key, "JWT", &claims, &legacy, Profile::Fapi2).is_err(), "{claims}");
+        }
+        assert!(
+            judged(&key, "JWT", &with("aud", json!("https://id.example.com/par")), &legacy, Profile::Standard).is_err(),
+            "sent to /token"
+        );
+    }
+
+    #[test]
+    fn rs256_is_for_those_who_registered_it_and_never_under_fapi() {
+        let key = SigningKey::generate(Alg::RS256).unwrap().0;
+        let registered = Client { token_endpoint_auth_signing_alg: Some("RS256".into()), ..client() };
+        let ok = |client: &Client, profile| judged(&key, "JWT", &claims(), client, profile).is_ok();
+        assert!(!ok(&client(), Profile::Standard) && ok(&registered, Profile::Standard) && ok(&client(), Profile::OidcDynamic));
+        assert!(!ok(&client(), Profile::Fapi2) && !ok(&registered, Profile::Fapi2));
+        assert!(judged(&es256(), "JWT", &claims(), &registered, Profile::Standard).is_err(), "it registered another");
+    }
+
+    #[test]
+    fn what_is_no_assertion_names_nobody() {
+        let bearer = |form: String| present(&Form::read(form.as_bytes()).unwrap()).unwrap_err().code;
+        let token = es256().sign_jwt("JWT", &json!({"iss": "c", "aud": ISSUER})).unwrap();
+        for form in [
+            format!("client_assertion={token}"),
+            format!("client_assertion_type={TYPE}"),
+            format!("client_assertion_type=urn:ietf:params:oauth:client-assertion-type:saml2-bearer&client_assertion={token}"),
+            format!("client_assertion_type={TYPE}&client_assertion={token}"),
+            format!("client_assertion_type={TYPE}&client_assertion=nonsense"),
+        ] {
+            assert_eq!(bearer(form.clone()), Code::InvalidClient, "{form}");
+        }
+    }
+}

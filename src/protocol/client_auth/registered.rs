@@ -133,3 +133,78 @@ pub(crate) fn feature(settings: &Settings, members: &mut Map<String, Value>) {
         members.insert("mtls_endpoint_aliases".into(), aliases.into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Profile;
+
+    fn of(method: &str, change: impl FnOnce(&mut Client)) -> Vec<&'static str> {
+        let mut client = Client { client_id: "c".into(), token_endpoint_auth_method: method.into(), ..Client::default() };
+        change(&mut client);
+        mistakes(&client).into_iter().map(|(member, _)| member).collect()
+    }
+    fn set() -> Value {
+        json!({"keys": [tokens::sign::SigningKey::generate(Alg::ES256).unwrap().0.jwk()]})
+    }
+
+    #[test]
+    fn each_method_needs_what_it_is_checked_with() {
+        assert!(of("private_key_jwt", |c| c.jwks = Some(set())).is_empty());
+        assert!(of("private_key_jwt", |c| c.jwks_uri = Some("https://rp.example.com/jwks".into())).is_empty());
+        assert_eq!(of("private_key_jwt", |_| ()), ["jwks"]);
+        assert_eq!(of("self_signed_tls_client_auth", |_| ()), ["jwks"]);
+        assert_eq!(of("tls_client_auth", |_| ()), ["tls_client_auth_subject_dn"]);
+        assert!(of("tls_client_auth", |c| c.tls_client_auth_san_dns = Some("a.example.com".into())).is_empty());
+        let two = |c: &mut Client| {
+            c.tls_client_auth_san_dns = Some("a.example.com".into());
+            c.tls_client_auth_san_ip = Some("192.0.2.1".into());
+        };
+        assert_eq!(of("tls_client_auth", two), ["tls_client_auth_subject_dn"]);
+        let vouched = |c: &mut Client| {
+            let (issuer, subject) = ("https://cluster.example.com".into(), "w".into());
+            c.workload_identity = Some(crate::client::Workload { issuer, subject, audience: None });
+        };
+        assert!(of("private_key_jwt", vouched).is_empty());
+        assert_eq!(of("client_secret_basic", vouched), ["workload_identity"]);
+    }
+
+    #[test]
+    fn keys_are_public_usable_and_in_one_place() {
+        let private = json!({"keys": [{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "d": "AA"}]});
+        assert_eq!(of("client_secret_basic", |c| c.jwks = Some(private)), ["jwks"]);
+        assert_eq!(of("private_key_jwt", |c| c.jwks = Some(json!({"keys": []}))), ["jwks"]);
+        assert_eq!(of("client_secret_basic", |c| c.jwks = Some(json!([]))), ["jwks"]);
+        assert_eq!(of("client_secret_basic", |c| c.jwks_uri = Some("https://u@rp.example.com/".into())), ["jwks_uri"]);
+        let both = |c: &mut Client| {
+            c.jwks = Some(set());
+            c.jwks_uri = Some("https://rp.example.com/jwks".into());
+        };
+        assert_eq!(of("private_key_jwt", both), ["jwks_uri"]);
+        assert_eq!(of("tls_client_auth", |c| c.tls_client_auth_subject_dn = Some("nonsense".into())), ["tls_client_auth_subject_dn"]);
+        assert_eq!(
+            of("client_secret_basic", |c| c.token_endpoint_auth_signing_alg = Some("HS256".into())),
+            ["token_endpoint_auth_signing_alg"]
+        );
+        assert_eq!(of("client_secret_basic", |c| c.assertion_audience = Some("any".into())), ["assertion_audience"]);
+    }
+
+    #[test]
+    fn metadata_names_certificates_only_where_somebody_asks_for_them() {
+        let names = |settings: &Settings| Method::offered(settings).into_iter().map(Method::as_str).collect::<Vec<_>>();
+        let plain = Settings::for_issuer("https://id.example.com/t");
+        assert_eq!(names(&plain), ["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]);
+        let fapi =
+            Settings { profile: Profile::Fapi2, mtls: true, mtls_origin: Some("https://id.example.com:8443".into()), ..plain.clone() };
+        assert_eq!(names(&fapi), ["private_key_jwt", "tls_client_auth", "self_signed_tls_client_auth"]);
+        let mut told = Map::new();
+        told.insert("pushed_authorization_request_endpoint".into(), "there".into());
+        feature(&fapi, &mut told);
+        assert_eq!(told["token_endpoint_auth_signing_alg_values_supported"], json!(["PS256", "ES256", "EdDSA"]));
+        assert_eq!(told["mtls_endpoint_aliases"]["pushed_authorization_request_endpoint"], "https://id.example.com:8443/t/par");
+        assert!(told["mtls_endpoint_aliases"].get("device_authorization_endpoint").is_none());
+        let mut told = Map::new();
+        feature(&plain, &mut told);
+        assert!(told.get("mtls_endpoint_aliases").is_none());
+    }
+}

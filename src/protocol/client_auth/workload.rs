@@ -36,3 +36,37 @@ pub(super) fn believe(shown: &assertion::Shown, workload: &Workload, means: &Mea
     }
     assertion::times(&claims, means.now).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokens::{Alg, jwk::KeySet, secret::MacKey, sign::SigningKey};
+
+    use super::*;
+    use crate::{
+        Form, Settings,
+        client_auth::{Keys, tests::means},
+    };
+
+    #[test]
+    fn only_the_registered_workloads_token_for_this_server_counts() {
+        let (key, mac) = (SigningKey::generate(Alg::ES256).unwrap().0, MacKey::new([7; 32]));
+        let (settings, keys) = (Settings::for_issuer("https://id.example.com"), Keys::new(KeySet::new(vec![key.verifying()])));
+        let workload = Workload { issuer: "https://cluster".into(), subject: "system:serviceaccount:a:b".into(), audience: None };
+        let judged = |sub: &str, aud: Value, exp: i64, algorithms: &[Alg]| {
+            let claims = json!({"iss": "https://cluster", "sub": sub, "aud": aud, "exp": exp});
+            let form =
+                format!("client_id=c&client_assertion_type={}&client_assertion={}", assertion::TYPE, key.sign_jwt("JWT", &claims).unwrap());
+            let shown = assertion::present(&Form::read(form.as_bytes()).unwrap()).unwrap();
+            assert_eq!(shown.client_id, "c");
+            let means = Means { issuer_algorithms: algorithms, ..means(&mac, &settings, &keys) };
+            believe(&shown.assertion.unwrap(), &workload, &means).is_ok()
+        };
+        let (sub, aud, exp) = ("system:serviceaccount:a:b", json!(["https://id.example.com", "x"]), 1_003_600);
+        assert!(judged(sub, aud.clone(), exp, &[Alg::ES256]));
+        assert!(!judged("system:serviceaccount:a:c", aud.clone(), exp, &[Alg::ES256]));
+        assert!(!judged(sub, json!("x"), exp, &[Alg::ES256]));
+        assert!(!judged(sub, aud.clone(), 999_000, &[Alg::ES256]));
+        assert!(!judged(sub, aud, exp, &[Alg::RS256]), "an algorithm the issuer does not use");
+    }
+}
