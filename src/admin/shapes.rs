@@ -203,6 +203,14 @@ pub fn trusted_issuer() -> Value {
             "jwks_uri": text("Where its JWK set is served."),
             "algorithms": { "type": "array", "maxItems": 16, "items": choice("JOSE name.", &["ES256", "ES384", "RS256", "PS256", "EdDSA"]), "description": "Nothing else is accepted." },
             "token_typ": texts("The `typ` of its tokens; `at+jwt` when absent, `[\"JWT\"]` for older servers."),
+            "grant": closed(
+                &[],
+                json!({
+                    "claim": choice("The claim that names the subject of its assertions.", &["sub", "email", "preferred_username"]),
+                    "subject": choice("`user`: that is a username here. `external`: it stays the issuer's, as `iss|name`.", &["user", "external"]),
+                    "clients": texts("The clients that may bring its assertions; absent: every client with the grant type."),
+                }),
+            ),
             "software_statements": flag("Its software statements are believed where clients register (RFC 7591 §2.3).", false),
         }),
     )

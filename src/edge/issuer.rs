@@ -24,6 +24,27 @@ pub struct TrustedIssuer {
     /// Whether its software statements are believed where clients register (RFC 7591 §2.3).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub software_statements: bool,
+    /// What its assertions may become here (RFC 7523 §2.1, RFC 8693); absent: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant: Option<AssertionGrant>,
+}
+
+/// Whom an issuer's assertions mean here, and who may bring them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AssertionGrant {
+    /// The claim that names the subject: `sub` (default), `email` (verified ones only) or `preferred_username`.
+    pub claim: String,
+    /// `user` (default): the name is a username here. `external`: it stays the issuer's, as `iss|name`.
+    pub subject: String,
+    /// The clients that may bring them; none: every client with the grant type.
+    pub clients: Vec<String>,
+}
+
+impl Default for AssertionGrant {
+    fn default() -> Self {
+        Self { claim: "sub".into(), subject: "user".into(), clients: Vec::new() }
+    }
 }
 
 impl TrustedIssuer {
@@ -75,6 +96,14 @@ impl Record for TrustedIssuer {
         for (n, alg) in self.algorithms.iter().enumerate() {
             if Alg::parse(alg).is_none() {
                 out.push(Mistake::new(format!("algorithms[{n}]"), "must be one of ES256, ES384, RS256, PS256, EdDSA"));
+            }
+        }
+        if let Some(grant) = &self.grant {
+            if !["sub", "email", "preferred_username"].contains(&grant.claim.as_str()) {
+                out.push(Mistake::new("grant.claim", "must be \"sub\", \"email\" or \"preferred_username\""));
+            }
+            if !["user", "external"].contains(&grant.subject.as_str()) {
+                out.push(Mistake::new("grant.subject", "must be \"user\" or \"external\""));
             }
         }
         for (n, typ) in self.token_typ.iter().enumerate() {

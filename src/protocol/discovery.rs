@@ -15,7 +15,7 @@ use tokens::Alg;
 use crate::{
     OAuthError, Profile, Settings, acr,
     authorize::{ResponseMode, ResponseType, jarm, pushed, request_object},
-    backchannel_logout, client_auth, client_auth::Method, evidence, frontchannel_logout, grants, introspect_jwt, scope,
+    backchannel_logout, ciba, client_auth, client_auth::Method, evidence, frontchannel_logout, grants, introspect_jwt, scope,
     session_state, userinfo,
 };
 
@@ -56,7 +56,10 @@ type Metadata = ProviderMetadata<
 pub(crate) type Feature = fn(&Settings, &mut Map<String, Value>);
 
 /// Everything beyond the core that works here, each by the file that makes it work.
-const FEATURES: &[Feature] = &[crate::registration::feature, jarm::metadata, pushed::metadata, request_object::metadata, 
+const FEATURES: &[Feature] = &[
+    grants::device::metadata,
+    ciba::metadata,
+    crate::registration::feature, jarm::metadata, pushed::metadata, request_object::metadata, 
     introspect_jwt::feature,
     userinfo::feature,
     evidence::feature,

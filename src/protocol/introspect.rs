@@ -40,6 +40,8 @@ pub struct Known {
     pub kid: Option<String>,
     /// What its holder has to prove.
     pub confirmation: Option<Confirmation>,
+    /// Who acts for the subject (RFC 8693 §4.1).
+    pub actor: Option<Value>,
     /// What was granted in detail (RFC 9396 §9).
     pub details: Option<Value>,
 }
@@ -62,6 +64,7 @@ impl Known {
             kid: kid.map(str::to_owned),
             confirmation: claims.cnf,
             details: claims.raw.get("authorization_details").cloned(),
+            actor: claims.raw.get("act").cloned(),
         })
     }
 
@@ -83,6 +86,7 @@ impl Known {
             kid: None,
             confirmation: document.confirmation,
             details: document.details,
+            actor: document.actor,
         })
     }
 
@@ -148,6 +152,8 @@ struct Wire<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     authorization_details: Option<&'a Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    act: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     username: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     grant: Option<&'a str>,
@@ -185,6 +191,7 @@ pub fn access(known: &Known, user: Option<&User>, settings: &Settings) -> Vec<u8
         token_type: known.confirmation.as_ref().map_or("Bearer", Confirmation::token_type),
         cnf: known.confirmation.as_ref(),
         authorization_details: known.details.as_ref(),
+        act: known.actor.as_ref(),
         username: user.map(|u| u.username.as_str()),
         grant: known.grant.as_deref(),
         sid: known.session.as_deref(),
@@ -228,6 +235,7 @@ pub fn refresh(caller: &Client, found: &RefreshFound<'_>, settings: &Settings, n
         token_type: "refresh_token",
         cnf: None,
         authorization_details: document.details.as_ref(),
+        act: None,
         username: user.map(|u| u.username.as_str()),
         grant: artefact.grant.as_deref(),
         sid: document.session.as_deref(),

@@ -11,7 +11,7 @@ use tokens::{Clock, Entropy, keyring::KeyRing, secret::MacKey, status_list::Slot
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{account::hashing::Hashing, catalog::Catalog, credential::Credentials, limits::Failures, logout_delivery::Ended, policies::Policies, oauth::{discovery::Published, status::Lists}, relying::Relying};
+use crate::{account::hashing::Hashing, catalog::Catalog, credential::Credentials, limits::Failures, logout_delivery::Ended, policies::Policies, oauth::{discovery::Published, status::Lists}, ping::Pings, relying::Relying};
 
 /// The address of the other end of the connection; the accept loop puts it into the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +97,8 @@ pub struct App {
     pub(crate) committed: Arc<Notify>,
     /// Rings when a session may have ended; whoever tells clients of it waits on it.
     pub(crate) ended: Arc<Ended>,
+    /// Answers to backchannel requests that clients want to be told of.
+    pub(crate) pings: Arc<Pings>,
     /// How many feed subscribers there are.
     pub(crate) subscribers: Arc<tokio::sync::Semaphore>,
 }
@@ -116,6 +118,8 @@ impl App {
         parts.store.listen(Arc::new(Bell(Arc::clone(&committed))));
         let ended = Arc::<Ended>::default();
         parts.store.listen(Arc::clone(&ended) as Arc<dyn Listener>);
+        let pings = Arc::<Pings>::default();
+        parts.store.listen(Arc::clone(&pings) as Arc<dyn Listener>);
         let relying_clock = Arc::clone(&parts.clock);
         let published = Published::new(&parts.settings, parts.keys.load_full());
         Arc::new(Self {
@@ -142,6 +146,7 @@ impl App {
             lists: Lists::default(),
             committed,
             ended,
+            pings,
             subscribers: Arc::new(tokio::sync::Semaphore::new(Self::MAX_SUBSCRIBERS)),
         })
     }

@@ -13,6 +13,7 @@ pub mod limits;
 pub mod logout_delivery;
 pub mod oauth;
 pub mod pages;
+pub(crate) mod ping;
 mod policies;
 pub mod relying;
 pub mod reply;

@@ -16,12 +16,13 @@ use metrics::Histogram;
 use protocol::{
     Form,
     discovery::{inserted, issuer_path},
+    session_state,
 };
 
 use crate::{
     App,
     account::{consent, login, mfa, page},
-    oauth::{authorize, authzen, discovery, feed, health, introspect, jwks, logout, par, register, revoke, status, token, userinfo},
+    oauth::{authorize, authzen, bc_authorize, device_authorization, discovery, feed, health, introspect, jwks, logout, par, register, revoke, session, status, token, userinfo},
     pages, reply,
 };
 
@@ -29,6 +30,7 @@ const METADATA: [&str; 2] = ["openid-configuration", "oauth-authorization-server
 
 /// The public listener's routes, under the issuer's path.
 pub fn router(app: Arc<App>) -> Router {
+    crate::ping::start(&app);
     let base = issuer_path(&app.settings.issuer);
     let https = app.settings.issuer.starts_with("https:");
     let at = |path: &str| format!("{base}{path}");
@@ -41,6 +43,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route(&at("/status/{list}"), open("status", "GET", get(status::get)))
         .route(&at("/feed"), get(feed::get))
         .route(&at("/par"), open("par", "POST", post(par::post)))
+        .route(&at("/device_authorization"), open("device_authorization", "POST", post(device_authorization::post)))
+        .route(&at("/bc-authorize"), timed("bc_authorize", post(bc_authorize::post)))
         .route(&at("/authorize"), timed("authorize", get(authorize::get).post(authorize::post)))
         .route(&at("/logout"), timed("logout", get(logout::get).post(logout::post)))
         .route(&at("/login"), timed("login", get(login::get).post(login::post)))
@@ -48,6 +52,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route(&at("/consent"), timed("consent", get(consent::get).post(consent::post)))
         .route(&at("/account"), timed("account", get(page::get).post(page::post)))
         .route(&at("/static/doorward.css"), get(pages::stylesheet))
+        .route(&at("/static/session.js"), get(session::script))
         .route(&at("/access/v1/evaluation"), timed("authzen", post(authzen::evaluation)))
         .route(&at("/access/v1/evaluations"), timed("authzen", post(authzen::evaluations)))
         .route(&at("/access/v1/search/subject"), timed("authzen", post(authzen::subjects)))
@@ -60,6 +65,11 @@ pub fn router(app: Arc<App>) -> Router {
         let own = get(register::get).put(register::put).delete(register::delete);
         router = router.route(&at("/register"), open("register", "POST", post(register::post)));
         router = router.route(&at("/register/{client_id}"), open("register", "GET, PUT, DELETE", own));
+    }
+    if session_state::offered(&app.settings) {
+        router = router
+            .route(&at("/session/check"), timed("session_check", get(session::page)))
+            .route(&at("/session/state"), timed("session_state", get(session::state)));
     }
     for name in METADATA {
         router = router.route(&at(&format!("/.well-known/{name}")), open("discovery", "GET", get(discovery::get)));

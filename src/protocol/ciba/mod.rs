@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use tokens::{
     b64,
     seal::Kek,
-    secret::{self, MacKey, Plain},
+    secret::{self, Issued, MacKey, Plain},
 };
 
 use crate::{
@@ -78,7 +78,7 @@ pub fn begin(
     let (now, issued) = (ctx.now(), secret::generate(BACKCHANNEL.secret, ctx.now_ms, ctx.entropy, ctx.mac));
     let notification = match (delivery, asked.notification_token.as_deref()) {
         (Delivery::Poll, _) => None,
-        (Delivery::Ping, Some(token)) if request::is_notification_token(token) => Some(seal(ctx, &issued.id, token)),
+        (Delivery::Ping, Some(token)) if request::is_notification_token(token) => Some(seal(ctx, &issued, token)),
         (Delivery::Ping, _) => return Err(OAuthError::request("client_notification_token is missing or not a bearer token of 128 bits")),
     };
     let expires_in = asked.requested_expiry.unwrap_or(ctx.settings.device_code_ttl);
@@ -119,17 +119,27 @@ fn once_only(once: Once, now: i64) -> Step {
     })
 }
 
-/// A notification token has to be shown again: it is sealed under a key of its request's.
-fn seal(ctx: &Context<'_>, id: &[u8], token: &str) -> String {
-    b64::encode(&Kek::new(ctx.mac.mac(DOMAIN, id)).seal(DOMAIN, token.as_bytes(), ctx.entropy))
+/// What has to be told again later is sealed under a key of its request's.
+fn seal(ctx: &Context<'_>, issued: &Issued, token: &str) -> String {
+    let both = Plain::new(format!("{} {token}", issued.plain.expose()));
+    b64::encode(&Kek::new(ctx.mac.mac(DOMAIN, &issued.id)).seal(DOMAIN, both.expose().as_bytes(), ctx.entropy))
 }
 
-/// The notification token of a request.
+/// What a client is told that wants to be told (CIBA Core §10.2).
+pub struct Notification {
+    /// The request.
+    pub auth_req_id: Plain,
+    /// The client's bearer token.
+    pub token: Plain,
+}
+
+/// The notification of a request; none if its client polls.
 #[must_use]
-pub fn notification_token(mac: &MacKey, request: &[u8], requested: &Requested) -> Option<Plain> {
+pub fn notification(mac: &MacKey, request: &[u8], requested: &Requested) -> Option<Notification> {
     let sealed = b64::decode(requested.notification.as_deref()?)?;
-    let plain = Kek::new(mac.mac(DOMAIN, request)).open(DOMAIN, &sealed).ok()?;
-    Some(Plain::new(std::str::from_utf8(&plain).ok()?))
+    let both = Kek::new(mac.mac(DOMAIN, request)).open(DOMAIN, &sealed).ok()?;
+    let (auth_req_id, token) = std::str::from_utf8(&both).ok()?.split_once(' ')?;
+    Some(Notification { auth_req_id: Plain::new(auth_req_id), token: Plain::new(token) })
 }
 
 /// Nobody of that name here may be asked (CIBA Core §13).

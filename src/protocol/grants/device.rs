@@ -1,6 +1,6 @@
 //! Device authorization (RFC 8628): a device shows a code, its person types it elsewhere.
 use ledger::Change;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokens::{
     Entropy,
     secret::{self, MacKey, Plain},
@@ -132,6 +132,11 @@ pub fn shown(code: &str) -> String {
         Some((first, second)) => format!("{first}-{second}"),
         None => code.to_owned(),
     }
+}
+
+/// What metadata says (RFC 8628 §4).
+pub(crate) fn metadata(settings: &Settings, members: &mut Map<String, Value>) {
+    members.insert("device_authorization_endpoint".into(), settings.url("/device_authorization").into());
 }
 
 #[cfg(test)]

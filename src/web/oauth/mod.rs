@@ -1,6 +1,8 @@
 //! The protocol's endpoints: thin handlers around `protocol`'s decisions.
 pub(crate) mod authorize;
 pub(crate) mod authzen;
+pub(crate) mod bc_authorize;
+pub(crate) mod device_authorization;
 pub mod discovery;
 pub(crate) mod evidence;
 pub(crate) mod feed;
@@ -13,6 +15,7 @@ pub(crate) mod par;
 pub(crate) mod register;
 pub(crate) mod request_object;
 pub(crate) mod revoke;
+pub(crate) mod session;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod userinfo;

@@ -1,7 +1,10 @@
 //! The token endpoint (RFC 6749 §3.2): one file a grant type.
 mod client_credentials;
 mod code;
+mod decoupled;
+mod jwt_bearer;
 mod refresh;
+mod token_exchange;
 
 use std::sync::Arc;
 
@@ -47,6 +50,12 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
             Some(grants::CLIENT_CREDENTIALS) => asked.client_credentials().await?,
             Some(grants::AUTHORIZATION_CODE) => asked.code().await?,
             Some(grants::REFRESH_TOKEN) => asked.refresh().await?,
+            Some(grants::DEVICE_CODE) => {
+                asked.decoupled(&grants::decoupled::DEVICE, "device_code", "device_code is missing").await?
+            }
+            Some(grants::CIBA) => asked.decoupled(&grants::decoupled::BACKCHANNEL, "auth_req_id", "auth_req_id is missing").await?,
+            Some(grants::TOKEN_EXCHANGE) => asked.token_exchange().await?,
+            Some(grants::JWT_BEARER) => asked.jwt_bearer().await?,
             Some(_) => return Err(OAuthError::new(Code::UnsupportedGrantType, "the grant_type is not supported").into()),
             None => return Err(OAuthError::request("grant_type is missing").into()),
         };
@@ -119,7 +128,7 @@ impl Loaded {
     }
 }
 
-async fn server(app: &App, resource: &str) -> Result<Option<Arc<ResourceServer>>, Failed> {
+pub(super) async fn server(app: &App, resource: &str) -> Result<Option<Arc<ResourceServer>>, Failed> {
     if resource == app.settings.issuer {
         return Ok(None);
     }
