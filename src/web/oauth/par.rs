@@ -14,7 +14,7 @@ use protocol::{
     authorize::{self, Desk, Endpoint, Params, Refusal, pushed, request_object::Came},
 };
 
-use super::{authorize::server, client, form, octets, once, request_object};
+use super::{authorize::server, client, evidence, form, octets, once, request_object};
 use crate::{
     App, limits,
     reply::{self, Failed},
@@ -27,7 +27,8 @@ const TRIES: usize = 3;
 
 /// `POST /par`
 pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Response {
-    serve(&app, request).await.unwrap_or_else(IntoResponse::into_response)
+    let response = serve(&app, request).await.unwrap_or_else(IntoResponse::into_response);
+    evidence::tell(&app, response)
 }
 
 async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
@@ -36,11 +37,11 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     let form = form(&parts, &octets)?;
     let params =
         std::str::from_utf8(&octets).map(Params::parse).map_err(|_| OAuthError::request("a parameter is not correctly encoded"))?;
+    let evidence = evidence::evidence(app, &parts, "/par", None)?;
     for _ in 0..TRIES {
         let client = client(app, "par", &parts, &form).await?;
         admit(app, &parts, &client).await?;
-        let evidence = Evidence::default();
-        match push(app, &parts, &client, &form, &params, &evidence).await? {
+        match push(app, &parts, &client, &form, (&params, &evidence)).await? {
             Ok(response) => return Ok(response),
             Err(_) => app.catalog.forget_client(client.id()),
         }
@@ -67,8 +68,7 @@ async fn push(
     parts: &Parts,
     client: &AuthenticatedClient,
     form: &Form<'_>,
-    params: &Params,
-    evidence: &Evidence,
+    (params, evidence): (&Params, &Evidence),
 ) -> Result<Result<Response, Guarded>, Failed> {
     let told = |refusal: Refusal| OAuthError::new(refusal.code, refusal.hears);
     if form.has("request_uri") {
@@ -87,12 +87,16 @@ async fn push(
     };
     let request = checked.map_err(|wrong| told(wrong.1))?;
     let (change, uri) = pushed::push(&request, &app.settings, app.clock.now_ms(), app.entropy.as_ref(), &app.mac);
-    match once::spend(app, "par", parts, client, Change::new().step(client.unchanged()).and(change)).await? {
+    let mut change = Change::new().step(client.unchanged()).and(change);
+    change.steps.extend(evidence.once(app.clock.now(), app.revoked.head()));
+    let proof = change.steps.iter().position(protocol::evidence::is_once);
+    match once::spend(app, "par", parts, client, change).await? {
         Outcome::Applied { .. } => {
             metrics::counter!("pushed_requests_total").increment(1);
             let body = serde_json::json!({"request_uri": uri, "expires_in": app.settings.par_ttl}).to_string();
             Ok(Ok(reply::json(StatusCode::CREATED, Bytes::from(body))))
         }
+        Outcome::Refused(guard) if Some(guard.step) == proof => Err(evidence::replayed().into()),
         Outcome::Refused(guard) => Ok(Err(guard)),
     }
 }
