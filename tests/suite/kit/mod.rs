@@ -4,9 +4,11 @@
 pub mod chrome;
 pub mod forge;
 pub mod http;
+pub mod https;
 pub mod jose;
 pub mod page;
 pub mod raw;
+pub mod registrant;
 pub mod seed;
 pub mod server;
 pub mod services;
