@@ -171,6 +171,7 @@ pub struct Allow {
     form: Option<String>,
     picture: Option<String>,
     own_form: bool,
+    frames: Vec<String>,
 }
 
 impl Allow {
@@ -182,7 +183,12 @@ impl Allow {
     /// Post its form to this server; the answer may lead to `target`. Browsers apply the policy along the redirects after a post.
     #[must_use]
     pub fn form(target: Option<String>) -> Self {
-        Self { form: target, picture: None, own_form: true }
+        Self { form: target, own_form: true, ..Self::default() }
+    }
+    /// Load pages of these origins in frames.
+    #[must_use]
+    pub fn frames(origins: Vec<String>) -> Self {
+        Self { frames: origins, ..Self::default() }
     }
     /// Show a client's picture.
     #[must_use]
@@ -199,8 +205,9 @@ impl Allow {
             (None, own) => own.to_owned(),
         };
         let picture = self.picture.as_deref().unwrap_or_default();
+        let frames = if self.frames.is_empty() { String::new() } else { format!("frame-src {}; ", self.frames.join(" ")) };
         format!(
-            "default-src 'none'; style-src 'self'; img-src 'self' {}; form-action {}; frame-ancestors 'none'; base-uri 'none'",
+            "default-src 'none'; style-src 'self'; img-src 'self' {}; {frames}form-action {}; frame-ancestors 'none'; base-uri 'none'",
             picture,
             form.trim()
         )
@@ -267,7 +274,7 @@ pub fn answer(app: &App, answer: &Answer) -> Response {
         Answer::Redirect { location } => see_other(location),
         Answer::FormPost { action, fields } => {
             let template = FormPostPage { base: base(&app.settings.issuer), action: action.as_str(), fields };
-            let allow = Allow { form: Some(action.source()), picture: None, own_form: false };
+            let allow = Allow { form: Some(action.source()), ..Allow::default() };
             page(StatusCode::OK, &template, &allow)
         }
     }
@@ -304,11 +311,17 @@ pub fn with_cookie(mut response: Response, cookie: Option<HeaderValue>) -> Respo
 
 /// `GET /static/doorward.css`.
 pub async fn stylesheet(headers: HeaderMap) -> Response {
-    let tag = format!("\"{}\"", tokens::hash::left_half(STYLE));
+    stored(&headers, STYLE, "text/css; charset=utf-8")
+}
+
+/// A file that is part of this program.
+#[must_use]
+pub(crate) fn stored(headers: &HeaderMap, content: &'static str, media: &'static str) -> Response {
+    let tag = format!("\"{}\"", tokens::hash::left_half(content));
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == tag.as_bytes());
-    let mut response = if known { StatusCode::NOT_MODIFIED.into_response() } else { STYLE.into_response() };
+    let mut response = if known { StatusCode::NOT_MODIFIED.into_response() } else { content.into_response() };
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/css; charset=utf-8"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Ok(tag) = HeaderValue::try_from(tag) {

@@ -176,6 +176,10 @@ fn retry(response: Response, seconds: i64) -> Response {
 /// What an https issuer says of its host (RFC 6797).
 pub(crate) const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000; includeSubDomains");
 
+/// Marks the one answer that other sites may show in a frame; its own policy says which.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Framed;
+
 /// Adds what every answer carries unless the handler said something else.
 #[must_use]
 pub fn secure(https: bool, mut response: Response) -> Response {
@@ -185,8 +189,9 @@ pub fn secure(https: bool, mut response: Response) -> Response {
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
     ];
+    let framed = response.extensions().get::<Framed>().is_some();
     let headers = response.headers_mut();
-    for (name, value) in ALWAYS {
+    for (name, value) in ALWAYS.into_iter().filter(|(name, _)| !framed || *name != header::X_FRAME_OPTIONS) {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     if https {

@@ -12,9 +12,10 @@ use axum::{
 };
 use http::{HeaderMap, StatusCode, header::USER_AGENT};
 use ledger::{Change, EventKind, NewEvent, Object, ObjectKind, RevocationKind, Session, Step};
-use protocol::{authorize::Params, logout};
+use protocol::{Client, authorize::Params, logout};
 use time::{OffsetDateTime, macros::format_description};
 use tokens::secret::Plain;
+use url::Url;
 
 use super::{
     Posted, Source, ending, login, name_of,
@@ -43,6 +44,8 @@ struct GrantRow {
     client: String,
     scope: String,
     since: String,
+    /// Where a login at the client begins (OpenID Connect Core §4).
+    start: Option<String>,
 }
 
 struct Notice {
@@ -91,8 +94,10 @@ async fn account_page(
     let mut grants = Vec::new();
     for grant in app.store.grants(Some(&session.subject), None, None, MOST).await?.items {
         let client = app.catalog.client(&grant.client_id).await?;
+        let start = client.as_ref().and_then(|c| started_at(&c.client, &app.settings.issuer));
         let named = client.and_then(|c| c.client.client_name.clone());
-        grants.push(GrantRow { id: grant.id, client: named.unwrap_or(grant.client_id), scope: grant.scope, since: day(grant.created_at) });
+        let (client, since) = (named.unwrap_or(grant.client_id), day(grant.created_at));
+        grants.push(GrantRow { id: grant.id, client, scope: grant.scope, since, start });
     }
     let template = AccountPage {
         base: pages::base(&app.settings.issuer),
@@ -103,6 +108,13 @@ async fn account_page(
         grants: &grants,
     };
     Ok(pages::page(status, &template, &Allow::form(None)))
+}
+
+/// A login that begins here and not at the client (OpenID Connect Core §4): its registered address with our issuer.
+fn started_at(client: &Client, issuer: &str) -> Option<String> {
+    let mut url = Url::parse(client.initiate_login_uri.as_deref().filter(|_| !client.disabled)?).ok().filter(|u| u.scheme() == "https")?;
+    url.query_pairs_mut().append_pair("iss", issuer);
+    Some(url.into())
 }
 
 fn session_row(session: Session, current: &str) -> SessionRow {

@@ -14,6 +14,8 @@ use protocol::{
         Params,
         hint::{self, Hint},
     },
+    backchannel_logout::Participant,
+    frontchannel_logout::{self, Frame},
     logout::{self, Asked, Farewell, Next},
     pairwise,
 };
@@ -42,6 +44,20 @@ struct LogoutPage<'a> {
 struct LoggedOutPage<'a> {
     base: &'a str,
 }
+
+#[derive(Template)]
+#[template(path = "parting.html")]
+struct PartingPage<'a> {
+    base: &'a str,
+    next: Option<&'a str>,
+    seconds: u8,
+    frames: &'a [Frame],
+}
+
+/// Frames on one page.
+const MOST_FRAMES: u32 = 50;
+/// Seconds they have before the person is sent on.
+const FRAMES_TIME: u8 = 2;
 
 /// `GET /logout`: asks, unless an ID token of the present session says who wants it.
 pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
@@ -99,11 +115,13 @@ async fn leave(app: &App, browser: &Browser, params: &Params, confirmed: bool) -
     match (logout::next(&asked, hint.as_ref(), client, session.as_ref(), confirmed)?, session) {
         (Next::Confirm(farewell), Some(session)) => confirm_page(app, browser, &session, &asked, farewell.as_ref()).await,
         (Next::End(farewell), Some(session)) => {
+            let frames = frames(app, &session).await?;
             let change = ending(app, &session, Ending::Logout).await?;
             browser.sign_out().await?;
             let (change, cookie) = browser.seal(change).await?;
             app.store.apply(change).await?;
-            Ok(pages::with_cookie(part(app, farewell.as_ref())?, cookie))
+            let gone = if frames.is_empty() { part(app, farewell.as_ref())? } else { parting(app, farewell.as_ref(), &frames) };
+            Ok(pages::with_cookie(gone, cookie))
         }
         (Next::Confirm(farewell) | Next::End(farewell) | Next::Done(farewell), _) => part(app, farewell.as_ref()),
     }
@@ -131,6 +149,27 @@ async fn confirm_page(
         fields: &fields,
     };
     Ok(pages::page(StatusCode::OK, &template, &Allow::form(farewell.map(Farewell::source))))
+}
+
+/// The pages of the clients of a session that want to be told through the browser (OpenID Connect Front-Channel Logout 1.0).
+async fn frames(app: &App, session: &Session) -> Result<Vec<Frame>, Refused> {
+    let mut frames = Vec::new();
+    for row in app.store.participants(&session.id, MOST_FRAMES).await? {
+        let Ok(participant) = serde_json::from_str::<Participant>(&row.document) else { continue };
+        let known = app.catalog.client(&participant.client_id).await?;
+        frames.extend(known.and_then(|k| frontchannel_logout::frame(&k.client, &app.settings.issuer, &session.id)));
+    }
+    Ok(frames)
+}
+
+/// The page that loads them, and then goes on to where the client wants the person.
+fn parting(app: &App, farewell: Option<&Farewell>, frames: &[Frame]) -> Response {
+    let next = farewell.map(Farewell::location);
+    let template = PartingPage { base: pages::base(&app.settings.issuer), next: next.as_deref(), seconds: FRAMES_TIME, frames };
+    let mut origins: Vec<String> = frames.iter().map(|f| f.origin.clone()).collect();
+    origins.sort_unstable();
+    origins.dedup();
+    pages::page(StatusCode::OK, &template, &Allow::frames(origins))
 }
 
 /// Back to the client, or the page that says that it is over.
