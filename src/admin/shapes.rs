@@ -98,7 +98,7 @@ pub fn client() -> Value {
             "redirect_uris": texts("Compared as strings; loopback IP literals with any port."),
             "post_logout_redirect_uris": texts("OpenID Connect RP-Initiated Logout §3.1."),
             "grant_types": texts("`authorization_code`, `refresh_token`, `client_credentials`."),
-            "response_types": texts("`code`."),
+            "response_types": texts("`code`; under the profile oidc-dynamic also those with `id_token` and `token`."),
             "token_endpoint_auth_method": choice("RFC 7591 §2.", &[
                 "client_secret_basic", "client_secret_post", "private_key_jwt", "tls_client_auth", "self_signed_tls_client_auth", "none",
             ]),
@@ -129,6 +129,12 @@ pub fn client() -> Value {
             "id_token_signed_response_alg": text("JOSE name; RS256 when absent."),
             "userinfo_signed_response_alg": text("It gets userinfo as a JWT signed with this algorithm (OpenID Connect Core §5.3.2)."),
             "introspection_signed_response_alg": text("It gets introspection answers as JWTs signed with this algorithm (RFC 9701 §6)."),
+            "require_pushed_authorization_requests": flag("It may start at /par only (RFC 9126 §6).", false),
+            "require_signed_request_object": flag("Its requests come in signed request objects only (RFC 9101 §10.5).", false),
+            "request_object_signing_alg": text("How its request objects are signed; absent: ES256, PS256, EdDSA, ES384, or RS256 where FAPI does not rule."),
+            "request_uris": texts("Where its request objects may be fetched (profile oidc-dynamic)."),
+            "authorization_signed_response_alg": text("How its JWT authorization responses are signed (JARM §3); RS256 when absent, ES256 under FAPI."),
+            "authorization_details_types": texts("What it may ask for in detail (RFC 9396 §10)."),
             "default_max_age": count("Seconds (OpenID Connect Registration §2)."),
             "initiate_login_uri": text("OpenID Connect Core §4."),
             "jwks": { "type": "object", "description": "Its public keys (RFC 7517 §5)." },
@@ -157,6 +163,7 @@ pub fn resource_server() -> Value {
             "access_token_signing_alg": text("What signs its JWT access tokens; ES256 when absent."),
             "status_list": flag("Whether its JWT access tokens have a place in a status list (Token Status List).", false),
             "introspection_clients": texts("Client ids that may introspect its tokens (RFC 7662)."),
+            "authorization_details_types": texts("Types of authorization_details it understands (RFC 9396)."),
         }),
     )
 }
