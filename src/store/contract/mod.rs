@@ -46,6 +46,7 @@ contract! {
     records::a_reader_beside_the_writer_sees_what_is_committed_and_changes_nothing,
     records::everything_survives_a_restart,
     records::pages_go_on_where_they_stopped,
+    records::things_whose_ids_begin_alike_are_listed_in_order_and_no_others,
     records::purge_takes_what_expired_in_batches_and_nothing_else,
     ledger_rows::the_chain_verifies_after_concurrent_changes,
     ledger_rows::the_later_revocation_wins_and_one_position_is_never_parted,

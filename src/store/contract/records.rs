@@ -108,6 +108,31 @@ pub(super) async fn pages_go_on_where_they_stopped(world: &mut World) {
     assert!(store.grants(None, None, Some("nonsense"), 4).await.expect("a page").items.is_empty());
 }
 
+pub(super) async fn things_whose_ids_begin_alike_are_listed_in_order_and_no_others(world: &mut World) {
+    let store = world.store();
+    let (list, next) = ([0xff, 0x00, 0xff], [0xff, 0x01, 0x00]);
+    let mut change = Change::new().event(event());
+    for n in (0..10u8).rev() {
+        change = change.step(Step::Put(artefact(ArtefactKind::Status, &[&list[..], &[n]].concat())));
+    }
+    for other in [&list[..], &next[..], &[0xff, 0x00, 0xfe, 0x01], b"", &[0xff]] {
+        change = change.step(Step::Put(artefact(ArtefactKind::Status, other)));
+    }
+    change = change.step(Step::Put(artefact(ArtefactKind::Jti, &[&list[..], &[3]].concat())));
+    assert!(store.apply(change).await.expect("applies").applied());
+    let (mut found, mut after) = (Vec::new(), list.to_vec());
+    loop {
+        let page = store.artefacts(ArtefactKind::Status, &list, &after, 4).await.expect("a page");
+        let Some(last) = page.last() else { break };
+        assert!(page.len() <= 4);
+        after.clone_from(&last.id);
+        found.extend(page);
+    }
+    let expected: Vec<_> = (0..10u8).map(|n| artefact(ArtefactKind::Status, &[&list[..], &[n]].concat())).collect();
+    assert_eq!(found, expected);
+    assert!(store.artefacts(ArtefactKind::Status, &[0xaa; 16], &[0xaa; 16], 4).await.expect("a page").is_empty());
+}
+
 pub(super) async fn purge_takes_what_expired_in_batches_and_nothing_else(world: &mut World) {
     let store = world.store();
     let mut change = Change::new().event(event());

@@ -1,0 +1,25 @@
+//! Framing of HTTP/1.1 requests (RFC 9112): octets are judged alike, however they are cut into pieces.
+#![no_main]
+use edge::framing::Scanner;
+use libfuzzer_sys::fuzz_target;
+
+/// Feeds pieces of a size; how many octets were released, and what was wrong.
+fn fed(data: &[u8], size: usize) -> (usize, Option<&'static str>) {
+    let (mut scanner, mut released, mut end) = (Scanner::new(), 0, 0);
+    loop {
+        match scanner.scan(&data[released..end]) {
+            Ok(taken) => released += taken,
+            Err((taken, why)) => return (released + taken, Some(why.reason())),
+        }
+        if end == data.len() {
+            return (released, None);
+        }
+        end = (end + size).min(data.len());
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let whole = fed(data, data.len().max(1));
+    assert_eq!(fed(data, 1), whole);
+    assert_eq!(fed(data, 7), whole);
+});
