@@ -95,7 +95,8 @@ async fn deliver(app: &Weak<App>, request: &[u8]) -> Result<Option<&'static str>
         Err(_) => return Ok(Some("failed")),
     };
     bearer.set_sensitive(true);
-    let headers = HeaderMap::from_iter([(header::AUTHORIZATION, bearer), (header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+    let headers =
+        HeaderMap::from_iter([(header::AUTHORIZATION, bearer), (header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
     let body = Bytes::from(json!({"auth_req_id": sealed.auth_req_id.expose()}).to_string());
     for pause in PAUSES {
         tokio::select! {

@@ -21,9 +21,9 @@ use protocol::{
 
 use crate::{
     App,
-    account::{consent, login, mfa, page},
+    account::{backchannel, consent, device, login, mfa, page},
     oauth::{authorize, authzen, bc_authorize, device_authorization, discovery, feed, health, introspect, jwks, logout, par, register, revoke, session, status, token, userinfo},
-    pages, reply,
+    pages, reply, signals,
 };
 
 const METADATA: [&str; 2] = ["openid-configuration", "oauth-authorization-server"];
@@ -51,6 +51,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route(&at("/mfa"), timed("mfa", get(mfa::get).post(mfa::post)))
         .route(&at("/consent"), timed("consent", get(consent::get).post(consent::post)))
         .route(&at("/account"), timed("account", get(page::get).post(page::post)))
+        .route(&at("/device"), timed("device", get(device::get).post(device::post)))
+        .route(&at("/ciba"), timed("ciba", get(backchannel::get).post(backchannel::post)))
         .route(&at("/static/doorward.css"), get(pages::stylesheet))
         .route(&at("/static/session.js"), get(session::script))
         .route(&at("/access/v1/evaluation"), timed("authzen", post(authzen::evaluation)))
@@ -59,6 +61,13 @@ pub fn router(app: Arc<App>) -> Router {
         .route(&at("/access/v1/search/resource"), timed("authzen", post(authzen::resources)))
         .route(&at("/access/v1/search/action"), timed("authzen", post(authzen::actions)))
         .route(&at("/.well-known/authzen-configuration"), open("discovery", "GET", get(authzen::metadata)))
+        .route(&at("/ssf/streams"), timed("signals", signals::streams::route()))
+        .route(&at("/ssf/status"), timed("signals", get(signals::streams::status).post(signals::streams::status)))
+        .route(&at("/ssf/subjects:add"), timed("signals", post(signals::streams::add)))
+        .route(&at("/ssf/subjects:remove"), timed("signals", post(signals::streams::remove)))
+        .route(&at("/ssf/verify"), timed("signals", post(signals::streams::verify)))
+        .route(&at("/ssf/poll/{stream}"), post(signals::poll::post))
+        .route(&at("/ssf/receive/{issuer}"), timed("signals", post(signals::receive::post)))
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready));
     if app.settings.registration {
@@ -70,6 +79,9 @@ pub fn router(app: Arc<App>) -> Router {
         router = router
             .route(&at("/session/check"), timed("session_check", get(session::page)))
             .route(&at("/session/state"), timed("session_state", get(session::state)));
+    }
+    for path in [Some(at("/.well-known/ssf-configuration")), inserted(&app.settings.issuer, "ssf-configuration")].into_iter().flatten() {
+        router = router.route(&path, open("discovery", "GET", get(signals::streams::metadata)));
     }
     for name in METADATA {
         router = router.route(&at(&format!("/.well-known/{name}")), open("discovery", "GET", get(discovery::get)));

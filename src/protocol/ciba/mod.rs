@@ -88,6 +88,7 @@ pub fn begin(
         scope: scope.to_string(),
         resource: target.to_owned(),
         expires_at: now.saturating_add(expires_in),
+        acr: asked.acr.clone(),
         binding_message: asked.binding_message.clone(),
         notification,
     };

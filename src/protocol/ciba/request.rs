@@ -14,6 +14,10 @@ const SHORTEST_TOKEN: usize = 22;
 const LIFE: i64 = 3600;
 /// Longest a request may wait, seconds.
 const LONGEST_WAIT: i64 = 3600;
+/// Authentication classes looked at.
+const MOST_CLASSES: usize = 10;
+/// Longest name of one, octets.
+const LONGEST_CLASS: usize = 256;
 /// Longest hint, octets.
 const LONGEST_HINT: usize = 4096;
 
@@ -32,6 +36,7 @@ pub struct Asked {
     pub hint: Hint,
     pub scope: String,
     pub resource: Vec<String>,
+    pub acr: Vec<String>,
     pub binding_message: Option<String>,
     pub notification_token: Option<String>,
     /// Seconds.
@@ -127,7 +132,8 @@ pub fn of_object(text: &str, alg: Alg, keys: &KeySet, client: &Client, issuer: &
         return Err(refuse("valid for too long"));
     }
     let jti = claims.get("jti").and_then(Value::as_str).filter(|j| (1..=256).contains(&j.len())).ok_or_else(|| refuse("jti is missing"))?;
-    let once = Once { id: hash::sha256(format!("ciba\0{}\0{jti}", client.client_id).as_bytes()).to_vec(), expires_at: exp + Settings::SKEW };
+    let once =
+        Once { id: hash::sha256(format!("ciba\0{}\0{jti}", client.client_id).as_bytes()).to_vec(), expires_at: exp + Settings::SKEW };
     let text = |name: &str| match claims.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone()).filter(|t| !t.is_empty())),
@@ -171,7 +177,12 @@ fn read(text: &dyn Fn(&str) -> Result<Option<String>, OAuthError>, resource: Vec
             _ => return Err(OAuthError::request("requested_expiry has to be a positive number")),
         },
     };
-    Ok(Asked { hint, scope, resource, binding_message, notification_token: text("client_notification_token")?, requested_expiry })
+    let acr: Vec<String> =
+        text("acr_values")?.unwrap_or_default().split(' ').filter(|c| !c.is_empty()).take(MOST_CLASSES).map(str::to_owned).collect();
+    if acr.iter().any(|class| class.len() > LONGEST_CLASS) {
+        return Err(OAuthError::request("acr_values is too long"));
+    }
+    Ok(Asked { hint, scope, resource, acr, binding_message, notification_token: text("client_notification_token")?, requested_expiry })
 }
 
 /// Whether people see a text as it is: nothing that controls, hides or turns round what stands beside it.

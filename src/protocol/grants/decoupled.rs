@@ -12,7 +12,7 @@ use tokens::{
 
 use super::{Behind, CIBA, DEVICE_CODE, Granted, REFRESH_TOKEN, Refused, answer, audience, family, still_allowed, unauthorized};
 use crate::{
-    AuthenticatedClient, Code, OAuthError, Scope, evidence, id_token,
+    AuthenticatedClient, Code, OAuthError, Scope, acr, evidence, id_token,
     issue::{self, Context, Order},
     stored::{Authentication, GrantDocument, RefreshDocument},
     userinfo,
@@ -67,6 +67,9 @@ pub struct Requested {
     pub resource: String,
     /// Seconds since the epoch.
     pub expires_at: i64,
+    /// The authentication classes wished for (CIBA Core §7.1).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acr: Vec<String>,
     /// What the person sees at both ends (CIBA Core §7.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding_message: Option<String>,
@@ -194,7 +197,11 @@ impl Answering<'_> {
 
     fn authentication(&self) -> Authentication {
         match self.session {
-            Some(session) => Authentication { auth_time: session.auth_time, acr: None, amr: session.amr.clone() },
+            Some(session) => Authentication {
+                auth_time: session.auth_time,
+                acr: Some(acr::reached(&self.requested.acr, &session.amr).to_owned()),
+                amr: session.amr.clone(),
+            },
             None => Authentication { auth_time: self.now(), acr: None, amr: Vec::new() },
         }
     }
@@ -204,7 +211,8 @@ impl Answering<'_> {
     pub fn approve(&self, before: Option<&Consent>, entropy: &dyn Entropy) -> Change {
         let (now, authentication) = (self.now(), self.authentication());
         let grant = id::text(&id::new_id(self.now_ms, entropy));
-        let document = GrantDocument { resource: self.requested.resource.clone(), authentication: authentication.clone(), ..GrantDocument::default() };
+        let document =
+            GrantDocument { resource: self.requested.resource.clone(), authentication: authentication.clone(), ..GrantDocument::default() };
         let started = Grant {
             id: grant.clone(),
             subject: self.subject.to_owned(),
@@ -229,7 +237,9 @@ impl Answering<'_> {
             .step(Step::PutConsent(self.remember(before)))
             .event(self.event(self.flow.approved).grant(&grant).with("scope", scope).with("request", b64::encode(self.request)))
             .event(self.event(EventKind::ConsentGranted).grant(&grant).with("scope", scope))
-            .event(self.event(EventKind::GrantStarted).grant(&grant).with("scope", scope).with("resource", self.requested.resource.as_str()))
+            .event(
+                self.event(EventKind::GrantStarted).grant(&grant).with("scope", scope).with("resource", self.requested.resource.as_str()),
+            )
     }
 
     fn remember(&self, before: Option<&Consent>) -> Consent {

@@ -121,7 +121,8 @@ pub fn typed(text: &str) -> Option<String> {
     if text.len() > 64 {
         return None;
     }
-    let code: String = text.chars().filter(|c| !c.is_whitespace() && !matches!(c, '-' | '–' | '_')).map(|c| c.to_ascii_uppercase()).collect();
+    let code: String =
+        text.chars().filter(|c| !c.is_whitespace() && !matches!(c, '-' | '–' | '_')).map(|c| c.to_ascii_uppercase()).collect();
     (code.len() == LETTERS && code.bytes().all(|b| ALPHABET.contains(&b))).then_some(code)
 }
 

@@ -105,7 +105,7 @@ async fn consent_page(app: &App, open: &Open, walk: &Walk<'_>, session: &Session
 }
 
 /// What a scope means, in words.
-fn describe(name: &str, server: Option<&ResourceServer>) -> String {
+pub(super) fn describe(name: &str, server: Option<&ResourceServer>) -> String {
     let standard = match name {
         "openid" => "Know who you are",
         "profile" => "See your profile: name, picture and the like",

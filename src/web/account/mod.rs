@@ -2,7 +2,9 @@
 //!
 //! Read [`interaction`] first (a request that waits for a person), then [`flow`] (how it goes on), then the pages: [`login`],
 //! [`consent`], [`page`].
+pub mod backchannel;
 pub mod consent;
+pub mod device;
 pub mod flow;
 pub mod hashing;
 pub mod interaction;

@@ -15,11 +15,7 @@ use protocol::{
 use tokens::jws::Parsed;
 
 use super::{Asked, Given, give, jwt_bearer, server};
-use crate::{
-    App, credential,
-    oauth::context,
-    reply::Failed,
-};
+use crate::{App, credential, oauth::context, reply::Failed};
 
 /// A believed subject token, owning what it names.
 struct Believed {
