@@ -5,6 +5,7 @@
 //! then [`revocations`], [`seed`] and [`openapi`].
 #![recursion_limit = "256"]
 mod actions;
+mod backchannel;
 mod call;
 mod collections;
 pub mod draft;

@@ -131,7 +131,7 @@ fn described(operation: &Operation) -> Value {
 
 fn parameters(operation: &Operation) -> Vec<Value> {
     let mut out = Vec::new();
-    for name in ["id", "kid"] {
+    for name in ["id", "kid", "auth_req_id"] {
         if operation.path.contains(&format!("{{{name}}}")) {
             out.push(json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" },
                 "description": "Percent-encoded. A natural key (username, client_id, identifier, issuer) serves as well as an id." }));
@@ -194,7 +194,7 @@ fn responses(operation: &Operation) -> Value {
         Does::Read(kind) | Does::Replace(kind) | Does::Patch(kind) => {
             ("200", with(good("As it is stored.", reference(schema_name(kind))), etag))
         }
-        Does::Delete(_) | Does::DisableUser | Does::EnableUser | Does::SetPassword | Does::RemoveTotp | Does::EndSession | Does::EndGrant => {
+        Does::Delete(_) | Does::ApproveBackchannel | Does::DenyBackchannel | Does::DisableUser | Does::EnableUser | Does::SetPassword | Does::RemoveTotp | Does::EndSession | Does::EndGrant => {
             ("204", json!({ "description": "Done." }))
         }
         Does::EnrolTotp => (

@@ -60,6 +60,8 @@ pub enum Does {
     RotateKeys,
     RevokeKey,
     Revoke,
+    ApproveBackchannel,
+    DenyBackchannel,
     Stats,
     Policy,
     OpenApi,
@@ -83,7 +85,7 @@ pub struct Operation {
 }
 
 /// The operations that are not those of a collection: method, path, what, id, summary.
-const ACTIONS: [(Method, &str, Does, &str, &str); 20] = [
+const ACTIONS: [(Method, &str, Does, &str, &str); 22] = [
     (Method::POST, "/users/{id}/disable", Does::DisableUser, "disableUser", "Disable a user: sessions and grants end, tokens are revoked"),
     (Method::POST, "/users/{id}/enable", Does::EnableUser, "enableUser", "Enable a user"),
     (Method::POST, "/users/{id}/password", Does::SetPassword, "setPassword", "Set a user's password: sessions and grants end"),
@@ -101,6 +103,20 @@ const ACTIONS: [(Method, &str, Does, &str, &str); 20] = [
     (Method::POST, "/keys/rotate", Does::RotateKeys, "rotateKeys", "Make the next keys current"),
     (Method::POST, "/keys/{kid}/revoke", Does::RevokeKey, "revokeKey", "Revoke a key: everything it signed is dead"),
     (Method::POST, "/revocations", Does::Revoke, "revoke", "Revoke a token, grant, session, client, subject, device or key"),
+    (
+        Method::POST,
+        "/backchannel-requests/{auth_req_id}/approve",
+        Does::ApproveBackchannel,
+        "approveBackchannelRequest",
+        "Say yes to a backchannel authentication request in its person's name",
+    ),
+    (
+        Method::POST,
+        "/backchannel-requests/{auth_req_id}/deny",
+        Does::DenyBackchannel,
+        "denyBackchannelRequest",
+        "Say no to a backchannel authentication request in its person's name",
+    ),
     (Method::GET, "/stats", Does::Stats, "getStats", "Rows, caches and counters of this process"),
     (Method::GET, "/policy", Does::Policy, "getPolicy", "The policy numbers in force"),
     (Method::GET, "/openapi.json", Does::OpenApi, "getOpenApi", "This description"),

@@ -15,7 +15,7 @@ use http::{
 use serde_json::Value;
 
 use crate::{
-    actions,
+    actions, backchannel,
     call::Call,
     collections, openapi,
     operations::{self, Does, Operation, PREFIX},
@@ -104,6 +104,8 @@ async fn perform(state: &AdminState, operation: &Operation, id: String, request:
         Does::RotateKeys => actions::rotate_keys(state, &call).await,
         Does::RevokeKey => actions::revoke_key(state, &call).await,
         Does::Revoke => actions::revoke(state, &call).await,
+        Does::ApproveBackchannel => backchannel::answer(state, &call, true).await,
+        Does::DenyBackchannel => backchannel::answer(state, &call, false).await,
         Does::ListSessions => reads::sessions(state, &call).await,
         Does::ReadSession => reads::session(state, &call).await,
         Does::ListGrants => reads::grants(state, &call).await,

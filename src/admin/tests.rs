@@ -363,7 +363,7 @@ async fn every_operation_answers_and_is_described() {
         assert!(ids.insert(entry["operationId"].as_str().unwrap().to_owned()));
         let request = Request::builder()
             .method(operation.method.clone())
-            .uri(path.replace("{id}", "x").replace("{kid}", "x"))
+            .uri(path.replace("{id}", "x").replace("{kid}", "x").replace("{auth_req_id}", "x"))
             .body(Body::empty())
             .unwrap();
         let expected = if operation.access.is_some() { StatusCode::UNAUTHORIZED } else { StatusCode::OK };

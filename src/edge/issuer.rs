@@ -21,6 +21,9 @@ pub struct TrustedIssuer {
     /// What else than `at+jwt` and `application/at+jwt` the `typ` of its tokens may be: `["JWT"]` for older servers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub token_typ: Vec<String>,
+    /// The `aud` of security event tokens it may push to `/ssf/receive/{id}`; absent: none are taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signals_audience: Option<String>,
     /// Whether its software statements are believed where clients register (RFC 7591 §2.3).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub software_statements: bool,
