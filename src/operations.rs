@@ -88,6 +88,7 @@ async fn admin_token(foundation: &Foundation) -> anyhow::Result<(String, i64)> {
         now_ms: foundation.clock.now_ms(),
         head,
         evidence: &protocol::Evidence::default(),
+        slots: None,
     };
     let scope = Scope::parse(ADMIN_SCOPE).map_err(|_| anyhow!("the administrator's scope cannot be read"))?;
     let order = Order {
