@@ -188,6 +188,7 @@ fn app(config: &Config, ground: &Ground) -> anyhow::Result<Arc<App>> {
     ground.mount.show(&view, weak);
     // Ends with the server that it tells for.
     ground.tasks.spawn(web::logout_delivery::run(Arc::downgrade(&app)));
+    ground.tasks.spawn(web::signals::push::run(Arc::downgrade(&app)));
     Ok(app)
 }
 

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
-use ledger::Facts;
+use ledger::{Facts, RevocationKind, RevocationSet};
 use serde_json::Value;
 use tokens::access::AccessClaims;
 
@@ -55,6 +55,23 @@ impl Identity {
             key: self.kid.as_deref(),
             seq: self.claims.seq,
         }
+    }
+
+    /// Whether its own issuer told that it has ended: the person, the session or the token, at or after it was issued
+    /// (CAEP §3.1). Without an `iat` nothing can be said for it.
+    #[must_use]
+    pub fn ended_elsewhere(&self, revoked: &RevocationSet) -> bool {
+        let Issuer::Foreign(issuer) = &self.issuer else { return false };
+        let issued_ms = self.claims.iat.map_or(i64::MIN, |iat| iat.saturating_mul(1000));
+        let named = [
+            (RevocationKind::Subject, Some(self.claims.sub.as_str())),
+            (RevocationKind::Session, self.claims.sid.as_deref()),
+            (RevocationKind::Token, self.claims.jti.as_deref()),
+        ];
+        named.into_iter().any(|(kind, id)| {
+            let ended = id.and_then(|id| revoked.ended_at(kind, &format!("{issuer}|{id}")));
+            ended.is_some_and(|at_ms| kind == RevocationKind::Token || issued_ms <= at_ms)
+        })
     }
 
     /// The identity headers of a mapping; an absent claim gives none.

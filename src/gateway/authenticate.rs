@@ -69,10 +69,13 @@ async fn jwt(worker: &Worker, table: &RouteTable, guard: &Guard, token: &str, no
             new
         }
     };
-    if believed.identity.issuer != Issuer::Own || guard.freshness == Freshness::Offline {
+    if guard.freshness == Freshness::Offline {
         return Ok(believed);
     }
     unrevoked(worker, &believed, token)?;
+    if believed.identity.issuer != Issuer::Own {
+        return Ok(believed);
+    }
     let kept_ms = match guard.freshness {
         Freshness::Introspect => guard.cache_ttl_ms.unwrap_or(0),
         _ if fresh(worker, guard, now_ms) => return Ok(believed),
@@ -188,7 +191,7 @@ fn unrevoked(worker: &Worker, believed: &Believed, token: &str) -> Result<(), Re
     if believed.checked.get() == generation {
         return Ok(());
     }
-    if revoked.revoked(&believed.identity.facts()).is_some() {
+    if revoked.revoked(&believed.identity.facts()).is_some() || believed.identity.ended_elsewhere(revoked) {
         worker.seen.borrow_mut().forget(token);
         return Err(Refusal::Invalid("revoked"));
     }

@@ -167,7 +167,8 @@ impl Listener for Gateway {
     fn committed(&self, batch: &Committed) {
         self.joined(&batch.revocations, batch.head);
         let now = self.parts.clock.now_ms();
-        for revocation in &batch.revocations {
+        // When something ended at another issuer says nothing of how long it took to get from here to there.
+        for revocation in batch.revocations.iter().filter(|r| !r.id.contains('|')) {
             record::propagated(now - revocation.at_ms);
         }
     }

@@ -51,7 +51,10 @@ impl Live {
 
     /// Ends what was revoked or has expired. Returns how many.
     pub(crate) fn sweep(&self, revoked: &RevocationSet, now: i64) -> usize {
-        self.end(|believed| believed.identity.claims.exp <= now || revoked.revoked(&believed.identity.facts()).is_some())
+        self.end(|believed| {
+            let identity = &believed.identity;
+            identity.claims.exp <= now || revoked.revoked(&identity.facts()).is_some() || identity.ended_elsewhere(revoked)
+        })
     }
 
     /// Ends everything for which `over` holds.

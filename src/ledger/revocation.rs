@@ -156,8 +156,8 @@ impl RevocationSet {
                 .and_modify(|e| {
                     if revocation.seq >= e.seq {
                         e.seq = revocation.seq;
-                        e.at_ms = revocation.at_ms;
                     }
+                    e.at_ms = e.at_ms.max(revocation.at_ms);
                     e.expires_at = e.expires_at.max(revocation.expires_at);
                 })
                 .or_insert(entry);
@@ -174,6 +174,13 @@ impl RevocationSet {
             !map.is_empty()
                 && map.get(id).is_some_and(|e| *kind == RevocationKind::Key || *kind == RevocationKind::Token || facts.seq < e.seq)
         })
+    }
+
+    /// When what is known by this id ended, milliseconds since the epoch: for credentials of others, which carry no position of ours.
+    #[must_use]
+    pub fn ended_at(&self, kind: RevocationKind, id: &str) -> Option<i64> {
+        let map = self.map(kind).read();
+        if map.is_empty() { None } else { map.get(id).map(|e| e.at_ms) }
     }
 
     /// Forgets what cannot match anything alive any more. Returns how many went.

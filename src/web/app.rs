@@ -11,7 +11,7 @@ use tokens::{Clock, Entropy, keyring::KeyRing, secret::MacKey, status_list::Slot
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{account::hashing::Hashing, catalog::Catalog, credential::Credentials, limits::Failures, logout_delivery::Ended, policies::Policies, oauth::{discovery::Published, status::Lists}, ping::Pings, relying::Relying};
+use crate::{account::hashing::Hashing, catalog::Catalog, credential::Credentials, limits::Failures, logout_delivery::Ended, policies::Policies, oauth::{discovery::Published, status::Lists}, ping::Pings, relying::Relying, signals::Happened};
 
 /// The address of the other end of the connection; the accept loop puts it into the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +83,8 @@ pub struct App {
     pub closing: CancellationToken,
     /// Clients' failed authentications, by source.
     pub(crate) failures: Failures,
+    /// Rings when something happened that a receiver of signals may want to hear of.
+    pub(crate) happened: Arc<Happened>,
     /// The stored policies, for whoever asks for decisions.
     pub(crate) policies: Arc<Policies>,
     /// Own tokens already believed.
@@ -113,6 +115,8 @@ impl App {
         let catalog = Arc::new(Catalog::new(Arc::clone(&parts.store)));
         let committed = Arc::new(Notify::new());
         parts.store.listen(Arc::clone(&catalog) as Arc<dyn Listener>);
+        let happened = Arc::new(Happened::default());
+        parts.store.listen(Arc::clone(&happened) as Arc<dyn Listener>);
         let policies = Arc::new(Policies::new(Arc::clone(&parts.store)));
         parts.store.listen(Arc::clone(&policies) as Arc<dyn Listener>);
         parts.store.listen(Arc::new(Bell(Arc::clone(&committed))));
@@ -139,6 +143,7 @@ impl App {
             trusted_proxies: parts.trusted_proxies,
             closing: parts.closing,
             failures: Failures::default(),
+            happened,
             policies,
             credentials: Credentials::default(),
             published,

@@ -15,6 +15,7 @@ pub mod oauth;
 pub mod pages;
 pub(crate) mod ping;
 mod policies;
+pub mod signals;
 pub mod relying;
 pub mod reply;
 pub mod routes;
