@@ -135,8 +135,9 @@ impl Foundation {
     pub fn objects(&self) -> Objects {
         let mac = self.keys.as_ref().map_or_else(|| self.momentary_mac(), |keys| keys.mac());
         let hashing = Arc::new(Semaphore::new(cores()));
-        let objects = Objects::new(&self.settings.issuer, self.store.clone(), self.clock.clone(), self.entropy.clone(), mac, hashing);
-        Objects { post_quantum: self.settings.post_quantum, ..objects }
+        let mut objects = Objects::new(&self.settings.issuer, self.store.clone(), self.clock.clone(), self.entropy.clone(), mac, hashing);
+        objects.post_quantum = self.settings.post_quantum;
+        objects
     }
 
     fn momentary_mac(&self) -> tokens::secret::MacKey {
