@@ -176,3 +176,17 @@ fn text_of_a_stranger_is_shown_as_text() {
     let page = visitor.login(&page, "\"><img src=x onerror=alert(1)>", "x").kind("login");
     assert!(!page.answer.text().contains("<img src=x"));
 }
+
+#[test]
+fn two_tabs_opened_at_once_both_work() {
+    let stage = STAGE.get();
+    let (first, second) = (Ask::new(&HOME), Ask::new(&HOME));
+    let (mut one, mut two) = (Visitor::new(), Visitor::new());
+    let pages = [one.open(&first.url(stage)).kind("login"), two.open(&second.url(stage)).kind("login")];
+    // One browser: both answers set their cookies in one jar, whichever comes last.
+    one.cookies.extend(two.cookies);
+    let mut other = one.clone();
+    one.login(&pages[0], "alice", PASSWORD).code(stage, &first);
+    one.login(&pages[1], "alice", PASSWORD).code(stage, &second);
+    other.login(&pages[1], "alice", PASSWORD).page();
+}

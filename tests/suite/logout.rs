@@ -133,3 +133,108 @@ fn the_sessions_tokens_die_with_it() {
         assert_eq!(stage.call("/api/x", token).status, 401, "gateway after logout");
     }
 }
+
+/// Opens the end-session endpoint as a logged-in person; where it ends, once confirmed.
+fn module(parameters: &dyn Fn(&str) -> Vec<(&'static str, String)>) -> (Visitor, Landing, bool) {
+    let stage = STAGE.get();
+    let (mut visitor, tokens) = logged_in(stage);
+    let given = parameters(&text(&tokens, "id_token"));
+    let given: Vec<(&str, &str)> = given.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    let at = visitor.open(&url(stage, &given));
+    let asked = matches!(&at, Landing::Page(page) if page.has("logout-confirm"));
+    let at = confirmed(&mut visitor, at);
+    (visitor, at, asked)
+}
+
+/// A page, and never a redirect.
+#[track_caller]
+fn stays(parameters: &dyn Fn(&str) -> Vec<(&'static str, String)>) {
+    let (_, at, asked) = module(parameters);
+    if !asked {
+        let page = at.page();
+        assert!(page.kind() == "error" && page.has("error-code"), "{}", page.kind());
+    }
+}
+
+/// The page that says that it is over.
+#[track_caller]
+fn says_goodbye(parameters: &dyn Fn(&str) -> Vec<(&'static str, String)>) {
+    let (mut visitor, at, _) = module(parameters);
+    assert!(at.page().has("logged-out"));
+    assert!(!is_logged_in(STAGE.get(), &mut visitor));
+}
+
+fn bye(uri: &str) -> (&'static str, String) {
+    ("post_logout_redirect_uri", uri.to_owned())
+}
+
+#[test]
+fn oidcc_rp_initiated_logout_discovery_endpoint_verification() {
+    use crate::kit::http::{Go, client};
+    let stage = STAGE.get();
+    let metadata: serde_json::Value = client().get(stage.url("/.well-known/openid-configuration")).go().expect(200).json();
+    assert_eq!(metadata["end_session_endpoint"], stage.url("/logout"));
+}
+
+#[test]
+fn oidcc_rp_initiated_logout() {
+    let state = "x".repeat(128);
+    let (mut visitor, at, _) = module(&|hint| vec![("id_token_hint", hint.to_owned()), bye(BYE), ("state", state.clone())]);
+    let (to, got) = at.away();
+    assert_eq!((to.as_str(), &got["state"], got.len()), (BYE, &state, 1));
+    assert!(!is_logged_in(STAGE.get(), &mut visitor));
+}
+
+#[test]
+fn oidcc_rp_initiated_logout_bad_post_logout_redirect_uri() {
+    stays(&|hint| vec![("id_token_hint", hint.to_owned()), bye("https://home.example.com/bye/other")]);
+}
+
+#[test]
+fn oidcc_rp_initiated_logout_query_added_to_post_logout_redirect_uri() {
+    stays(&|hint| vec![("id_token_hint", hint.to_owned()), bye(&format!("{BYE}?foo=bar"))]);
+}
+
+#[test]
+fn oidcc_rp_initiated_logout_modified_id_token_hint() {
+    stays(&|hint| {
+        let payload = hint.split('.').nth(1).unwrap();
+        vec![("id_token_hint", format!("{}.{payload}.", crate::kit::http::b64(r#"{"alg":"none"}"#))), bye(BYE)]
+    });
+}
+
+#[test]
+fn oidcc_rp_initiated_logout_bad_id_token_hint() {
+    stays(&|hint| {
+        let key = crate::kit::forge::Key::new("k");
+        let foreign = key.sign(&serde_json::json!({"alg": "ES256", "kid": "k"}), &crate::kit::http::claims(hint));
+        vec![("id_token_hint", foreign), bye(BYE)]
+    });
+}
+
+#[test]
+fn oidcc_rp_initiated_logout_no_id_token_hint() {
+    stays(&|_| vec![bye(BYE)]);
+}
+
+#[test]
+fn oidcc_rp_initiated_logout_no_params() {
+    says_goodbye(&|_| Vec::new());
+}
+
+#[test]
+fn oidcc_rp_initiated_logout_no_post_logout_redirect_uri() {
+    says_goodbye(&|hint| vec![("id_token_hint", hint.to_owned()), ("state", "s".to_owned())]);
+}
+
+#[test]
+fn oidcc_rp_initiated_logout_only_state() {
+    says_goodbye(&|_| vec![("state", "s".to_owned())]);
+}
+
+#[test]
+fn oidcc_rp_initiated_logout_no_state() {
+    let (_, at, _) = module(&|hint| vec![("id_token_hint", hint.to_owned()), bye(BYE)]);
+    let (to, got) = at.away();
+    assert!(to == BYE && got.is_empty(), "{to} {got:?}");
+}

@@ -2,6 +2,8 @@
 //!
 //! Everything here talks to the real binary from outside, through the public contract alone.
 pub mod chrome;
+pub mod dpop;
+pub mod fapi;
 pub mod forge;
 pub mod http;
 pub mod https;
@@ -12,6 +14,7 @@ pub mod registrant;
 pub mod seed;
 pub mod server;
 pub mod services;
+pub mod totp;
 pub mod upstream;
 pub mod visitor;
 
