@@ -207,9 +207,9 @@ mod tests {
         assert_eq!(told["code_challenge_methods_supported"], serde_json::json!(["S256"]));
         assert_eq!(told["request_uri_parameter_supported"], false);
         assert_eq!(told["authorization_response_iss_parameter_supported"], true);
-        for absent in ["registration_endpoint", "device_authorization_endpoint"] {
-            assert!(told.get(absent).is_none(), "{absent}");
-        }
+        assert_eq!(told["device_authorization_endpoint"], "https://id.example.com/tenant/device_authorization");
+        assert_eq!(told["backchannel_authentication_endpoint"], "https://id.example.com/tenant/bc-authorize");
+        assert!(told.get("registration_endpoint").is_none());
         let path = "/.well-known/oauth-authorization-server/tenant";
         assert_eq!(inserted(&settings.issuer, "oauth-authorization-server").as_deref(), Some(path));
         assert_eq!(inserted("https://id.example.com", "x"), None);

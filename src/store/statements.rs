@@ -37,7 +37,7 @@ statements! {
     REMOVE = "DELETE FROM artefacts WHERE kind = $1 AND id = $2";
     ARTEFACT = "SELECT mac, grant_id, document, created_at, expires_at, consumed_at, successor, seq FROM artefacts WHERE kind = $1 AND id = $2";
     WAITING = "SELECT id, mac, grant_id, document, created_at, expires_at, consumed_at, successor, seq FROM artefacts \
-        WHERE kind = 'backchannel' AND grant_id = $1 AND consumed_at IS NULL AND expires_at > $2 ORDER BY created_at, id LIMIT $3";
+        WHERE kind = 'backchannel' AND grant_id = $1 AND consumed_at IS NULL AND expires_at > $2 ORDER BY created_at LIMIT $3";
     PARTICIPANTS = "SELECT id, mac, grant_id, document, created_at, expires_at, consumed_at, successor, seq FROM artefacts \
         WHERE kind = 'participant' AND grant_id = $1 ORDER BY grant_id, id LIMIT $2";
     LEFT_BEHIND = "SELECT a.id, a.mac, a.grant_id, a.document, a.created_at, a.expires_at, a.consumed_at, a.successor, a.seq \
