@@ -161,3 +161,79 @@ impl Shared {
         if age <= LAST_GOOD_MS { Arc::clone(&fetched.keys) } else { Arc::default() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+
+    use serde_json::json;
+    use tokens::{Alg, sign::SigningKey};
+
+    use super::*;
+
+    struct At(AtomicI64);
+    impl Clock for At {
+        fn now_ms(&self) -> i64 {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    struct Served {
+        document: parking_lot::Mutex<Option<Bytes>>,
+        fetches: AtomicUsize,
+    }
+    #[async_trait]
+    impl Fetch for Served {
+        async fn fetch(&self, _: &str) -> Option<Bytes> {
+            self.fetches.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            self.document.lock().clone()
+        }
+    }
+
+    fn key() -> SigningKey {
+        SigningKey::generate(Alg::ES256).unwrap().0
+    }
+    fn document(key: &SigningKey) -> Bytes {
+        json!({"keys": [key.jwk()]}).to_string().into()
+    }
+
+    #[tokio::test]
+    async fn one_fetch_in_five_seconds_fresh_for_five_minutes_and_good_for_an_hour() {
+        let (old, new) = (key(), key());
+        let served = Arc::new(Served { document: parking_lot::Mutex::new(Some(document(&old))), fetches: AtomicUsize::new(0) });
+        let clock = Arc::new(At(AtomicI64::new(1_000_000)));
+        let relying = Relying::new(Arc::clone(&served) as _, Arc::clone(&clock) as _);
+        let client = Client { jwks_uri: Some("https://rp.example.com/jwks".into()), ..Client::default() };
+        let has = async |key: &SigningKey| relying.keys(&client, Some(key.kid())).await.find(Some(key.kid()), Alg::ES256).is_some();
+        let fetched = || served.fetches.load(Ordering::SeqCst);
+        futures_util::future::join_all((0..50).map(|_| relying.keys(&client, None))).await;
+        assert!(has(&old).await && fetched() == 1);
+        *served.document.lock() = Some(document(&new));
+        assert!(!has(&new).await && fetched() == 1, "not within five seconds");
+        clock.0.fetch_add(PAUSE_MS, Ordering::SeqCst);
+        assert!(has(&new).await && fetched() == 2, "an unknown kid is looked for");
+        assert!(!has(&old).await && fetched() == 2, "but not at once again");
+        *served.document.lock() = None;
+        clock.0.fetch_add(FRESH_MS - 1, Ordering::SeqCst);
+        assert!(has(&new).await && fetched() == 2, "fresh");
+        clock.0.fetch_add(1, Ordering::SeqCst);
+        assert!(has(&new).await && fetched() == 3, "looked for and not had: the last good one serves");
+        clock.0.fetch_add(LAST_GOOD_MS - FRESH_MS, Ordering::SeqCst);
+        assert!(has(&new).await);
+        clock.0.fetch_add(1, Ordering::SeqCst);
+        assert!(!has(&new).await, "an hour is over");
+        assert!(relying.shared.flights.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn registered_keys_need_no_fetch() {
+        let (served, own) = (Served { document: parking_lot::Mutex::default(), fetches: AtomicUsize::new(0) }, key());
+        let served = Arc::new(served);
+        let relying = Relying::new(Arc::clone(&served) as _, Arc::new(At(AtomicI64::new(0))));
+        let client = Client { jwks: Some(json!({"keys": [own.jwk()]})), ..Client::default() };
+        assert!(relying.keys(&client, Some(own.kid())).await.find(None, Alg::ES256).is_some());
+        assert!(relying.keys(&Client::default(), None).await.set().is_empty());
+        assert_eq!((served.fetches.load(Ordering::SeqCst), relying.written.iter().count()), (0, 1));
+    }
+}
