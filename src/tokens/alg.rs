@@ -50,6 +50,12 @@ impl Alg {
         Self::EVERY.into_iter().find(|a| a.as_str() == name)
     }
 
+    /// As [`Alg::parse`], for what others wrote: newer libraries call `EdDSA` with this curve `Ed25519` (RFC 9864 §2.2).
+    #[must_use]
+    pub fn read(name: &str) -> Option<Self> {
+        if name == "Ed25519" { Some(Self::EdDSA) } else { Self::parse(name) }
+    }
+
     /// The same in `jsonwebtoken`'s vocabulary, as far as it has a word.
     #[must_use]
     pub const fn jose(self) -> Option<Algorithm> {

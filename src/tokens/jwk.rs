@@ -104,7 +104,7 @@ impl Jwk {
         match self.alg.as_deref() {
             None => Ok(possible),
             Some(name) => {
-                let at = possible.iter().position(|a| a.as_str() == name).ok_or(KeyError::Jwk("alg does not fit the key"))?;
+                let at = possible.iter().position(|a| Alg::read(name) == Some(*a)).ok_or(KeyError::Jwk("alg does not fit the key"))?;
                 possible.get(at..=at).ok_or(KeyError::Jwk("alg does not fit the key"))
             }
         }

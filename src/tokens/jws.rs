@@ -114,7 +114,7 @@ impl Header {
             Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(wrong),
         };
-        let alg = text("alg", Refusal::Algorithm)?.as_deref().and_then(Alg::parse).ok_or(Refusal::Algorithm)?;
+        let alg = text("alg", Refusal::Algorithm)?.as_deref().and_then(Alg::read).ok_or(Refusal::Algorithm)?;
         let kid = text("kid", Refusal::Header("kid is not text"))?;
         let typ = text("typ", Refusal::Header("typ is not text"))?;
         Ok(Self { alg, kid, typ, jwk: members.remove("jwk") })
@@ -167,6 +167,10 @@ mod tests {
             assert!(Parsed::parse(&joined(header, "{}")).is_err(), "{header}");
         }
         assert!(Parsed::parse(&joined(r#"{"alg":"ES256","x":1}"#, "{}")).is_ok());
+        // One algorithm, two names (RFC 9864 §2.2).
+        for header in [r#"{"alg":"EdDSA"}"#, r#"{"alg":"Ed25519"}"#] {
+            assert_eq!(Parsed::parse(&joined(header, "{}")).unwrap().alg, Alg::EdDSA);
+        }
     }
 
     #[test]

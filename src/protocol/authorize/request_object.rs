@@ -64,7 +64,7 @@ pub fn unpack(
     let strict = strict(client, settings);
     let parsed = parse(text)?;
     let allowed = match client.request_object_signing_alg.as_deref() {
-        Some(name) => parsed.alg.as_str() == name,
+        Some(name) => Alg::read(name) == Some(parsed.alg),
         None => true,
     };
     if !allowed || !SIGNED_WITH.contains(&parsed.alg) || (strict && parsed.alg == Alg::RS256) {

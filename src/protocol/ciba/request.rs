@@ -79,7 +79,7 @@ pub enum Sent<'a> {
 /// # Errors
 /// `invalid_request`.
 pub fn sent<'a>(client: &Client, form: &'a Form<'_>) -> Result<Sent<'a>, OAuthError> {
-    let alg = client.backchannel_authentication_request_signing_alg.as_deref().and_then(Alg::parse);
+    let alg = client.backchannel_authentication_request_signing_alg.as_deref().and_then(Alg::read);
     match (form.get("request"), alg) {
         (None, None) => Ok(Sent::Plain),
         (None, Some(_)) => Err(OAuthError::request("the request has to be signed")),

@@ -62,7 +62,7 @@ impl Client {
     /// Request objects, signed responses and what may be asked for in detail.
     fn requests(&self, found: &mut Found) {
         let named = |name: &Option<String>, possible: &dyn Fn(&str) -> bool| name.as_deref().is_none_or(possible);
-        if !named(&self.request_object_signing_alg, &|n| request_object::SIGNED_WITH.iter().any(|a| a.as_str() == n)) {
+        if !named(&self.request_object_signing_alg, &|n| tokens::Alg::read(n).is_some_and(|alg| request_object::SIGNED_WITH.contains(&alg))) {
             found.at("request_object_signing_alg", "not supported; ES256, PS256, EdDSA, ES384 or RS256");
         }
         if !named(&self.authorization_signed_response_alg, &signing::is_name) {

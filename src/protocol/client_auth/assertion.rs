@@ -72,7 +72,7 @@ pub fn registrable(profile: Profile) -> Vec<Alg> {
 
 fn may_sign(alg: Alg, client: &Client, profile: Profile) -> bool {
     match client.token_endpoint_auth_signing_alg.as_deref() {
-        Some(registered) => alg.as_str() == registered && (profile != Profile::Fapi2 || algorithms(profile).contains(&alg)),
+        Some(registered) => Alg::read(registered) == Some(alg) && (profile != Profile::Fapi2 || algorithms(profile).contains(&alg)),
         None => algorithms(profile).contains(&alg),
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn mistakes(client: &Client) -> Vec<(&'static str, String)> {
     {
         found.push(("workload_identity", "needs a trusted issuer's identifier and a subject of 1 to 512 characters".into()));
     }
-    if client.token_endpoint_auth_signing_alg.as_deref().is_some_and(|name| Alg::parse(name).is_none()) {
+    if client.token_endpoint_auth_signing_alg.as_deref().is_some_and(|name| Alg::read(name).is_none()) {
         let known = Alg::ALL.map(Alg::as_str).join(", ");
         found.push(("token_endpoint_auth_signing_alg", format!("not supported; one of {known}")));
     }
