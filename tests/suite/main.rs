@@ -20,6 +20,7 @@ mod authorize;
 mod authzen;
 mod client_assertion;
 mod backchannel_logout;
+mod certificate_bound;
 mod client_auth;
 mod client_certificates;
 mod client_credentials;

@@ -14,7 +14,7 @@ use super::seed::API;
 /// An ES256 key with a name.
 pub struct Key {
     pub kid: String,
-    pair: EcdsaKeyPair,
+    pub pair: EcdsaKeyPair,
 }
 
 impl Key {
