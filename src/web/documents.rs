@@ -121,13 +121,22 @@ pub(crate) async fn client(app: &App, id: &str, source: IpAddr) -> Result<Option
         return Ok(None);
     }
     if !fresh(app, id) {
-        let _one = app.documents.lane(id).lock().await;
-        if !fresh(app, id) {
+        let lane = app.documents.lane(id);
+        // Whoever was good lately does not wait in line behind strangers.
+        let mine = match lane.try_lock() {
+            Ok(mine) => Some(mine),
+            Err(_) if usable(app, id) => None,
+            Err(_) => Some(lane.lock().await),
+        };
+        if mine.is_some() && !fresh(app, id) {
             look(app, id, source, known.is_none()).await?;
         }
     }
-    let usable = app.documents.looked.get(id).is_some_and(|l| l.usable(app.clock.now_ms()));
-    if usable { Ok(app.catalog.client(id).await?) } else { Ok(None) }
+    if usable(app, id) { Ok(app.catalog.client(id).await?) } else { Ok(None) }
+}
+
+fn usable(app: &App, url: &str) -> bool {
+    app.documents.looked.get(url).is_some_and(|l| l.usable(app.clock.now_ms()))
 }
 
 fn fresh(app: &App, url: &str) -> bool {
@@ -185,7 +194,9 @@ enum Fetched {
 }
 
 async fn fetch(app: &App, url: &str) -> Fetched {
-    let Ok(_permit) = app.documents.fetching.acquire().await else { return Fetched::Nothing };
+    let Ok(Ok(_permit)) = tokio::time::timeout(outbound::MAX_TIME, app.documents.fetching.acquire()).await else {
+        return Fetched::Nothing;
+    };
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     let reply = match app.outbound.call(Call { method: Method::GET, url, headers, body: bytes::Bytes::new() }).await {
