@@ -69,6 +69,7 @@ mod session_management;
 mod signals;
 mod signed_answers;
 mod status_list;
+mod third_party_login;
 mod transport;
 mod two_nodes;
 mod userinfo;
