@@ -129,6 +129,8 @@ pub fn client() -> Value {
             "id_token_signed_response_alg": text("JOSE name; RS256 when absent."),
             "userinfo_signed_response_alg": text("It gets userinfo as a JWT signed with this algorithm (OpenID Connect Core §5.3.2)."),
             "introspection_signed_response_alg": text("It gets introspection answers as JWTs signed with this algorithm (RFC 9701 §6)."),
+            "dpop_bound_access_tokens": flag("Its tokens are bound to a DPoP key, always (RFC 9449 §5.2).", false),
+            "tls_client_certificate_bound_access_tokens": flag("Its tokens are bound to its certificate (RFC 8705 §3.4).", false),
             "require_pushed_authorization_requests": flag("It may start at /par only (RFC 9126 §6).", false),
             "require_signed_request_object": flag("Its requests come in signed request objects only (RFC 9101 §10.5).", false),
             "request_object_signing_alg": text("How its request objects are signed; absent: ES256, PS256, EdDSA, ES384, or RS256 where FAPI does not rule."),
