@@ -224,7 +224,7 @@ pub fn trusted_issuer() -> Value {
             "id": name("Derived from the issuer when absent, never changed."),
             "issuer": text("The `iss` of its tokens, compared exactly. Unique."),
             "jwks_uri": text("Where its JWK set is served."),
-            "algorithms": { "type": "array", "maxItems": 16, "items": choice("JOSE name.", &["ES256", "ES384", "RS256", "PS256", "EdDSA"]), "description": "Nothing else is accepted." },
+            "algorithms": { "type": "array", "maxItems": 16, "items": choice("JOSE name.", &["ES256", "ES384", "RS256", "PS256", "EdDSA", "ML-DSA-65"]), "description": "Nothing else is accepted." },
             "signals_audience": text("The `aud` of security event tokens it may push to `/ssf/receive/{id}`; absent: none are taken."),
             "token_typ": texts("The `typ` of its tokens; `at+jwt` when absent, `[\"JWT\"]` for older servers."),
             "grant": closed(

@@ -98,7 +98,7 @@ impl Record for TrustedIssuer {
         }
         for (n, alg) in self.algorithms.iter().enumerate() {
             if Alg::parse(alg).is_none() {
-                out.push(Mistake::new(format!("algorithms[{n}]"), "must be one of ES256, ES384, RS256, PS256, EdDSA"));
+                out.push(Mistake::new(format!("algorithms[{n}]"), "must be one of ES256, ES384, RS256, PS256, EdDSA, ML-DSA-65"));
             }
         }
         if let Some(grant) = &self.grant {

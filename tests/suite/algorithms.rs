@@ -218,8 +218,8 @@ fn every_tls_listener_agrees_on_a_hybrid_post_quantum_key_exchange() {
     for listener in ["public", "gateway", "admin"] {
         let at = server.listener(listener);
         assert_eq!(agreed(&at, vec![hybrid]), Some(rustls::NamedGroup::X25519MLKEM768), "{listener}");
-        // Whoever knows both gets the hybrid one, whoever knows only the classical one is served too.
-        assert_eq!(agreed(&at, vec![aws_lc_rs::kx_group::X25519, hybrid]), Some(rustls::NamedGroup::X25519MLKEM768), "{listener}");
+        // Whoever knows both and prefers the hybrid one gets it, whoever knows only the classical one is served too.
+        assert_eq!(agreed(&at, vec![hybrid, aws_lc_rs::kx_group::X25519]), Some(rustls::NamedGroup::X25519MLKEM768), "{listener}");
         assert_eq!(agreed(&at, vec![aws_lc_rs::kx_group::X25519]), Some(rustls::NamedGroup::X25519), "{listener}");
     }
     for name in server.ready.as_object().unwrap().keys() {
