@@ -90,8 +90,8 @@ fn a_client_registers_and_lives() {
     assert_eq!(userinfo["sub"], claims(&text(&tokens, "id_token"))["sub"]);
     assert!(town.house.holds(id.secret).is_none() && town.house.holds(told["registration_access_token"].as_str().unwrap()).is_none());
     // The ledger tells of it once.
-    let events = town.admin("GET", "/events?limit=500").go().expect(200).json();
-    let about = |e: &&Value| e["type"] == "object.created" && e.to_string().contains(id.id);
+    let events = town.admin("GET", "/events?limit=500&kind=object.created").go().expect(200).json();
+    let about = |e: &&Value| e["kind"] == "object.created" && e.to_string().contains(id.id);
     let found: Vec<&Value> = events["items"].as_array().unwrap().iter().filter(about).collect();
     assert_eq!(found.len(), 1, "{events}");
     assert!(found[0].to_string().contains("\"actor\":\"registration\""), "{}", found[0]);
@@ -130,7 +130,7 @@ fn an_initial_access_token_opens_the_door() {
     };
     post(Some(&token("doorward.introspect"))).expect_error(403, "insufficient_scope");
     let told = post(Some(&token("doorward.register"))).expect(201).json();
-    let events = stage.admin("GET", "/events?limit=500").go().expect(200).json().to_string();
+    let events = stage.admin("GET", "/events?limit=500&kind=object.created").go().expect(200).json().to_string();
     assert!(events.contains("\"allowed_by\":\"gate\""), "{events}");
     // Its own token manages it; another's does not.
     own(&told, "GET").go().expect(200);

@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,7 +25,6 @@ pub struct Secure {
     pub address: String,
     documents: Arc<Mutex<HashMap<String, Document>>>,
     asked: Arc<Mutex<HashMap<String, usize>>>,
-    connections: Arc<AtomicUsize>,
     _dir: tempfile::TempDir,
     ca: PathBuf,
 }
@@ -84,17 +82,16 @@ impl Secure {
         let config = Arc::new(certify(dir.path()));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
-        let (documents, asked, connections) = (Arc::default(), Arc::default(), Arc::new(AtomicUsize::new(0)));
-        let (served, counted, opened) = (Arc::clone(&documents), Arc::clone(&asked), Arc::clone(&connections));
+        let (documents, asked) = (Arc::default(), Arc::default());
+        let (served, counted) = (Arc::clone(&documents), Arc::clone(&asked));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                opened.fetch_add(1, Ordering::SeqCst);
                 let (config, served, counted) = (Arc::clone(&config), Arc::clone(&served), Arc::clone(&counted));
                 std::thread::spawn(move || answer(stream, config, &served, &counted));
             }
         });
         let ca = dir.path().join("ca.pem");
-        Self { address, documents, asked, connections, _dir: dir, ca }
+        Self { address, documents, asked, _dir: dir, ca }
     }
 
     /// Lets a server call this one, and these plain addresses besides.
@@ -124,11 +121,6 @@ impl Secure {
     /// How often a path was asked for.
     pub fn asked(&self, path: &str) -> usize {
         self.asked.lock().expect("counts").get(path).copied().unwrap_or(0)
-    }
-
-    /// How many connections were opened at all.
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
     }
 }
 
