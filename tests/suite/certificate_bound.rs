@@ -1,6 +1,7 @@
 //! Certificate-bound access tokens (RFC 8705 §3): given at the token endpoint, proved at the gateway and at userinfo.
 use std::process::Command;
 
+use base64::Engine as _;
 use serde_json::{Value, json};
 
 use crate::kit::http::claims;
@@ -45,6 +46,15 @@ fn start(configure: impl FnOnce(&mut House)) -> Option<World> {
         clients.push(json!({
             "client_id": id, "client_secret": SECRET, "grant_types": ["client_credentials"], "scope": scope,
             "allowed_resources": [resource], "tls_client_certificate_bound_access_tokens": bound,
+        }));
+    }
+    openssl(&house, "x509 -in one.pem -outform der -out one.der");
+    let x5c = base64::engine::general_purpose::STANDARD.encode(std::fs::read(house.path("one.der")).expect("DER"));
+    for (id, bound) in [("own-bound", true), ("own-free", false)] {
+        clients.push(json!({
+            "client_id": id, "grant_types": ["client_credentials"], "scope": "read", "allowed_resources": [API],
+            "token_endpoint_auth_method": "self_signed_tls_client_auth", "tls_client_certificate_bound_access_tokens": bound,
+            "jwks": {"keys": [{"kty": "EC", "crv": "P-256", "x5c": [x5c]}]},
         }));
     }
     let auth = |constraint: Value| json!({"accept": ["jwt"], "audience": API, "scopes": ["read"], "sender_constraint": constraint});
@@ -145,7 +155,15 @@ fn under_fapi2_a_certificate_binds_too() {
     }) else {
         return;
     };
-    assert_eq!(world.ask(Some("one"), "bound").0, 200);
-    assert_eq!(world.ask(Some("one"), "free").0, 400, "a certificate binds where the client is registered so");
-    assert_eq!(world.ask(None, "bound").0, 400);
+    let url = format!("{}/token", world.server.issuer);
+    let ask = |certificate, id: &str| {
+        let data = format!("grant_type=client_credentials&client_id={id}");
+        let (status, body) = world.curl(certificate, &url, &["--data", &data]);
+        (status, serde_json::from_str::<Value>(&body).expect("JSON"))
+    };
+    let (status, answer) = ask(Some("one"), "own-bound");
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(claims(&token(&answer))["cnf"], json!({"x5t#S256": world.thumbprint("one")}));
+    let (status, answer) = ask(Some("one"), "own-free");
+    assert_eq!((status, &answer["error"]), (400, &json!("invalid_request")), "a certificate binds where the client is registered so");
 }

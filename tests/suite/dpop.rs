@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 
 use crate::kit::dpop::Holder;
+use crate::kit::fapi;
 use crate::kit::http::{Go, claims, client, now, random};
 use crate::kit::seed::{API, APP, Id, MACHINE, SAFE, VAULT, standard};
 use crate::kit::visitor::text;
@@ -321,11 +322,17 @@ fn metadata_names_the_algorithms_of_proofs() {
 
 #[test]
 fn under_fapi2_every_token_is_bound() {
-    let (server, _upstream) = start(|house| {
+    let who = fapi::Client::new("fapi", "https://fapi.example.com/cb");
+    let mut object = who.object();
+    (object["grant_types"], object["dpop_bound_access_tokens"], object["scope"]) =
+        (json!(["client_credentials"]), json!(false), json!("read"));
+    let stage = fapi::stage(vec![object], |house| {
         house.text("server.profile", "fapi2");
     });
-    server.token(&SAFE, &MACHINES).expect_error(400, "invalid_request");
-    Holder::new().machine_token(&server, &SAFE);
+    let form = MACHINES.map(|(n, v)| (n.to_owned(), v.to_owned()));
+    who.post(&stage, "/token", &form, &[]).expect_error(400, "invalid_request");
+    let answer = who.token(&stage, &MACHINES).expect(200).json();
+    assert_eq!(answer["token_type"], "DPoP", "{answer}");
     // The server's own administration goes on.
-    server.admin("GET", "/users").go().expect(200);
+    stage.admin("GET", "/users").go().expect(200);
 }
