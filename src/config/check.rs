@@ -247,7 +247,7 @@ pub(super) fn check_lifetimes(r: &mut Reader, section: &LifetimesSection) {
         ("refresh_token", section.refresh_token, 1, year),
         ("refresh_idle", section.refresh_idle, 1, year),
         ("session", section.session, 1, year),
-        ("par", section.par, 5, 1800),
+        ("par", section.par, 1, 1800),
         ("device_code", section.device_code, 1, 3600),
         ("refresh_grace", section.refresh_grace, 0, 10),
     ] {

@@ -143,7 +143,8 @@ fn old() -> &'static Old {
 fn oidcc_request_uri_signed_rs256() {
     let Old { stage, who, secure } = old();
     let ask = Ask::new(&who.id);
-    let inside = json!({"client_id": who.id.id, "redirect_uri": who.id.redirect, "state": ask.state, "nonce": ask.nonce, "response_type": "code"});
+    let inside =
+        json!({"client_id": who.id.id, "redirect_uri": who.id.redirect, "state": ask.state, "nonce": ask.nonce, "response_type": "code"});
     secure.put_raw("/object", 200, "Content-Type: application/oauth-authz-req+jwt\r\n", &who.rsa.sign("RS256", &inside));
     let asked = ask.clone().without("state").without("redirect_uri").with("request_uri", &secure.url("/object"));
     let code = Visitor::new().walk(stage, &asked, "alice").code(stage, &ask);

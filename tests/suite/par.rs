@@ -13,7 +13,8 @@ static STAGE: Shared = Shared::new();
 /// Pushes a request of a client that authenticates with a secret.
 #[track_caller]
 fn push(stage: &Stage, who: &Id, ask: &Ask) -> Answer {
-    let form: Vec<(&str, &str)> = ask.parameters.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let named = |name: &str| who.method == "none" && name == "client_id";
+    let form: Vec<(&str, &str)> = ask.parameters.iter().filter(|(k, _)| !named(k)).map(|(k, v)| (k.as_str(), v.as_str())).collect();
     stage.post("/par", who, &form)
 }
 

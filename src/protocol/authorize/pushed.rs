@@ -37,7 +37,7 @@ pub fn named(params: &Params) -> Result<Option<&str>, Refusal> {
 pub fn push(request: &Request, settings: &Settings, now_ms: i64, entropy: &dyn Entropy, mac: &MacKey) -> (Change, String) {
     let now = now_ms.div_euclid(1000);
     let issued = secret::generate(SecretKind::Pushed, now_ms, entropy, mac);
-    let until = now + settings.par_ttl;
+    let until = now + ttl(settings);
     let document = PushedDocument { pending: Pending::of(request), until };
     let change = Change::new()
         .step(Step::Put(Artefact {
@@ -55,6 +55,12 @@ pub fn push(request: &Request, settings: &Settings, now_ms: i64, entropy: &dyn E
         }))
         .event(NewEvent::new(EventKind::RequestPushed, now_ms).client(&request.client_id).with("scope", request.scope.join(" ")));
     (change, format!("{PREFIX}{}", issued.plain.expose()))
+}
+
+/// How long a reference may be begun with, seconds; FAPI 2.0 wants less than ten minutes (Security Profile §5.3.2.2).
+#[must_use]
+pub fn ttl(settings: &Settings) -> i64 {
+    if settings.profile == Profile::Fapi2 { settings.par_ttl.min(599) } else { settings.par_ttl }
 }
 
 /// The id and MAC in a reference.

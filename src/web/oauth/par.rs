@@ -93,7 +93,7 @@ async fn push(
     match once::spend(app, "par", parts, client, change).await? {
         Outcome::Applied { .. } => {
             metrics::counter!("pushed_requests_total").increment(1);
-            let body = serde_json::json!({"request_uri": uri, "expires_in": app.settings.par_ttl}).to_string();
+            let body = serde_json::json!({"request_uri": uri, "expires_in": pushed::ttl(&app.settings)}).to_string();
             Ok(Ok(reply::json(StatusCode::CREATED, Bytes::from(body))))
         }
         Outcome::Refused(guard) if Some(guard.step) == proof => Err(evidence::replayed().into()),

@@ -111,12 +111,8 @@ impl Client {
     /// Redeems a code, proving the key.
     #[track_caller]
     pub fn redeem(&self, server: &Server, ask: &Ask, code: &str) -> Answer {
-        let form = [
-            ("grant_type", "authorization_code"),
-            ("code", code),
-            ("redirect_uri", self.id.redirect),
-            ("code_verifier", &ask.verifier),
-        ];
+        let form =
+            [("grant_type", "authorization_code"), ("code", code), ("redirect_uri", self.id.redirect), ("code_verifier", &ask.verifier)];
         self.token(server, &form)
     }
 
