@@ -12,6 +12,7 @@ pub mod jose;
 pub mod page;
 pub mod raw;
 pub mod registrant;
+pub mod script;
 pub mod seed;
 pub mod server;
 pub mod services;
