@@ -20,6 +20,10 @@ fn fed(data: &[u8], size: usize) -> (usize, Option<&'static str>) {
 
 fuzz_target!(|data: &[u8]| {
     let whole = fed(data, data.len().max(1));
-    assert_eq!(fed(data, 1), whole);
-    assert_eq!(fed(data, 7), whole);
+    for size in [1, 7] {
+        let cut = fed(data, size);
+        // How much of a bad chunked body was let go before its fault came in depends on the cutting; what is found never does.
+        assert_eq!(cut.1, whole.1);
+        assert!(whole.1.is_some() || cut.0 == whole.0);
+    }
 });
