@@ -2,6 +2,7 @@
 //!
 //! Everything here talks to the real binary from outside, through the public contract alone.
 pub mod apart;
+pub mod authority;
 pub mod chrome;
 pub mod dpop;
 pub mod fapi;
