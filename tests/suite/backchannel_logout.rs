@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 use url::Url;
 
 use crate::kit::http::{Go, claims, client, jose_header, now, unb64};
+use crate::kit::seed::standard;
 use crate::kit::seed::{HOME, WEB};
+use crate::kit::server::free_port;
 use crate::kit::upstream::Seen;
 use crate::kit::visitor::text;
-use crate::kit::{Ask, Server, Stage, Upstream, Visitor, wait_until};
+use crate::kit::{Ask, House, Server, Stage, Upstream, Visitor, services, wait_until};
 
 /// A server and the place where its clients hear.
 struct Heard {
@@ -199,4 +201,29 @@ fn addresses_are_checked() {
     }
     assert_eq!(home(json!({"frontchannel_logout_uri": "https://elsewhere.example.com/out"})), 422);
     assert_eq!(home(json!({"frontchannel_logout_uri": "https://old.example.com/out"})), 200);
+}
+
+#[test]
+fn of_two_nodes_one_tells() {
+    let Some(database) = services::postgres() else { return };
+    let (upstream, rp) = (Upstream::start(), Upstream::start());
+    let mut house = House::new();
+    house.text("storage.url", &database);
+    house.set("outbound.allow", &format!("[\"{}\"]", rp.url().replace("http://", "")));
+    house.bootstrap();
+    house.seed(&standard(&upstream.url()));
+    let a = house.serve();
+    let mut second = house.another("second.toml");
+    second.text("server.public_listen", &format!("127.0.0.1:{}", free_port()));
+    let b = second.serve();
+    listen(&a, &rp, "home", "/rp/two-nodes");
+    for _ in 0..12 {
+        let tokens = a.person_tokens(&HOME, "alice");
+        let sid = text(&claims(&text(&tokens, "id_token")), "sid");
+        b.admin("DELETE", &format!("/sessions/{sid}")).go();
+    }
+    wait_until("every end is told", Duration::from_secs(20), || rp.seen("/rp/two-nodes").len() >= 12);
+    std::thread::sleep(Duration::from_secs(6));
+    let sids: std::collections::BTreeSet<String> = rp.seen("/rp/two-nodes").iter().map(|s| text(&claims(&of(s)), "sid")).collect();
+    assert_eq!((rp.seen("/rp/two-nodes").len(), sids.len()), (12, 12), "each once");
 }

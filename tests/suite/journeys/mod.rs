@@ -1,2 +1,3 @@
 //! Stories from a person's side, in a real browser.
 mod browser;
+mod sessions;
