@@ -75,7 +75,7 @@ fn every_other_error_goes_back_with_state_and_issuer() {
         (Ask::new(&WEB).without("code_challenge_method"), "invalid_request"),
         (Ask::new(&WEB).with("code_challenge", "short"), "invalid_request"),
         (Ask::new(&WEB).with("resource", "https://unknown.example.com"), "invalid_target"),
-        (Ask::new(&WEB).with("request", "e30.e30."), "request_not_supported"),
+        (Ask::new(&WEB).with("request", "e30.e30."), "invalid_request_object"),
         (Ask::new(&WEB).with("request_uri", "https://rp.example.com/request"), "request_uri_not_supported"),
         (Ask::new(&WEB).with("prompt", "none"), "login_required"),
         (Ask::new(&WEB).with("prompt", "none login"), "invalid_request"),

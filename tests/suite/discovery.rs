@@ -35,7 +35,7 @@ fn metadata_says_what_the_conformance_suite_asks_for() {
     assert!(list(&m, "scopes_supported").contains(&"openid"));
     assert_eq!(list(&m, "response_types_supported"), ["code"]);
     assert_eq!(list(&m, "code_challenge_methods_supported"), ["S256"]);
-    assert_eq!(list(&m, "subject_types_supported"), ["public"]);
+    assert_eq!(list(&m, "subject_types_supported"), ["public", "pairwise"]);
     for grant in ["authorization_code", "refresh_token", "client_credentials"] {
         assert!(list(&m, "grant_types_supported").contains(&grant), "{grant}");
     }
@@ -45,7 +45,7 @@ fn metadata_says_what_the_conformance_suite_asks_for() {
     let algs = list(&m, "id_token_signing_alg_values_supported");
     assert!(algs.contains(&"RS256") && !algs.contains(&"none"), "{algs:?}");
     assert_eq!(m["authorization_response_iss_parameter_supported"], true);
-    assert_eq!(m["request_parameter_supported"], false);
+    assert_eq!(m["request_parameter_supported"], true);
     assert_eq!(m["request_uri_parameter_supported"], false);
     assert!(list(&m, "claims_supported").contains(&"email"));
     assert!(list(&m, "response_modes_supported").contains(&"query"));
@@ -66,9 +66,8 @@ fn what_is_not_built_is_not_advertised_and_not_there() {
             assert_eq!(answer.status, 404, "{path} is not advertised, and answers {}", answer.status);
         }
     }
-    for name in ["dpop_signing_alg_values_supported", "tls_client_certificate_bound_access_tokens"] {
-        assert!(m.get(name).is_none() || m[name] == false, "{name}");
-    }
+    let bound = "tls_client_certificate_bound_access_tokens";
+    assert!(m.get(bound).is_none() || m[bound] == false, "without client certificates there is nothing to bind to");
     assert!(!list(&m, "token_endpoint_auth_methods_supported").contains(&"tls_client_auth"));
 }
 
