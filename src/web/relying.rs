@@ -12,7 +12,7 @@ use outbound::Outbound;
 use protocol::Client;
 pub use protocol::client_auth::Keys;
 use serde_json::Value;
-use tokens::Clock;
+use tokens::{Clock, certificate::Certificate};
 
 /// At most one fetch of an address in this time, whatever for.
 const PAUSE_MS: i64 = 5_000;
@@ -40,6 +40,27 @@ struct Fetched {
     keys: Arc<Keys>,
     good_at: i64,
     octets: u32,
+}
+
+/// What a set is asked for. One that lacks it may be an old one.
+enum Wanted {
+    /// Any key at all.
+    Any,
+    Key(String),
+    Certificate(Certificate),
+}
+
+impl Wanted {
+    fn key(kid: Option<&str>) -> Self {
+        kid.map_or(Self::Any, |kid| Self::Key(kid.to_owned()))
+    }
+    fn is_in(&self, keys: &Keys) -> bool {
+        match self {
+            Self::Any => keys.knows(None),
+            Self::Key(kid) => keys.knows(Some(kid)),
+            Self::Certificate(certificate) => keys.hold(certificate),
+        }
+    }
 }
 
 /// Sets in memory, and those on their way.
@@ -81,14 +102,22 @@ impl Relying {
     pub async fn keys(&self, client: &Client, kid: Option<&str>) -> Arc<Keys> {
         match (&client.jwks, &client.jwks_uri) {
             (Some(written), _) => self.written(written),
-            (None, Some(uri)) => self.at(uri, kid, "client").await,
+            (None, Some(uri)) => self.at(uri, Wanted::key(kid), "client").await,
             (None, None) => Arc::default(),
+        }
+    }
+
+    /// The same, looked for once more if this certificate is not among them.
+    pub async fn keys_holding(&self, client: &Client, certificate: &Certificate) -> Arc<Keys> {
+        match (&client.jwks, &client.jwks_uri) {
+            (None, Some(uri)) => self.at(uri, Wanted::Certificate(certificate.clone()), "client").await,
+            _ => self.keys(client, None).await,
         }
     }
 
     /// A trusted issuer's keys. Empty if they cannot be had.
     pub async fn issuer_keys(&self, issuer: &TrustedIssuer, kid: Option<&str>) -> Arc<Keys> {
-        self.at(&issuer.jwks_uri, kid, &issuer.issuer).await
+        self.at(&issuer.jwks_uri, Wanted::key(kid), &issuer.issuer).await
     }
 
     /// How many sets there are.
@@ -102,28 +131,28 @@ impl Relying {
         self.written.get_with(name, || Arc::new(Keys::read(text.as_bytes()).unwrap_or_default()))
     }
 
-    async fn at(&self, uri: &str, kid: Option<&str>, whose: &str) -> Arc<Keys> {
-        if let Some(fresh) = self.shared.fresh(uri, kid) {
+    async fn at(&self, uri: &str, wanted: Wanted, whose: &str) -> Arc<Keys> {
+        if let Some(fresh) = self.shared.fresh(uri, &wanted) {
             return fresh;
         }
         // On a task of its own: a caller that goes away does not take the fetch with it.
-        let (shared, uri, kid, whose) = (Arc::clone(&self.shared), uri.to_owned(), kid.map(str::to_owned), whose.to_owned());
-        let looking = tokio::spawn(async move { shared.look(&uri, kid.as_deref(), &whose).await });
+        let (shared, uri, whose) = (Arc::clone(&self.shared), uri.to_owned(), whose.to_owned());
+        let looking = tokio::spawn(async move { shared.look(&uri, &wanted, &whose).await });
         looking.await.unwrap_or_default()
     }
 }
 
 impl Shared {
-    fn fresh(&self, uri: &str, kid: Option<&str>) -> Option<Arc<Keys>> {
+    fn fresh(&self, uri: &str, wanted: &Wanted) -> Option<Arc<Keys>> {
         let fetched = self.fetched.get(uri)?;
         let age = self.clock.now_ms() - fetched.good_at;
-        (age < FRESH_MS && fetched.keys.knows(kid)).then(|| Arc::clone(&fetched.keys))
+        (age < FRESH_MS && wanted.is_in(&fetched.keys)).then(|| Arc::clone(&fetched.keys))
     }
 
-    async fn look(&self, uri: &str, kid: Option<&str>, whose: &str) -> Arc<Keys> {
+    async fn look(&self, uri: &str, wanted: &Wanted, whose: &str) -> Arc<Keys> {
         let gate = Arc::clone(self.flights.lock().entry(uri.to_owned()).or_default());
         let alone = gate.lock().await;
-        let found = match self.fresh(uri, kid) {
+        let found = match self.fresh(uri, wanted) {
             Some(fresh) => fresh,
             None => {
                 self.refresh(uri, whose).await;

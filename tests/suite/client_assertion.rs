@@ -361,6 +361,22 @@ fn a_workload_is_proved_by_its_platforms_token() {
 }
 
 #[test]
+fn a_spent_jti_stays_spent_when_the_process_dies() {
+    let (upstream, house) = (Upstream::start(), House::new());
+    house.bootstrap();
+    let mut seed = standard(&upstream.url());
+    seed["clients"].as_array_mut().expect("clients").push(signer("signer", json!({"jwks": {"keys": [KEY.jwk()]}})));
+    house.seed(&seed);
+    let server = house.serve();
+    let assertion = with(&server, "signer", json!({"exp": now() + 300}));
+    token(&server, &assertion).expect(200);
+    server.kill();
+    let server = house.serve();
+    refused(token(&server, &assertion));
+    token(&server, &with(&server, "signer", json!({}))).expect(200);
+}
+
+#[test]
 fn a_jti_spent_at_one_node_is_spent_at_the_other_and_after_a_restart() {
     let Some(database) = services::postgres() else { return };
     let upstream = Upstream::start();

@@ -4,7 +4,8 @@ use std::process::Command;
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use crate::kit::http::{Go, client};
+use crate::kit::forge::Issuer;
+use crate::kit::http::{Go, b64, client};
 use crate::kit::seed::{API, standard};
 use crate::kit::{House, Server, Upstream, services, wait_until};
 
@@ -46,6 +47,14 @@ fn der(house: &House, name: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(std::fs::read(house.path(&format!("{name}.der"))).expect("DER"))
 }
 
+/// The key of a certificate, without the certificate.
+fn jwk(house: &House, name: &str) -> Value {
+    openssl(house, &format!("pkey -in {name}.key -pubout -outform der -out {name}.pub"));
+    let key = std::fs::read(house.path(&format!("{name}.pub"))).expect("DER");
+    let (x, y) = key[key.len() - 64..].split_at(32);
+    json!({"kty": "EC", "crv": "P-256", "x": b64(x), "y": b64(y)})
+}
+
 fn holder(id: &str, method: &str, member: &str, value: Value) -> Value {
     json!({
         "client_id": id, "token_endpoint_auth_method": method, "grant_types": ["client_credentials"], "scope": "read",
@@ -66,6 +75,7 @@ fn seed(house: &House, upstream: &Upstream) -> Value {
         clients.push(holder(id, "tls_client_auth", member, json!(name)));
     }
     let own = json!({"keys": [{"kty": "EC", "crv": "P-256", "x5c": [der(house, "own")]}]});
+    clients.push(holder("by-key", "self_signed_tls_client_auth", "jwks", json!({"keys": [jwk(house, "own")]})));
     clients.push(holder("self-signed", "self_signed_tls_client_auth", "jwks", own));
     seed
 }
@@ -155,6 +165,31 @@ fn a_self_signed_certificate_counts_for_the_client_that_registered_it() {
     // Who shows a certificate without its key does not get through the handshake.
     let stolen = ask(&house, &mtls, "self-signed", Some("own"), &["--key", "stray.key"]);
     assert!(stolen.is_err(), "{stolen:?}");
+}
+
+#[test]
+fn a_registered_key_and_a_certificate_at_an_address_count_as_well() {
+    let Some((house, server, _upstream)) = start() else { return };
+    let mtls = mtls(&server);
+    assert_eq!(ask(&house, &mtls, "by-key", Some("own"), &[]), given());
+    assert_eq!(ask(&house, &mtls, "by-key", Some("stray"), &[]), nobody());
+    let keys = Issuer::start(&[]);
+    let set = |name: &str| json!({"keys": [{"kty": "EC", "x5c": [der(&house, name)]}]});
+    keys.publish_set(set("own"));
+    drop(server);
+    let mut second = house.clone();
+    second.set("outbound.allow", &json!([keys.address]).to_string());
+    second.seed(&json!({"clients": [holder("fetched", "self_signed_tls_client_auth", "jwks_uri", json!(format!("{}/jwks", keys.url)))]}));
+    let server = second.serve();
+    let mtls = self::mtls(&server);
+    assert_eq!(ask(&house, &mtls, "fetched", Some("own"), &[]), given());
+    assert_eq!(ask(&house, &mtls, "fetched", Some("stray"), &[]), nobody());
+    keys.publish_set(set("stray"));
+    wait_until("the new certificate is found", std::time::Duration::from_secs(30), || {
+        ask(&house, &mtls, "fetched", Some("stray"), &[]) == given()
+    });
+    assert_eq!(ask(&house, &mtls, "fetched", Some("own"), &[]), nobody());
+    assert!(keys.asked() <= 8, "{} fetches", keys.asked());
 }
 
 #[test]

@@ -134,6 +134,8 @@ pub enum Needs<'a> {
     Nothing,
     /// The client's own, that of this id among them.
     Client(Option<&'a str>),
+    /// The client's own, that of the certificate it shows among them.
+    Certificate,
     /// Those of the trusted issuer that vouches for it.
     Issuer(&'a str, Option<&'a str>),
 }
@@ -143,7 +145,7 @@ impl Presented {
     #[must_use]
     pub fn needs<'a>(&'a self, client: &'a Client) -> Needs<'a> {
         if client.token_endpoint_auth_method == Method::SelfSignedTls.as_str() {
-            return Needs::Client(None);
+            return Needs::Certificate;
         }
         let Some(assertion) = self.assertion.as_ref().filter(|_| client.token_endpoint_auth_method == Method::PrivateKeyJwt.as_str()) else {
             return Needs::Nothing;

@@ -30,7 +30,7 @@ use protocol::{
     client_auth::{Keys, Means, Needs},
     issue::Context,
 };
-use tokens::{Alg, keyring::KeyRing};
+use tokens::{Alg, certificate::Certificate, keyring::KeyRing};
 
 use crate::{App, app::PeerCertificate, limits, reply::Failed};
 
@@ -95,8 +95,9 @@ pub(crate) async fn client(app: &App, endpoint: &'static str, parts: &Parts, for
         return Err(Failed::Limited(limits::FAILURES_OF_ONE.waits(seconds)));
     }
     let known = crate::documents::client(app, &presented.client_id, source).await?;
+    let certificate = parts.extensions.get::<PeerCertificate>().map(|peer| &peer.0);
     let (keys, issuer) = match &known {
-        Some(known) => keys(app, presented.needs(&known.client), &known.client).await?,
+        Some(known) => keys(app, presented.needs(&known.client), &known.client, certificate).await?,
         None => Default::default(),
     };
     let base = protocol::discovery::issuer_path(&app.settings.issuer);
@@ -107,7 +108,7 @@ pub(crate) async fn client(app: &App, endpoint: &'static str, parts: &Parts, for
         now: app.clock.now(),
         keys: &keys,
         issuer_algorithms: &issuer,
-        certificate: parts.extensions.get::<PeerCertificate>().map(|peer| &peer.0),
+        certificate,
     };
     match client_auth::authenticate(&presented, known, &means) {
         Ok(client) => Ok(client),
@@ -119,10 +120,14 @@ pub(crate) async fn client(app: &App, endpoint: &'static str, parts: &Parts, for
 }
 
 /// The keys a client is believed by, and the algorithms of the issuer they are of.
-async fn keys(app: &App, needs: Needs<'_>, client: &Client) -> Result<(Arc<Keys>, Vec<Alg>), Failed> {
+async fn keys(app: &App, needs: Needs<'_>, client: &Client, certificate: Option<&Certificate>) -> Result<(Arc<Keys>, Vec<Alg>), Failed> {
     Ok(match needs {
         Needs::Nothing => Default::default(),
         Needs::Client(kid) => (app.relying.keys(client, kid).await, Vec::new()),
+        Needs::Certificate => match certificate {
+            Some(certificate) => (app.relying.keys_holding(client, certificate).await, Vec::new()),
+            None => Default::default(),
+        },
         Needs::Issuer(issuer, kid) => match app.catalog.trusted_issuer(issuer).await? {
             Some(trusted) => (app.relying.issuer_keys(&trusted, kid).await, trusted.algs()),
             None => Default::default(),
