@@ -22,8 +22,8 @@ fuzz_target!(|data: &[u8]| {
     let whole = fed(data, data.len().max(1));
     for size in [1, 7] {
         let cut = fed(data, size);
-        // How much of a bad chunked body was let go before its fault came in depends on the cutting; what is found never does.
-        assert_eq!(cut.1, whole.1);
+        // How much of a bad chunked body was let go before its fault came in depends on the cutting; that there is one never does.
+        assert_eq!(cut.1.is_some(), whole.1.is_some());
         assert!(whole.1.is_some() || cut.0 == whole.0);
     }
 });

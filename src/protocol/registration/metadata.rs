@@ -98,6 +98,9 @@ pub fn read(given: &Map<String, Value>, settings: &Settings, before: Option<&Cli
         }
         members.insert(name.clone(), value.clone());
     }
+    if let Some(refused) = Refused::first(crate::signing::mistakes(&members, settings.post_quantum)) {
+        return Err(refused);
+    }
     let asked_pkce = members.get("require_pkce").and_then(Value::as_bool);
     defaults(&mut members, settings, before)?;
     let mut client: Client =
@@ -205,7 +208,7 @@ fn keep(client: &mut Client, settings: &Settings, before: Option<&Client>) {
 fn pkce(client: &Client, settings: &Settings, asked: Option<bool>) -> bool {
     let may_go_without = !client.is_public() && !settings.registration_require_pkce && settings.profile != Profile::Fapi2;
     let openid = client.scope.split(' ').any(|s| s == "openid");
-    !(may_go_without && !asked.unwrap_or(!openid))
+    !may_go_without || asked.unwrap_or(!openid)
 }
 
 const IMPLICIT: &str = "implicit";
