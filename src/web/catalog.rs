@@ -102,7 +102,10 @@ impl Catalog {
         }
         let before = self.generation.load(Ordering::Acquire);
         let Some(object) = self.store.object(ObjectKind::User, id).await? else { return Ok(None) };
-        let user: Arc<User> = Arc::new(parse(object.document)?);
+        let mut user: User = parse(object.document)?;
+        // Core §5.1: when it was last changed, unless the account says otherwise itself.
+        user.claims.entry("updated_at").or_insert_with(|| object.updated_at.into());
+        let user = Arc::new(user);
         self.remember(&self.users, id, &user, before);
         Ok(Some(user))
     }

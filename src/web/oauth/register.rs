@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Requests of one source.
-const OF_SOURCE: Policy = Policy { name: "registration", quota: Quota { rate: 60, period_s: 60, burst: 60 } };
+const OF_SOURCE: Policy = Policy { name: "registration", quota: Quota { rate: 300, period_s: 60, burst: 300 } };
 /// New clients of all sources together.
 const TOGETHER: Policy = Policy { name: "registration-total", quota: Quota { rate: 600, period_s: 60, burst: 600 } };
 /// How often a change is decided again when somebody else was first.
