@@ -94,7 +94,7 @@ impl Telling {
                 return;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Looks once and begins to tell everybody who is due and has room.

@@ -93,10 +93,10 @@ fn hashed(binding: &str) -> String {
 /// Begins one; the step stores it.
 #[must_use]
 pub fn begin(app: &App, binding: &str, purpose: Purpose, fresh: Option<String>, chosen: bool) -> (Step, Plain) {
-    store(app, Interaction { browser: hashed(binding), purpose, fresh, chosen, proved: None })
+    store(app, &Interaction { browser: hashed(binding), purpose, fresh, chosen, proved: None })
 }
 
-fn store(app: &App, interaction: Interaction) -> (Step, Plain) {
+fn store(app: &App, interaction: &Interaction) -> (Step, Plain) {
     let now_ms = app.clock.now_ms();
     let now = now_ms.div_euclid(1000);
     let issued = secret::generate(SecretKind::Interaction, now_ms, app.entropy.as_ref(), &app.mac);
@@ -141,7 +141,7 @@ impl Open {
     /// The same, in the same browser, once the password is proved: this one is used up.
     #[must_use]
     pub fn proved(&self, app: &App, proved: Proved) -> (Step, Plain) {
-        store(app, Interaction { proved: Some(proved), ..self.interaction.clone() })
+        store(app, &Interaction { proved: Some(proved), ..self.interaction.clone() })
     }
 
     /// The hidden field of one of its forms. `about` is the session the form is shown in.
