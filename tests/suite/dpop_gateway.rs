@@ -9,7 +9,7 @@ use crate::kit::dpop::Holder;
 use crate::kit::http::{Answer, Go, client, now, random};
 use crate::kit::seed::{API, GW, MACHINE, SAFE, route, standard};
 use crate::kit::server::free_port;
-use crate::kit::{House, Server, Upstream, raw, wait_until};
+use crate::kit::{House, Server, Upstream, raw, services, wait_until};
 
 struct World {
     house: House,
@@ -30,6 +30,11 @@ fn start() -> World {
     routes.push(route("keyed", "/keyed/", "echo", auth(json!({"sender_constraint": ["dpop"]}))));
     routes.push(route("either", "/either/", "echo", auth(json!({"sender_constraint": ["dpop", "mtls"]}))));
     routes.push(route("certified", "/certified/", "echo", auth(json!({"sender_constraint": ["mtls"]}))));
+    let there = json!({"accept": ["jwt"], "issuers": ["self"], "audience": "http://things.example.com/v1", "scopes": ["read"]});
+    let mut things = route("things", "/v1/things/", "echo", there);
+    things["match"]["hosts"] = json!(["things.example.com"]);
+    routes.push(things);
+    routes.push(json!({"id": "whole", "match": {"path_prefix": "/", "hosts": ["whole.example.com"]}, "upstream": "echo", "public": true}));
     house.seed(&seed);
     let server = house.serve();
     World { house, server, upstream }
@@ -316,6 +321,23 @@ fn metadata_of_a_protected_resource() {
 }
 
 #[test]
+fn metadata_of_an_audience_on_this_host_and_of_no_route_of_the_administrators() {
+    let server = &world().server;
+    let get = |host: &str, path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        raw::exchange(&server.listener("gateway"), request.as_bytes())
+    };
+    let told = get("things.example.com", "/.well-known/oauth-protected-resource/v1");
+    assert!(told.status == 200 && told.text.contains(r#""resource":"http://things.example.com/v1""#), "{}", told.text);
+    let challenged = get("things.example.com", "/v1/things/x");
+    let about = r#"resource_metadata="http://things.example.com/.well-known/oauth-protected-resource/v1""#;
+    assert!(challenged.status == 401 && challenged.text.contains(about), "{}", challenged.text);
+    assert_eq!(get("elsewhere.example.com", "/.well-known/oauth-protected-resource/v1").status, 404);
+    let shadowed = get("whole.example.com", "/.well-known/oauth-protected-resource");
+    assert!(shadowed.status == 200 && shadowed.text.contains("X-Upstream") || shadowed.text.contains("x-upstream"), "{}", shadowed.text);
+}
+
+#[test]
 fn a_challenge_says_where_the_metadata_is() {
     let server = &world().server;
     let answer = client().get(server.through("/api/x")).go().expect(401);
@@ -327,4 +349,56 @@ fn a_challenge_says_where_the_metadata_is() {
         assert!(challenge.ends_with(&format!("resource_metadata=\"{about}\"")), "{challenge}");
     }
     assert_eq!(client().get(&about).go().expect(200).json()["resource"], json!(server.through("/api")));
+}
+
+#[test]
+fn behind_a_trusted_proxy_the_scheme_is_the_one_the_proxy_says() {
+    let (upstream, mut house) = (Upstream::start(), House::new());
+    house.set("server.trusted_proxies", r#"["127.0.0.1/32"]"#);
+    house.bootstrap();
+    house.seed(&standard(&upstream.url()));
+    let server = house.serve();
+    let (holder, url) = (Holder::new(), server.through("/api/x"));
+    let token = holder.machine_token(&server, &MACHINE);
+    let outside = url.replace("http://", "https://");
+    let call = |htu: &str, proto: &str| {
+        let request = client().get(&url).header("authorization", format!("DPoP {token}")).header("x-forwarded-proto", proto);
+        request.header("dpop", holder.proof("GET", htu, Some(&token))).go().status
+    };
+    assert_eq!((call(&outside, "https"), call(&url, "https")), (200, 401));
+    assert_eq!((call(&outside, "http"), call(&url, "http")), (401, 200));
+    // A stranger says nothing about it.
+    let strange = &world().server;
+    let (holder, url) = (Holder::new(), strange.through("/api/x"));
+    let token = holder.machine_token(strange, &MACHINE);
+    let proof = holder.proof("GET", &url.replace("http://", "https://"), Some(&token));
+    let request = client().get(&url).header("authorization", format!("DPoP {token}")).header("x-forwarded-proto", "https");
+    request.header("dpop", proof).go().expect(401);
+}
+
+#[test]
+fn a_proof_used_at_one_node_is_refused_at_the_other() {
+    let Some(database) = services::postgres() else { return };
+    let (upstream, mut house) = (Upstream::start(), House::new());
+    house.text("storage.url", &database);
+    house.bootstrap();
+    house.seed(&standard(&upstream.url()));
+    let a = house.serve();
+    let mut second = house.another("second.toml");
+    second.text("server.public_listen", &format!("127.0.0.1:{}", free_port()));
+    let b = second.serve();
+    let holder = Holder::new();
+    let token = holder.machine_token(&a, &MACHINE);
+    // The same host and path by another connection: what a proof is about is what the client sent.
+    let call = |node: &Server, proof: &str| {
+        let request = format!(
+            "GET /api/x HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: DPoP {token}\r\nDPoP: {proof}\r\nConnection: close\r\n\r\n"
+        );
+        raw::exchange(&node.listener("gateway"), request.as_bytes()).status
+    };
+    let fresh = || holder.proof("GET", "http://api.example.com/api/x", Some(&token));
+    let proof = fresh();
+    assert_eq!((call(&a, &proof), call(&b, &proof)), (200, 401));
+    let proof = fresh();
+    assert_eq!((call(&b, &proof), call(&a, &proof)), (200, 401));
 }

@@ -106,6 +106,28 @@ pub(super) async fn a_refused_change_leaves_nothing_and_disturbs_no_neighbour(wo
     assert_eq!(verify(&store).await, Ok(40));
 }
 
+pub(super) async fn what_may_still_be_consumed_can_be_given_another_expiry_and_nothing_else(world: &mut World) {
+    let store = world.store();
+    let mut kept = artefact(ArtefactKind::Refresh, b"kept");
+    kept.grant = Some("g".into());
+    let spent = artefact(ArtefactKind::Refresh, b"spent");
+    let end = kept.expires_at;
+    let begun = told(Step::StartGrant(grant("g", "s", "c"))).step(Step::Put(kept)).step(Step::Put(spent));
+    assert!(store.apply(begun).await.expect("put").applied());
+    let extend =
+        |id: &[u8], now: i64, expires_at: i64| told(Step::Extend { kind: ArtefactKind::Refresh, id: id.to_vec(), now, expires_at });
+    assert!(store.apply(extend(b"kept", NOW, end + 100)).await.expect("extends").applied());
+    let there = store.artefact(ArtefactKind::Refresh, b"kept").await.expect("read").expect("there");
+    assert_eq!((there.expires_at, there.consumed_at), (end + 100, None));
+    let refused = |outcome: Outcome| assert_eq!(outcome, Outcome::Refused(Guarded { step: 0 }));
+    refused(store.apply(extend(b"nobody's", NOW, end)).await.expect("answer"));
+    refused(store.apply(extend(b"kept", end + 100, end + 200)).await.expect("answer"));
+    assert!(store.apply(told(consume(ArtefactKind::Refresh, b"spent", NOW))).await.expect("consumes").applied());
+    refused(store.apply(extend(b"spent", NOW, end + 200)).await.expect("answer"));
+    assert!(store.apply(told(Step::EndGrant { id: "g".into(), now: NOW })).await.expect("ends").applied());
+    refused(store.apply(extend(b"kept", NOW, end + 200)).await.expect("answer"));
+}
+
 pub(super) async fn what_expired_or_whose_grant_ended_cannot_be_consumed(world: &mut World) {
     let store = world.store();
     let mut of_grant = artefact(ArtefactKind::Refresh, b"r");

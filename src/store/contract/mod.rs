@@ -34,6 +34,7 @@ contract! {
     changes::a_consume_raced_200_times_wins_once,
     changes::a_put_of_a_taken_id_is_refused,
     changes::a_refused_change_leaves_nothing_and_disturbs_no_neighbour,
+    changes::what_may_still_be_consumed_can_be_given_another_expiry_and_nothing_else,
     changes::what_expired_or_whose_grant_ended_cannot_be_consumed,
     changes::a_replay_is_noticed_as_long_as_there_is_something_to_take_back,
     changes::nobody_hears_a_head_before_everybody_heard_what_leads_to_it,
