@@ -70,6 +70,25 @@ fn a_gateway_of_its_own_needs_a_credential_but_no_issuer() {
 }
 
 #[test]
+fn certificates_are_asked_for_where_the_configuration_says_so() {
+    let server = "[server]\nissuer = \"https://id.example.com/t\"\n";
+    let tls = "[server.tls]\ncert_file = \"c\"\nkey_file = \"k\"\n";
+    assert!(mistakes(&format!("{server}mtls_listen = \"127.0.0.1:8443\"\n")).contains("server.mtls_listen: needs [server.tls]"));
+    assert!(mistakes(&format!("{server}mtls_origin = \"https://a.example.com/x\"\n")).contains("server.mtls_origin: must be an origin"));
+    let settings = |text: &str| {
+        let settings = parse(text, &[]).unwrap().settings();
+        (settings.mtls, settings.mtls_url("/token"))
+    };
+    assert_eq!(settings(&format!("{server}{tls}")), (false, None));
+    assert_eq!(settings(&format!("{server}{tls}client_ca_files = [\"ca\"]\n")), (true, None));
+    assert_eq!(settings(&format!("{server}{tls}client_certificates = \"any\"\n")), (true, None));
+    let second = settings(&format!("{server}mtls_listen = \"127.0.0.1:8443\"\n{tls}"));
+    assert_eq!(second, (true, Some("https://id.example.com:8443/t/token".into())));
+    let named = settings(&format!("{server}mtls_origin = \"https://mtls.example.com\"\n"));
+    assert_eq!(named, (true, Some("https://mtls.example.com/t/token".into())));
+}
+
+#[test]
 fn broken_toml_is_named_by_line() {
     assert!(mistakes("[server]\nissuer = \n").contains("doorward.toml:2:"));
 }
