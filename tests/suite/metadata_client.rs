@@ -200,10 +200,33 @@ fn a_published_key_proves_a_confidential_client() {
 /// Slow on purpose: the shortest time a document is believed is a minute.
 #[test]
 #[ignore = "takes more than a minute; run with --ignored"]
-fn a_document_that_changes_is_followed() {
+fn a_document_that_changes_or_goes_is_followed() {
     let town = town();
-    let id = town.publish("/client/moving.json", |_| {});
+    let publish = |redirect: &str| {
+        let mut document = town.document("/client/moving.json");
+        document["redirect_uris"] = json!([redirect]);
+        let headers = "Content-Type: application/json\r\nCache-Control: max-age=1\r\n";
+        town.secure.put_raw("/client/moving.json", 200, headers, &document.to_string());
+        town.id("/client/moving.json")
+    };
+    let id = publish(REDIRECT);
     assert_eq!(town.seen(&id), "login");
-    town.publish("/client/moving.json", |d| d["redirect_uris"] = json!(["https://app.example.com/new"]));
-    wait_until("the new address counts", Duration::from_secs(400), || town.seen(&id) == "error");
+    publish("https://app.example.com/new");
+    assert_eq!(town.seen(&id), "login", "believed for a minute");
+    let followed = wait_until("the new address counts", Duration::from_secs(100), || {
+        std::thread::sleep(Duration::from_secs(2));
+        town.seen(&id) == "error"
+    });
+    assert!(followed > Duration::from_secs(40), "{followed:?}");
+    // Its host is away for a moment: the last good document serves on.
+    town.secure.put_raw("/client/moving.json", 503, "", "");
+    let moved = Id { redirect: "https://app.example.com/new", ..id };
+    std::thread::sleep(Duration::from_secs(62));
+    assert_eq!(town.seen(&moved), "login");
+    // It says that there is no such client any more.
+    town.secure.put_raw("/client/moving.json", 404, "", "");
+    wait_until("the client is gone", Duration::from_secs(100), || {
+        std::thread::sleep(Duration::from_secs(2));
+        town.seen(&moved) == "error"
+    });
 }

@@ -388,3 +388,39 @@ fn a_public_client_needs_pkce_and_a_confidential_one_may_go_without() {
     let form = [("grant_type", "authorization_code"), ("code", code.as_str()), ("redirect_uri", confidential.redirect)];
     town.token(&confidential, &form).expect(200);
 }
+
+#[test]
+fn openid_client_from_npm_registers_itself() {
+    let Some(script) = crate::kit::script::node("registering_client.mjs") else { return };
+    script.with("REDIRECT_URI", "https://rp.example.com/cb").goes(town(), &["registered", "code", "read", "changed", "removed"]);
+}
+
+#[test]
+fn an_independent_library_understands_the_answer() {
+    use openidconnect::{RedirectUrl, core::CoreClientRegistrationResponse};
+    let told = registered(town(), &with("contacts", json!(["ops@rp.example.com"])));
+    let read: CoreClientRegistrationResponse = serde_json::from_value(told.clone()).expect("a client information response");
+    assert_eq!(read.client_id().as_str(), told["client_id"]);
+    assert_eq!(read.client_secret().unwrap().secret(), told["client_secret"].as_str().unwrap());
+    assert_eq!(read.redirect_uris(), &[RedirectUrl::new("https://rp.example.com/cb".into()).unwrap()]);
+    assert_eq!(read.registration_client_uri().unwrap().as_str(), told["registration_client_uri"]);
+}
+
+/// What a certification suite registers: keys of several kinds, everything spelt out, members nobody knows.
+#[test]
+fn a_client_that_says_everything_is_understood() {
+    let town = town();
+    let modulus = "u".repeat(342);
+    let metadata = json!({
+        "client_name": "suite", "redirect_uris": ["https://suite.example.com/test/a/callback", "https://suite.example.com/test/a/callback?dummy1=lorem&dummy2=ipsum"],
+        "grant_types": ["authorization_code", "refresh_token"], "response_types": ["code"], "application_type": "web",
+        "token_endpoint_auth_method": "client_secret_post", "subject_type": "public", "id_token_signed_response_alg": "RS256",
+        "contacts": ["certification@example.com"], "default_max_age": 3600, "require_auth_time": true, "software_id": "suite", "software_version": "1",
+        "jwks": {"keys": [{"kty": "RSA", "use": "enc", "alg": "RSA-OAEP", "kid": "e", "n": modulus, "e": "AQAB"}, Key::new("s").jwk()]},
+        "post_logout_redirect_uris": ["https://suite.example.com/test/a/bye"], "not_known_to_anybody": {"a": [1, 2]}, "client_name#de": "Prüfung"
+    });
+    let told = registered(town, &metadata);
+    for (name, value) in metadata.as_object().unwrap().iter().filter(|(n, _)| !n.starts_with("not_") && !n.contains('#')) {
+        assert_eq!(&told[name.as_str()], value, "{name}");
+    }
+}

@@ -255,7 +255,8 @@ impl Record for Client {
     fn mistakes(&self) -> Vec<Mistake> {
         let mut found = Found::default();
         let published = self.origin.as_deref() == Some(crate::registration::document::ORIGIN);
-        if !is_id(&self.client_id) && !(published && crate::registration::document::is_url(&self.client_id)) {
+        let url = published && crate::registration::document::is_url(&self.client_id);
+        if !url && !is_id(&self.client_id) {
             found.at("client_id", "1 to 128 characters of A-Z a-z 0-9 . _ ~ : / -");
         }
         self.kinds(&mut found);
