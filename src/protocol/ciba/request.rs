@@ -200,3 +200,48 @@ fn showable(text: &str) -> bool {
 pub fn is_notification_token(text: &str) -> bool {
     (SHORTEST_TOKEN..=LONGEST_TOKEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(form: &str) -> Result<Asked, Code> {
+        of_form(&Form::read(form.as_bytes()).unwrap()).map_err(|e| e.code)
+    }
+
+    #[test]
+    fn a_request_names_one_person_and_asks_for_openid() {
+        let good = asked("scope=openid%20read&login_hint=alice&requested_expiry=7200&acr_values=a%20b&binding_message=W4").unwrap();
+        assert_eq!((good.hint, good.requested_expiry), (Hint::Login("alice".into()), Some(3600)));
+        assert_eq!((good.acr, good.binding_message), (vec!["a".to_owned(), "b".to_owned()], Some("W4".to_owned())));
+        assert_eq!(asked("scope=openid&id_token_hint=x").unwrap().hint, Hint::IdToken("x".into()));
+        for (form, code) in [
+            ("scope=openid", Code::InvalidRequest),
+            ("scope=openid&login_hint=a&id_token_hint=b", Code::InvalidRequest),
+            ("scope=openid&login_hint_token=a", Code::InvalidRequest),
+            ("login_hint=a", Code::InvalidRequest),
+            ("scope=read&login_hint=a", Code::InvalidScope),
+            ("scope=openid&login_hint=a&requested_expiry=0", Code::InvalidRequest),
+            ("scope=openid&login_hint=a&requested_expiry=-1", Code::InvalidRequest),
+            ("scope=openid&login_hint=a&binding_message=a%E2%80%AEb", Code::InvalidBindingMessage),
+        ] {
+            assert_eq!(asked(form), Err(code), "{form}");
+        }
+    }
+
+    #[test]
+    fn a_notification_token_is_a_bearer_token_with_enough_in_it() {
+        assert!(is_notification_token(&"a".repeat(22)) && is_notification_token(&"~".repeat(1024)));
+        for bad in ["a".repeat(21), "a".repeat(1025), format!("{} b", "a".repeat(30)), format!("{}\n", "a".repeat(30))] {
+            assert!(!is_notification_token(&bad), "{bad:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn reading_any_object_never_panics(text in "\\PC{0,200}") {
+            let client = Client { client_id: "c".into(), ..Client::default() };
+            proptest::prop_assert!(of_object(&text, Alg::ES256, &KeySet::default(), &client, "https://id", 0).is_err());
+        }
+    }
+}
