@@ -10,8 +10,8 @@ use std::{
 };
 
 use check::{
-    check_authorization_server, check_issuer, check_lifetimes, check_log, check_mtls, check_outbound, check_plain, check_server, check_shared,
-    check_storage, check_tls,
+    check_authorization_server, check_issuer, check_lifetimes, check_log, check_mtls, check_outbound, check_plain, check_server,
+    check_shared, check_storage, check_tls,
 };
 use ipnet::IpNet;
 pub use read::{Key, Mistakes, Reader, Section};
@@ -470,7 +470,8 @@ impl Config {
             profile: protocol::Profile::parse(&self.server.profile).unwrap_or_default(),
             dpop_nonce: self.server.dpop_nonce,
             mtls_origin: self.mtls_origin(),
-            mtls: self.mtls_origin().is_some() || self.public_tls.as_ref().is_some_and(|tls| tls.any_client || !tls.client_ca_files.is_empty()),
+            mtls: self.mtls_origin().is_some()
+                || self.public_tls.as_ref().is_some_and(|tls| tls.any_client || !tls.client_ca_files.is_empty()),
             post_quantum: self.keys.post_quantum,
             open_registration: self.registration.open,
             registration: self.registration.open || self.registration.enabled,

@@ -192,7 +192,13 @@ impl Running {
         jobs::start(&ground.foundation, config.audit.keep.0, numbers, &shutdown.stop, &ground.tasks);
         let at = |listener: &Option<Listener>| listener.as_ref().map(|listener| listener.at);
         let forwards = bound.gateway.as_ref().map(|(socket, _)| socket.local_addr()).transpose()?;
-        let ports = Ports { public: at(&bound.public), mtls: at(&bound.mtls), gateway: forwards, admin: at(&bound.admin), metrics: Some(bound.metrics.at) };
+        let ports = Ports {
+            public: at(&bound.public),
+            mtls: at(&bound.mtls),
+            gateway: forwards,
+            admin: at(&bound.admin),
+            metrics: Some(bound.metrics.at),
+        };
         for listener in [bound.public, bound.mtls].into_iter().flatten() {
             accept(listener, &shutdown, wings.clone(), |wings| wings.public.clone(), Wings::ready);
         }

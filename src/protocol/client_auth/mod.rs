@@ -147,7 +147,8 @@ impl Presented {
         if client.token_endpoint_auth_method == Method::SelfSignedTls.as_str() {
             return Needs::Certificate;
         }
-        let Some(assertion) = self.assertion.as_ref().filter(|_| client.token_endpoint_auth_method == Method::PrivateKeyJwt.as_str()) else {
+        let Some(assertion) = self.assertion.as_ref().filter(|_| client.token_endpoint_auth_method == Method::PrivateKeyJwt.as_str())
+        else {
             return Needs::Nothing;
         };
         match &client.workload_identity {

@@ -138,7 +138,16 @@ async fn keys(app: &App, needs: Needs<'_>, client: &Client, certificate: Option<
 /// What a decision that issues something may look at, now. `head` was read before anybody was believed: what is revoked
 /// after that lies above it.
 pub(crate) fn context<'a>(app: &'a App, keys: &'a KeyRing, head: u64, evidence: &'a Evidence) -> Context<'a> {
-    Context { settings: &app.settings, keys, mac: &app.mac, entropy: app.entropy.as_ref(), now_ms: app.clock.now_ms(), head, evidence, slots: Some(&app.slots) }
+    Context {
+        settings: &app.settings,
+        keys,
+        mac: &app.mac,
+        entropy: app.entropy.as_ref(),
+        now_ms: app.clock.now_ms(),
+        head,
+        evidence,
+        slots: Some(&app.slots),
+    }
 }
 
 #[cfg(test)]
