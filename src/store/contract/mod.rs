@@ -47,6 +47,8 @@ contract! {
     records::a_reader_beside_the_writer_sees_what_is_committed_and_changes_nothing,
     records::everything_survives_a_restart,
     records::pages_go_on_where_they_stopped,
+    records::what_waits_is_found_by_its_owner_until_it_is_answered_or_over,
+    records::who_took_part_is_found_by_session_and_once_that_has_ended,
     records::things_whose_ids_begin_alike_are_listed_in_order_and_no_others,
     records::purge_takes_what_expired_in_batches_and_nothing_else,
     ledger_rows::the_chain_verifies_after_concurrent_changes,

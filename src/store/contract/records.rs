@@ -1,5 +1,5 @@
 //! Rows: kept over restarts, listed in pages, forgotten in time.
-use ledger::{ArtefactKind, Change, Consent, KeyRow, KeyState, ObjectKind, RevocationKind, Step};
+use ledger::{Artefact, ArtefactKind, Change, Consent, KeyRow, KeyState, ObjectKind, RevocationKind, Step};
 
 use super::kit::{NOW, World, all_events, artefact, consume, event, grant, object, session, told, verify};
 
@@ -108,6 +108,37 @@ pub(super) async fn pages_go_on_where_they_stopped(world: &mut World) {
     assert!(store.grants(None, None, Some("nonsense"), 4).await.expect("a page").items.is_empty());
 }
 
+pub(super) async fn who_took_part_is_found_by_session_and_once_that_has_ended(world: &mut World) {
+    let store = world.store();
+    let part = |id: &[u8], of: &str, due: i64| {
+        let row = artefact(ArtefactKind::Participant, id);
+        Step::Save(Artefact { grant: Some(of.to_owned()), created_at: due, ..row })
+    };
+    let mut change = Change::new().event(event());
+    for id in ["ends", "ended-by-subject", "lives"] {
+        change = change.step(Step::StartSession(session(id, if id == "ended-by-subject" { "gone" } else { "u" })));
+    }
+    change = change.step(part(b"1", "ends", NOW)).step(part(b"2", "ends", NOW + 9)).step(part(b"3", "ended-by-subject", NOW));
+    change = change.step(part(b"4", "lives", NOW)).step(part(b"5", "never-was", NOW));
+    assert!(store.apply(change).await.expect("applies").applied());
+    let ids = |rows: Vec<Artefact>| rows.into_iter().map(|r| r.id).collect::<Vec<_>>();
+    assert_eq!(ids(store.participants("ends", 10).await.expect("reads")), [b"1", b"2"]);
+    assert_eq!(ids(store.participants("ends", 1).await.expect("reads")), [b"1"]);
+    assert!(store.left_behind(0, NOW + 99, 10).await.expect("reads").is_empty(), "all live");
+    let end = Change::new().event(event()).step(Step::EndSession { id: "ends".into(), now: NOW + 2 });
+    let end = end.step(Step::EndSessionsOf { subject: "gone".into(), now: NOW + 1 });
+    assert!(store.apply(end).await.expect("applies").applied());
+    for (since, now, limit, found) in [
+        (0, NOW + 2, 10, vec![b"3", b"1"]),
+        (NOW + 2, NOW + 2, 10, vec![b"1"]),
+        (0, NOW + 2, 1, vec![b"3"]),
+        (NOW + 3, NOW + 99, 10, vec![]),
+    ] {
+        assert_eq!(ids(store.left_behind(since, now, limit).await.expect("reads")), found, "{since} {now} {limit}");
+    }
+    assert_eq!(store.left_behind(0, NOW + 9, 10).await.expect("reads").len(), 3, "the rest is due later");
+}
+
 pub(super) async fn things_whose_ids_begin_alike_are_listed_in_order_and_no_others(world: &mut World) {
     let store = world.store();
     let (list, next) = ([0xff, 0x00, 0xff], [0xff, 0x01, 0x00]);
@@ -192,4 +223,31 @@ pub(crate) async fn a_reader_beside_the_writer_sees_what_is_committed_and_change
     reader.backup_to(&copy, Box::new(|_, _| {})).await.expect("a backup");
     assert!(reader.counts().await.expect("counts").iter().any(|(table, rows)| *table == "events" && *rows > 0));
     assert_eq!(store.meta("never").await.expect("reads"), None);
+}
+
+pub(super) async fn what_waits_is_found_by_its_owner_until_it_is_answered_or_over(world: &mut World) {
+    let store = world.store();
+    let waiting = |id: u8, owner: &str, kind, expires_at| {
+        told(Step::Put(Artefact { grant: Some(owner.to_owned()), expires_at, created_at: NOW + i64::from(id), ..artefact(kind, &[id]) }))
+    };
+    for change in [
+        waiting(2, "person:a", ArtefactKind::Backchannel, NOW + 60),
+        waiting(1, "person:a", ArtefactKind::Backchannel, NOW + 60),
+        waiting(3, "person:a", ArtefactKind::Backchannel, NOW + 5),
+        waiting(4, "person:b", ArtefactKind::Backchannel, NOW + 60),
+        waiting(5, "person:a", ArtefactKind::Refresh, NOW + 60),
+    ] {
+        assert!(store.apply(change).await.expect("put").applied());
+    }
+    let found = async |owner: &str, now, limit| -> Vec<u8> {
+        store.waiting(owner, now, limit).await.expect("read").into_iter().map(|a| a.id[0]).collect()
+    };
+    assert_eq!(found("person:a", NOW, 10).await, [1, 2, 3], "oldest first");
+    assert_eq!(found("person:a", NOW, 2).await, [1, 2]);
+    assert_eq!(found("person:a", NOW + 5, 10).await, [1, 2], "over");
+    assert_eq!(found("person:b", NOW, 10).await, [4]);
+    assert!(store.apply(told(consume(ArtefactKind::Backchannel, &[1], NOW))).await.expect("consume").applied());
+    assert_eq!(found("person:a", NOW, 10).await, [2, 3], "answered");
+    let full = store.waiting("person:b", NOW, 1).await.expect("read").remove(0);
+    assert_eq!((full.kind, full.grant.as_deref(), full.mac.len()), (ArtefactKind::Backchannel, Some("person:b"), 32));
 }
