@@ -10,7 +10,13 @@ const client = await load('openid-client')
 const insecure = { execute: [client.allowInsecureRequests] }
 const issuer = new URL(env.ISSUER)
 
-const metadata = { client_name: 'Registered by itself', redirect_uris: [env.REDIRECT_URI], subject_type: 'pairwise', contacts: ['ops@rp.example.com'] }
+const metadata = {
+  client_name: 'Registered by itself',
+  redirect_uris: [env.REDIRECT_URI],
+  token_endpoint_auth_method: 'client_secret_post',
+  subject_type: 'pairwise',
+  contacts: ['ops@rp.example.com'],
+}
 const web = await client.dynamicClientRegistration(issuer, metadata, undefined, insecure)
 const told = web.clientMetadata()
 ok('registered', told.client_id)
