@@ -24,7 +24,8 @@ fn normalise(path: &str) -> Option<Cow<'_, str>> {
 
 fn judge(text: &str) {
     let targets: Vec<Target<'_>> = Target::new("https", "api.example.com", "/x").into_iter().collect();
-    let expected = Expected { method: "POST", targets: &targets, normalise, token: Some("token"), nonces: None, now: NOW };
+    let expected =
+        Expected { method: "POST", targets: &targets, algs: &dpop::ALGS, normalise, token: Some("token"), nonces: None, now: NOW };
     if let Ok(proof) = dpop::verify(text, &expected) {
         assert!(!proof.jti.is_empty() && (proof.iat - NOW).abs() <= 120);
         let _ = (proof.once(), proof.until());
@@ -44,6 +45,7 @@ fuzz_target!(|data: &[u8]| {
         format!("{input}.{}", b64::encode(signature.as_ref()))
     };
     judge(&sign(text));
-    let claims = serde_json::json!({"htm": "POST", "htu": text, "jti": "j", "iat": NOW, "ath": b64::encode(&tokens::hash::sha256(b"token"))});
+    let claims =
+        serde_json::json!({"htm": "POST", "htu": text, "jti": "j", "iat": NOW, "ath": b64::encode(&tokens::hash::sha256(b"token"))});
     judge(&sign(&claims.to_string()));
 });

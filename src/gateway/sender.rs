@@ -92,7 +92,15 @@ fn proof(gateway: &Gateway, token: &str, shown: &Shown<'_>, now: i64) -> Result<
     };
     let targets: Vec<Target<'_>> = schemes.iter().filter_map(|scheme| Target::new(scheme, host, shown.path)).collect();
     let nonces = gateway.parts().nonces.as_ref();
-    let expected = Expected { method: shown.method.as_str(), targets: &targets, normalise: normal, token: Some(token), nonces, now };
+    let expected = Expected {
+        method: shown.method.as_str(),
+        targets: &targets,
+        algs: &dpop::ALGS,
+        normalise: normal,
+        token: Some(token),
+        nonces,
+        now,
+    };
     dpop::verify(text, &expected).map_err(|why| match why {
         Unproved::Wrong(refusal) => Refusal::Unproved(refusal.reason()),
         Unproved::Nonce => Refusal::Nonce,

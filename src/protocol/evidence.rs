@@ -113,9 +113,16 @@ pub fn registered(client: &Client, evidence: &Evidence) -> Result<Option<Confirm
     Ok(evidence.binds(client))
 }
 
+/// The algorithms a proof may be signed with (FAPI 2.0 Security Profile §5.4.1 leaves three).
+#[must_use]
+pub fn algs(profile: Profile) -> Vec<Alg> {
+    dpop::ALGS.into_iter().filter(|alg| profile != Profile::Fapi2 || *alg != Alg::ES384).collect()
+}
+
 /// What the metadata says of bound tokens (RFC 9449 §5.1, RFC 8705 §3.3).
 pub(crate) fn feature(settings: &Settings, members: &mut Map<String, Value>) {
-    members.insert("dpop_signing_alg_values_supported".into(), dpop::ALGS.map(Alg::as_str).to_vec().into());
+    let names: Vec<&str> = algs(settings.profile).into_iter().map(Alg::as_str).collect();
+    members.insert("dpop_signing_alg_values_supported".into(), names.into());
     if settings.mtls {
         members.insert("tls_client_certificate_bound_access_tokens".into(), true.into());
     }

@@ -120,6 +120,8 @@ pub struct Expected<'a> {
     pub method: &'a str,
     /// Under which addresses this request may have been sent.
     pub targets: &'a [Target<'a>],
+    /// The algorithms it may be signed with; of [`ALGS`].
+    pub algs: &'a [Alg],
     /// How paths are normalised here.
     pub normalise: Normalise,
     /// The access token presented with it: its hash then has to be in the proof.
@@ -140,7 +142,7 @@ pub fn verify(text: &str, expected: &Expected<'_>) -> Result<Proof, Unproved> {
     if parsed.typ.as_deref() != Some(TYP) {
         return Err(Refusal::Type.into());
     }
-    if !ALGS.contains(&parsed.alg) {
+    if !expected.algs.contains(&parsed.alg) {
         return Err(Refusal::Algorithm.into());
     }
     let jwk = header.as_ref().and_then(Jwk::public).ok_or(Refusal::Header("jwk is missing, private or not a key"))?;

@@ -333,6 +333,8 @@ fn under_fapi2_every_token_is_bound() {
     who.post(&stage, "/token", &form, &[]).expect_error(400, "invalid_request");
     let answer = who.token(&stage, &MACHINES).expect(200).json();
     assert_eq!(answer["token_type"], "DPoP", "{answer}");
+    let told = client().get(stage.url("/.well-known/oauth-authorization-server")).go().expect(200).json();
+    assert_eq!(told["dpop_signing_alg_values_supported"], json!(["ES256", "PS256", "EdDSA"]));
     // The server's own administration goes on.
     stage.admin("GET", "/users").go().expect(200);
 }

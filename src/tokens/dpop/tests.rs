@@ -67,7 +67,7 @@ fn changed(mut value: Value, change: &[(&str, Value)]) -> Value {
 
 fn tried(proof: &str, token: Option<&str>, nonces: Option<&Nonces>) -> Result<Proof, Unproved> {
     let targets = [Target::new("https", "api.example.com", "/a").expect("a target")];
-    verify(proof, &Expected { method: "GET", targets: &targets, normalise: plain, token, nonces, now: NOW })
+    verify(proof, &Expected { method: "GET", targets: &targets, algs: &ALGS, normalise: plain, token, nonces, now: NOW })
 }
 
 fn of(head: &[(&str, Value)], body: &[(&str, Value)]) -> Result<Proof, Unproved> {
@@ -85,7 +85,8 @@ fn the_example_of_rfc_9449_section_7_1() {
     let proof = "eyJ0eXAiOiJkcG9wK2p3dCIsImFsZyI6IkVTMjU2IiwiandrIjp7Imt0eSI6IkVDIiwieCI6Imw4dEZyaHgtMzR0VjNoUklDUkRZOXpDa0RscEJoRjQyVVFVZldWQVdCRnMiLCJ5IjoiOVZFNGpmX09rX282NHpiVFRsY3VOSmFqSG10NnY5VERWclUwQ2R2R1JEQSIsImNydiI6IlAtMjU2In19.eyJqdGkiOiJlMWozVl9iS2ljOC1MQUVCIiwiaHRtIjoiR0VUIiwiaHR1IjoiaHR0cHM6Ly9yZXNvdXJjZS5leGFtcGxlLm9yZy9wcm90ZWN0ZWRyZXNvdXJjZSIsImlhdCI6MTU2MjI2MjYxOCwiYXRoIjoiZlVIeU8ycjJaM0RaNTNFc05yV0JiMHhXWG9hTnk1OUlpS0NBcWtzbVFFbyJ9.2oW9RP35yRqzhrtNP86L-Ey71EOptxRimPPToA1plemAgR6pxHF8y6-yqyVnmcw6Fy1dqd-jfxSYoMxhAJpLjA";
     let targets = [Target::new("https", "resource.example.org", "/protectedresource").expect("a target")];
     let token = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU";
-    let expected = Expected { method: "GET", targets: &targets, normalise: plain, token: Some(token), nonces: None, now: 1_562_262_618 };
+    let expected =
+        Expected { method: "GET", targets: &targets, algs: &ALGS, normalise: plain, token: Some(token), nonces: None, now: 1_562_262_618 };
     assert_eq!(verify(proof, &expected).expect("believed").jkt, "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I");
     assert_eq!(verify(proof, &Expected { token: Some("another"), ..expected }), Err(Refusal::Claim("ath").into()));
 }

@@ -46,8 +46,9 @@ fn proof(app: &App, parts: &Parts, endpoint: &str, token: Option<&str>, text: &s
     });
     let targets: Vec<Target<'_>> = [Some(&own), alias.as_ref()].into_iter().flatten().filter_map(|url| Target::of(url, normal)).collect();
     let nonces = app.settings.dpop_nonce.then(|| nonces(app));
-    let now = app.clock.now();
-    let expected = Expected { method: parts.method.as_str(), targets: &targets, normalise: normal, token, nonces: nonces.as_ref(), now };
+    let (now, algs) = (app.clock.now(), evidence::algs(app.settings.profile));
+    let expected =
+        Expected { method: parts.method.as_str(), targets: &targets, algs: &algs, normalise: normal, token, nonces: nonces.as_ref(), now };
     dpop::verify(text, &expected).map_err(|why| match why {
         Unproved::Wrong(refusal) => {
             metrics::counter!("dpop_refused_total", "at" => "server", "reason" => refusal.reason()).increment(1);
