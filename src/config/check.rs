@@ -171,8 +171,7 @@ pub(super) fn check_mtls(r: &mut Reader, section: &ServerSection, tls: bool) {
     }
     let origin = |text: &str| {
         let url = Url::parse(text).ok()?;
-        (url.scheme() == "https" && matches!(url.origin().ascii_serialization(), origin if origin == text.trim_end_matches('/')))
-            .then_some(())
+        (url.scheme() == "https" && url.origin().ascii_serialization() == text.trim_end_matches('/')).then_some(())
     };
     if section.mtls_origin.as_deref().is_some_and(|text| origin(text).is_none()) {
         r.wrong("server.mtls_origin", "must be an origin: https://host or https://host:port");
