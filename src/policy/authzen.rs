@@ -83,13 +83,25 @@ pub fn evaluations(body: &Value) -> Result<Batch, Malformed> {
         let item = object(item)?;
         let mut merged = Map::new();
         for name in ["subject", "action", "resource", "context"] {
-            if let Some(value) = item.get(name).or_else(|| top.get(name)) {
-                merged.insert(name.to_owned(), value.clone());
+            if let Some(value) = merge(top.get(name), item.get(name)) {
+                merged.insert(name.to_owned(), value);
             }
         }
         question(&merged)
     };
     Ok(Batch::Many(items.iter().map(read).collect(), semantic))
+}
+
+/// An item's member over the default: members of objects are merged by name, so that an item may say its id alone.
+fn merge(default: Option<&Value>, own: Option<&Value>) -> Option<Value> {
+    match (default, own) {
+        (Some(Value::Object(default)), Some(Value::Object(own))) => {
+            let mut merged = default.clone();
+            merged.extend(own.clone());
+            Some(Value::Object(merged))
+        }
+        (default, own) => own.or(default).cloned(),
+    }
 }
 
 /// What is looked for.
@@ -203,7 +215,8 @@ impl Search {
         };
         let results: Vec<Value> = found.ids.iter().map(result).collect();
         let next = found.next.as_deref().map(token).unwrap_or_default();
-        json!({"results": results, "page": {"next_token": next, "count": found.ids.len()}})
+        // In this order: a reader knows whether there is more before it reads what there is (§8.3).
+        json!({"page": {"next_token": next, "count": found.ids.len()}, "results": results})
     }
 }
 
@@ -370,7 +383,7 @@ mod tests {
     #[test]
     fn a_batch_takes_its_defaults_from_the_top_and_stops_where_it_is_told_to() {
         let body = json!({"subject": {"type": "user", "id": "bob"}, "resource": {"type": "record", "id": "record-1"},
-            "evaluations": [{"action": {"name": "read"}}, {"action": {"name": "write"}}, {}, 5],
+            "evaluations": [{"action": {"name": "read"}, "resource": {"id": "record-2"}}, {"action": {"name": "write"}}, {}, 5],
             "options": {"evaluations_semantic": "deny_on_first_deny"}});
         let Ok(Batch::Many(items, semantic)) = evaluations(&body) else { panic!("many") };
         let told: Vec<bool> = items.iter().map(|i| i.as_ref().is_ok_and(|q| policy().ask(q).allowed)).collect();
