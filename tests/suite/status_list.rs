@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use crate::kit::http::{Go, claims, client, now, unb64};
 use crate::kit::jose::verified;
 use crate::kit::seed::{API, GW, HOME, MACHINE, POSTER, WEB, standard};
+use crate::kit::server::free_port;
 use crate::kit::visitor::text;
-use crate::kit::{House, Server, Upstream, wait_until};
+use crate::kit::{House, Server, Upstream, services, wait_until};
 
 fn house() -> (House, Upstream) {
     let (upstream, house) = (Upstream::start(), House::new());
@@ -125,6 +126,39 @@ fn lists_and_their_bits_survive_a_kill() {
     assert_ne!(place(&new), place(&alive));
     assert_ne!(place(&new), place(&dead));
     assert_eq!(bit(&second, &new), 0);
+}
+
+#[test]
+fn every_node_serves_every_list_and_sees_what_another_revoked() {
+    let Some(database) = services::postgres() else { return };
+    let (upstream, mut house) = (Upstream::start(), House::new());
+    house.text("storage.url", &database);
+    house.bootstrap();
+    let mut seed = standard(&upstream.url());
+    seed["resource_servers"][0]["status_list"] = json!(true);
+    house.seed(&seed);
+    let a = house.serve();
+    let mut second = house.another("second.toml");
+    second.text("server.public_listen", &format!("127.0.0.1:{}", free_port()));
+    let b = second.serve();
+    let [one, two] = [0, 1].map(|_| a.machine_token(&MACHINE, &[]));
+    let (index, uri) = place(&one);
+    let there = uri.replace(&a.issuer, &format!("http://{}", b.listener("public")));
+    let at_b = || {
+        let told = claims(&client().get(&there).go().expect(200).text());
+        assert_eq!(told["sub"], uri.as_str(), "it is the same list");
+        let mut bits = Vec::new();
+        let lst = unb64(told["status_list"]["lst"].as_str().unwrap());
+        flate2::read::ZlibDecoder::new(&lst[..]).read_to_end(&mut bits).expect("zlib");
+        bits[index / 8] >> (index % 8) & 1
+    };
+    assert_eq!(at_b(), 0);
+    a.revoke(&MACHINE, &one);
+    wait_until("the bit at the other node", Duration::from_secs(2), || at_b() == 1);
+    assert_eq!((bit(&a, &one), bit(&a, &two)), (1, 0));
+    let form = [("grant_type", "client_credentials")];
+    let other = MACHINE.post(&format!("http://{}/token", b.listener("public")), &form).go().expect(200).json();
+    assert_ne!(place(&text(&other, "access_token")).1, uri, "each node fills lists of its own");
 }
 
 #[test]
