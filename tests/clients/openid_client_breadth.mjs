@@ -100,7 +100,7 @@ async function device() {
   const visitor = new Visitor()
   let page = await visitor.go(await visitor.open(told.verification_uri), { kind: 'device' })
   page = await visitor.press(page, 'device-continue', { user_code: told.user_code.toLowerCase() })
-  page = await visitor.press(page, 'device-approve')
+  page = await visitor.go(await visitor.press(page, 'device-approve'), { kind: 'device' })
   assert.ok(page.has('device-approved'), page.html)
   const tokens = await client.pollDeviceAuthorizationGrant(tv, told)
   assert.ok(tokens.claims().sub && tokens.refresh_token)
@@ -108,8 +108,8 @@ async function device() {
 
   const denied = await client.initiateDeviceAuthorization(tv, { scope: 'openid' })
   page = await visitor.open(denied.verification_uri_complete)
-  if (page.has('device-continue')) page = await visitor.press(page, 'device-continue')
-  page = await visitor.press(page, 'device-deny')
+  for (const button of ['form-post-submit', 'device-continue']) if (page.has(button)) page = await visitor.press(page, button)
+  await visitor.press(page, 'device-deny')
   await refused('a denied device', () => client.pollDeviceAuthorizationGrant(tv, { ...denied, interval: 0 }), 'access_denied')
   ok('device', tokens.claims().sub)
 }

@@ -67,6 +67,23 @@ impl Chrome {
         RUNTIME.block_on(self.driver().title()).expect("a title")
     }
 
+    /// Goes on in a new tab; what leads back to the one before.
+    pub fn tab(&self) -> WindowHandle {
+        RUNTIME
+            .block_on(async {
+                let before = self.driver().window().await?;
+                let handle = self.driver().new_tab().await?;
+                self.driver().switch_to_window(handle).await?;
+                Ok::<_, WebDriverError>(before)
+            })
+            .expect("a tab")
+    }
+
+    /// Goes on in another tab.
+    pub fn back_to(&self, tab: WindowHandle) {
+        RUNTIME.block_on(self.driver().switch_to_window(tab)).expect("the tab");
+    }
+
     /// The content of `<meta name="page">`.
     pub fn kind(&self) -> String {
         RUNTIME.block_on(async {

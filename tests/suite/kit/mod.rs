@@ -2,6 +2,7 @@
 //!
 //! Everything here talks to the real binary from outside, through the public contract alone.
 pub mod apart;
+pub mod apache;
 pub mod authority;
 pub mod chrome;
 pub mod dpop;
@@ -17,6 +18,7 @@ pub mod script;
 pub mod seed;
 pub mod server;
 pub mod services;
+pub mod site;
 pub mod totp;
 pub mod upstream;
 pub mod visitor;

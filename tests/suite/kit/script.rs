@@ -26,7 +26,8 @@ pub fn python(name: &str) -> Option<Script> {
         return None;
     };
     let mut command = Command::new(python);
-    command.arg(path(name));
+    // Nothing is left beside the scripts.
+    command.env("PYTHONDONTWRITEBYTECODE", "1").arg(path(name));
     Some(Script(command))
 }
 

@@ -229,7 +229,7 @@ pub struct Server {
 }
 
 /// Starts its arguments, and kills them when its own standard input ends.
-const WATCHER: &str =
+pub(super) const WATCHER: &str =
     r#"exec 3<&0; "$@" </dev/null & p=$!; { cat <&3; kill -9 $p; } >/dev/null 2>&1 & k=$!; wait $p; s=$?; kill -9 $k 2>/dev/null; exit $s"#;
 
 impl Server {

@@ -141,6 +141,11 @@ impl Visitor {
         Self { http: client().clone(), cookies: BTreeMap::new(), set_cookies: BTreeMap::new() }
     }
 
+    /// A visitor with another HTTP client.
+    pub fn using(http: Client) -> Self {
+        Self { http, ..Self::new() }
+    }
+
     /// A visitor whose connections come from another loopback address.
     pub fn from(address: &str) -> Self {
         Self { http: client_from(address), ..Self::new() }
