@@ -1,7 +1,7 @@
 //! The API gateway: one file a phase.
 //!
 //! Read in this order: [`hop`] (the life of one request, naming every phase), `listen` and `framed` (octets in), `route`,
-//! `authenticate`, `authorize`, `limit`, `rewrite`, `forward` (the phases), `answer` and `record` (what comes out), `live`
+//! `authenticate` and `sender`, `authorize`, `limit`, `replay`, `rewrite`, `forward` (the phases), `answer` and `record` (what comes out), `live`
 //! (what is closed when its credential ends), [`source`], [`jwks`] and [`remote`] (where knowledge comes from).
 mod answer;
 mod answered;
