@@ -87,6 +87,10 @@ async fn serve(app: &App, list: [u8; 16]) -> Result<Option<Arc<Made>>, Failed> {
     if let Some(made) = known(now_ms) {
         return Ok(Some(made));
     }
+    // Whoever asks for what is not there waits behind nobody and keeps nobody waiting.
+    if !app.lists.made.contains_key(&list) && app.store.artefacts(ArtefactKind::Status, &list, &list, 1).await?.is_empty() {
+        return Ok(None);
+    }
     let _permit = app.lists.making.acquire().await.map_err(|_| StoreError::Unavailable("the process is stopping".into()))?;
     let now_ms = app.clock.now_ms();
     fresh(now_ms)?;
