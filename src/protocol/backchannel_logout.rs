@@ -5,9 +5,9 @@
 use ledger::{Artefact, ArtefactKind, Change, EventKind, NewEvent, Session, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokens::{Alg, hash, id};
+use tokens::{hash, id};
 
-use crate::{Client, OAuthError, Settings, issue::Context, pairwise};
+use crate::{Client, OAuthError, Settings, id_token, issue::Context, pairwise};
 
 /// The type of a logout token (§2.4).
 pub const TYP: &str = "logout+jwt";
@@ -126,8 +126,7 @@ struct Claims<'a> {
 /// # Errors
 /// `server_error` if no key signs that algorithm.
 pub fn token(ctx: &Context<'_>, client: &Client, subject: &str, session: &str) -> Result<String, OAuthError> {
-    let alg = client.id_token_signed_response_alg.as_deref().map_or(Some(Alg::RS256), Alg::parse);
-    let key = alg.and_then(|a| ctx.keys.signing(a)).ok_or_else(|| OAuthError::fault("no key signs the client's logout tokens"))?;
+    let key = id_token::key(ctx, client)?;
     let now = ctx.now();
     let claims = Claims {
         iss: &ctx.settings.issuer,

@@ -1,9 +1,9 @@
 //! ID tokens (OpenID Connect Core §2).
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tokens::{Alg, hash, id};
+use tokens::{Alg, hash, id, sign::SigningKey};
 
-use crate::{Client, OAuthError, issue::Context, pairwise, signing, stored::Authentication};
+use crate::{Client, OAuthError, Profile, issue::Context, pairwise, signing, stored::Authentication};
 
 /// Seconds an ID token may be used for.
 pub const TTL: i64 = 3600;
@@ -62,6 +62,16 @@ struct Claims<'a> {
     asked: &'a Map<String, Value>,
 }
 
+/// The key of a client's ID and logout tokens: of the algorithm it registered, else RS256 (OpenID Connect Registration §2); FAPI 2.0
+/// knows no RS256 (Security Profile §5.4.1).
+///
+/// # Errors
+/// `server_error` if no key signs that algorithm.
+pub fn key<'a>(ctx: &Context<'a>, client: &Client) -> Result<&'a SigningKey, OAuthError> {
+    let usual = if ctx.settings.profile == Profile::Fapi2 { Alg::ES256 } else { Alg::RS256 };
+    signing::key(ctx.keys, client.id_token_signed_response_alg.as_deref(), usual)
+}
+
 /// Signs an ID token with the algorithm the client registered (default RS256).
 ///
 /// # Errors
@@ -75,7 +85,7 @@ pub fn sign(ctx: &Context<'_>, about: &About<'_>) -> Result<String, OAuthError> 
 /// # Errors
 /// As [`sign`].
 pub fn sign_beside(ctx: &Context<'_>, about: &About<'_>, beside: &Beside<'_>) -> Result<String, OAuthError> {
-    let key = signing::key(ctx.keys, about.client.id_token_signed_response_alg.as_deref(), Alg::RS256)?;
+    let key = key(ctx, about.client)?;
     let now = ctx.now();
     let claims = Claims {
         iss: &ctx.settings.issuer,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::kit::fapi::{Client, go_on, login_page, stage};
-use crate::kit::http::{Go, claims, client, random};
+use crate::kit::http::{Go, claims, client, jose_header, random};
 use crate::kit::visitor::text;
 use crate::kit::{Ask, Stage, Visitor};
 
@@ -90,7 +90,9 @@ fn fapi2_happy_flow() {
         who.call(stage, "/api/x", "DPoP", &token).expect(200);
         let url = format!("{}?access_token={token}", stage.through("/api/x"));
         client().get(url).go().expect(401);
-        assert!(claims(&text(&tokens, "id_token"))["nonce"].is_string());
+        let id_token = text(&tokens, "id_token");
+        assert_eq!(jose_header(&id_token)["alg"], "ES256");
+        assert!(claims(&id_token)["nonce"].is_string());
     }
 }
 

@@ -101,6 +101,12 @@ fn oidcc_ensure_request_without_nonce_fails() {
 }
 
 #[test]
+fn an_id_token_needs_the_scope_openid() {
+    let got = fragment(Visitor::new().open(&ask("id_token").with("scope", "read").url(old())));
+    assert_eq!(got["error"], "invalid_scope");
+}
+
+#[test]
 fn oidcc_response_type_missing() {
     let code = Visitor::new().open(&Ask::new(&OLD).without("response_type").url(old())).error(old());
     assert!(["invalid_request", "unsupported_response_type"].contains(&code.as_str()), "{code}");

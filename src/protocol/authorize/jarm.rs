@@ -16,8 +16,9 @@ fn usual(client: &Client, settings: &Settings) -> Alg {
 
 /// The response: who says it, to whom, until when, and what.
 pub(super) fn response(voice: Voice<'_>, pairs: &Pairs) -> Result<String, OAuthError> {
+    let usual = usual(voice.client, voice.settings);
     let registered = voice.client.authorization_signed_response_alg.as_deref();
-    let key = signing::key(voice.keys, registered, usual(voice.client, voice.settings))?;
+    let key = signing::key(voice.keys, registered.filter(|name| *name != "RS256"), usual)?;
     let mut claims: Map<String, Value> = pairs.iter().map(|(name, value)| ((*name).to_owned(), Value::from(value.as_str()))).collect();
     claims.insert("iss".into(), Value::from(voice.settings.issuer.as_str()));
     claims.insert("aud".into(), Value::from(voice.client.client_id.as_str()));

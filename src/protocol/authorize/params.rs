@@ -117,11 +117,14 @@ pub(super) fn state(params: &Params, _: &Desk<'_>, _: &mut Request) -> Result<()
     }
 }
 
-/// Step: `nonce` is kept as it is.
+/// Step: `nonce` is kept as it is; an ID token from this endpoint needs one. Follows the step of `scope`.
 pub(super) fn nonce(params: &Params, _: &Desk<'_>, request: &mut Request) -> Result<(), Refusal> {
     let nonce = params.one("nonce")?;
     if nonce.is_some_and(|n| n.len() > LONGEST) {
         return Err(Refusal::new(Code::InvalidRequest, "nonce is too long"));
+    }
+    if request.response_type.id_token && !request.scope.iter().any(|s| s == "openid") {
+        return Err(Refusal::new(Code::InvalidScope, "an ID token needs the scope openid"));
     }
     if nonce.is_none() && request.response_type.id_token {
         return Err(Refusal::new(Code::InvalidRequest, "nonce is required for an ID token from this endpoint"));
