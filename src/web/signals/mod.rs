@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 
 use crate::{
     App, credential,
-    oauth::octets,
+    oauth::read,
     reply::{self, Failed},
 };
 
@@ -95,7 +95,7 @@ async fn receiver(app: &App, parts: &Parts) -> Result<String, Refused> {
 
 /// The JSON object of a request's body; an empty body is an empty object.
 async fn object(parts: &Parts, body: Body) -> Result<Map<String, Value>, Refused> {
-    let octets = octets(parts, body).await?;
+    let octets = read(parts, body).await?;
     if octets.is_empty() && parts.method != Method::PUT {
         return Ok(Map::new());
     }

@@ -131,7 +131,7 @@ async fn change(app: &App, request: Request) -> Result<Response, Refused> {
 /// `GET /ssf/status`, `POST` (§8.1.2)
 pub(crate) async fn status(State(app): State<Arc<App>>, RawQuery(query): RawQuery, request: Request) -> Response {
     let served = if request.method() == Method::POST {
-        set_status(&app, request).await
+        set_status(&app, query.as_deref(), request).await
     } else {
         tell_status(&app, query.as_deref(), request.into_parts().0).await
     };
@@ -145,11 +145,14 @@ async fn tell_status(app: &App, query: Option<&str>, parts: Parts) -> Result<Res
     Ok(told(StatusCode::OK, &held.stream.told_status()))
 }
 
-async fn set_status(app: &App, request: Request) -> Result<Response, Refused> {
+async fn set_status(app: &App, query: Option<&str>, request: Request) -> Result<Response, Refused> {
     let (parts, body) = request.into_parts();
     let client_id = receiver(app, &parts).await?;
     let body = object(&parts, body).await?;
-    let id = named(&body)?;
+    let id = match stream_id(query) {
+        Some(id) => id,
+        None => named(&body)?,
+    };
     let wanted: Status = body
         .get("status")
         .and_then(|s| serde_json::from_value(s.clone()).ok())
