@@ -118,7 +118,7 @@ const ACTIONS: [(Method, &str, Does, &str, &str); 22] = [
         "Say no to a backchannel authentication request in its person's name",
     ),
     (Method::GET, "/stats", Does::Stats, "getStats", "Rows, caches and counters of this process"),
-    (Method::GET, "/policy", Does::Policy, "getPolicy", "The policy numbers in force"),
+    (Method::GET, "/policy", Does::Policy, "getPolicyNumbers", "The policy numbers in force"),
     (Method::GET, "/openapi.json", Does::OpenApi, "getOpenApi", "This description"),
 ];
 
