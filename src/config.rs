@@ -82,7 +82,7 @@ section! {
 
 section! {
     /// TLS of a listener. `[server.tls]` serves all of them; `[gateway.tls]` and `[admin.tls]` replace it for theirs.
-    /// TLS 1.3 and 1.2, the hybrid X25519MLKEM768 preferred.
+    /// TLS 1.3 and, unless `min_version` says otherwise, 1.2; the hybrid X25519MLKEM768 preferred.
     TlsSection {
         /// The certificate chain, PEM, leaf first.
         cert_file: Option<PathBuf> = "",
@@ -94,6 +94,8 @@ section! {
         /// `trusted` (default: only certificates of `client_ca_files`, none asked for without such files) or `any`: every certificate
         /// whose key is proved, self-signed ones included; what a client registered decides (RFC 8705 §2.2, §3).
         client_certificates: String = r#""trusted""#,
+        /// The oldest version that is spoken: `1.2` or `1.3`. FAPI-CIBA admits fewer suites of 1.2 than this server has: set `1.3` for it.
+        min_version: String = r#""1.2""#,
     }
 }
 
@@ -264,6 +266,8 @@ pub struct TlsFiles {
     pub client_ca_files: Vec<PathBuf>,
     /// Whether any client certificate whose key is proved is let in.
     pub any_client: bool,
+    /// TLS 1.3 alone.
+    pub newest_only: bool,
 }
 
 /// Where the gateway's authorization server is.

@@ -6,10 +6,11 @@ use std::{path::Path, sync::Arc};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use rustls::{
-    ServerConfig,
+    ALL_VERSIONS, ServerConfig,
     crypto::CryptoProvider,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
+    version::TLS13,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio_rustls::TlsAcceptor;
@@ -52,7 +53,10 @@ impl Tls {
         let certificate = Arc::new(Certificate(ArcSwap::new(certified(files)?)));
         let provider = CryptoProvider::get_default().context("no cryptographic provider")?.clone();
         let clients = Arc::new(Clients::new(Admitted::of(files)?, provider));
-        let mut config = ServerConfig::builder().with_client_cert_verifier(clients.clone()).with_cert_resolver(certificate.clone());
+        let versions = if files.newest_only { &[&TLS13][..] } else { ALL_VERSIONS };
+        let mut config = ServerConfig::builder_with_protocol_versions(versions)
+            .with_client_cert_verifier(clients.clone())
+            .with_cert_resolver(certificate.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().context("no session tickets")?;
         config.max_early_data_size = 0;

@@ -49,12 +49,16 @@ pub(super) fn check_tls(r: &mut Reader, path: &str, section: TlsSection) -> TlsC
     if !matches!(section.client_certificates.as_str(), "trusted" | "any") {
         r.wrong(&format!("{path}.client_certificates"), "must be \"trusted\" or \"any\"");
     }
+    if !matches!(section.min_version.as_str(), "1.2" | "1.3") {
+        r.wrong(&format!("{path}.min_version"), "must be \"1.2\" or \"1.3\"");
+    }
     TlsChoice(match (section.cert_file, section.key_file) {
         (Some(cert_file), Some(key_file)) => Some(TlsFiles {
             cert_file,
             key_file,
             client_ca_files: section.client_ca_files,
             any_client: section.client_certificates == "any",
+            newest_only: section.min_version == "1.3",
         }),
         (None, None) => None,
         (Some(_), None) => {

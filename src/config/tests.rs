@@ -89,6 +89,15 @@ fn certificates_are_asked_for_where_the_configuration_says_so() {
 }
 
 #[test]
+fn the_oldest_version_of_tls_is_one_of_two() {
+    let tls =
+        |more: &str| format!("[server]\nissuer = \"https://id.example.com\"\n[server.tls]\ncert_file = \"c\"\nkey_file = \"k\"\n{more}");
+    let newest = |text: &str| parse(text, &[]).unwrap().public_tls.unwrap().newest_only;
+    assert!(!newest(&tls("")) && !newest(&tls("min_version = \"1.2\"\n")) && newest(&tls("min_version = \"1.3\"\n")));
+    assert!(mistakes(&tls("min_version = \"1.1\"\n")).contains("server.tls.min_version: must be"));
+}
+
+#[test]
 fn broken_toml_is_named_by_line() {
     assert!(mistakes("[server]\nissuer = \n").contains("doorward.toml:2:"));
 }

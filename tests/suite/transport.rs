@@ -55,6 +55,31 @@ fn listeners_speak_tls_and_only_the_good_versions() {
     assert!(raw::get(&server.listener("gateway"), "/public/x", "").status != 200);
 }
 
+#[test]
+fn a_listener_may_speak_the_newest_version_alone() {
+    if !services::has("openssl") || !services::has("curl") {
+        return services::skip("openssl and curl");
+    }
+    let mut house = House::new();
+    let port = house.issuer.rsplit(':').next().unwrap().to_owned();
+    house.issuer = format!("https://localhost:{port}");
+    let (issuer, cert, key) = (house.issuer.clone(), house.path("cert.pem"), house.path("key.pem"));
+    house.text("server.issuer", &issuer).text("server.tls.min_version", "1.3");
+    house.text("server.tls.cert_file", &cert.display().to_string()).text("server.tls.key_file", &key.display().to_string());
+    certify(&house);
+    house.bootstrap();
+    let server = house.serve();
+    let gateway = format!("https://{}/", server.listener("gateway").replace("127.0.0.1", "localhost"));
+    for url in [format!("{issuer}/.well-known/openid-configuration"), gateway] {
+        let curl = |more: &[&str]| {
+            let done =
+                Command::new("curl").args(["-s", "-o", "/dev/null", "--cacert", cert.to_str().unwrap()]).args(more).arg(&url).status();
+            done.expect("curl").code()
+        };
+        assert_eq!((curl(&[]), curl(&["--tls-max", "1.2"])), (Some(0), Some(35)), "{url}");
+    }
+}
+
 /// An https issuer behind a proxy on loopback.
 fn behind_a_proxy() -> (House, crate::kit::Server, Upstream) {
     let upstream = Upstream::start();
