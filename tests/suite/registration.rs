@@ -426,3 +426,31 @@ fn a_client_that_says_everything_is_understood() {
         assert_eq!(&told[name.as_str()], value, "{name}");
     }
 }
+
+#[test]
+fn a_profile_decides_what_may_be_registered() {
+    let dynamic = Stage::start(|house| {
+        house.set("registration.open", "true").text("server.profile", "oidc-dynamic");
+    });
+    let keys = json!({"keys": [Key::new("rp").jwk()]});
+    for responses in [json!(["id_token"]), json!(["id_token token"]), json!(["code id_token"]), json!(["code"])] {
+        let metadata = json!({
+            "redirect_uris": ["https://rp.example.com/cb"], "response_types": responses, "token_endpoint_auth_method": "private_key_jwt",
+            "token_endpoint_auth_signing_alg": "ES256", "jwks": keys, "userinfo_signed_response_alg": "RS256", "request_object_signing_alg": "ES256",
+            "request_uris": ["https://rp.example.com/request.jwt"], "id_token_signed_response_alg": "RS256"
+        });
+        let told = registered(&dynamic, &metadata);
+        for (name, value) in metadata.as_object().unwrap() {
+            assert_eq!(&told[name.as_str()], value, "{name}");
+        }
+    }
+    register(town(), &with("response_types", json!(["id_token"]))).expect_error(400, "invalid_client_metadata");
+    let fapi = Stage::start(|house| {
+        house.set("registration.open", "true").text("server.profile", "fapi2");
+    });
+    let refused = register(&fapi, &minimal()).expect_error(400, "invalid_client_metadata");
+    assert!(refused.text().contains("token_endpoint_auth_method"));
+    let mut good = with("token_endpoint_auth_method", json!("private_key_jwt"));
+    good["jwks"] = keys;
+    registered(&fapi, &good);
+}
