@@ -2,7 +2,7 @@
 use serde_json::{Map, Value, json};
 use tokens::{Alg, keyring::KeyRing};
 
-use crate::{Client, OAuthError, Settings, signing};
+use crate::{Client, OAuthError, Profile, Settings, signing};
 
 /// The media type of a signed answer (§5).
 pub const MEDIA_TYPE: &str = "application/token-introspection+jwt";
@@ -26,7 +26,9 @@ fn names(range: &str) -> bool {
 /// # Errors
 /// `server_error` if no key signs what the caller registered.
 pub fn sign(answer: &[u8], caller: &Client, keys: &KeyRing, settings: &Settings, now: i64) -> Result<String, OAuthError> {
-    let key = signing::key(keys, caller.introspection_signed_response_alg.as_deref(), Alg::RS256)?;
+    // RS256 where nothing is registered (§6); FAPI 2.0 knows no RS256.
+    let usual = if settings.profile == Profile::Fapi2 { Alg::ES256 } else { Alg::RS256 };
+    let key = signing::key(keys, caller.introspection_signed_response_alg.as_deref(), usual)?;
     let told: Value = serde_json::from_slice(answer).map_err(|e| OAuthError::fault(e.to_string()))?;
     let claims = json!({"iss": settings.issuer, "aud": caller.client_id, "iat": now, "token_introspection": told});
     key.sign_jwt(TYP, &claims).map_err(|e| OAuthError::fault(e.to_string()))
