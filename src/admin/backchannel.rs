@@ -8,7 +8,8 @@ use tokens::secret;
 
 use crate::{call::Call, problem::Problem, rest::Answer, state::AdminState};
 
-/// `POST /backchannel-requests/{auth_req_id}/approve` and `/deny`
+/// `POST /backchannel-requests/{auth_req_id}/approve` and `/deny`. An approval may say by `amr` how the person was authenticated: the ID
+/// token then tells it, with the class it makes.
 pub async fn answer(state: &AdminState, call: &Call, approved: bool) -> Result<Answer, Problem> {
     let row = found(state, &call.id).await?;
     let requested: Requested = serde_json::from_str(&row.document).map_err(|e| ledger::StoreError::Corrupt(e.to_string()))?;
@@ -19,8 +20,18 @@ pub async fn answer(state: &AdminState, call: &Call, approved: bool) -> Result<A
     }
     let (client, change) = guarded(state, &requested.client_id, subject).await?;
     let door = door_id(&row.id);
-    let answering =
-        Answering { flow: &BACKCHANNEL, door: &door, request: &row.id, requested: &requested, subject, session: None, now_ms: order.at_ms };
+    let named = call.body.get("amr").and_then(serde_json::Value::as_array).into_iter().flatten();
+    let methods: Vec<String> = named.filter_map(|m| m.as_str().map(str::to_owned)).collect();
+    let answering = Answering {
+        flow: &BACKCHANNEL,
+        door: &door,
+        request: &row.id,
+        requested: &requested,
+        subject,
+        session: None,
+        methods: &methods,
+        now_ms: order.at_ms,
+    };
     let answered = if approved {
         let before = state.store().consent(subject, &client.client_id).await?;
         answering.approve(before.as_ref(), state.objects.entropy.as_ref())

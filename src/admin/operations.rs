@@ -205,6 +205,14 @@ impl Does {
             ),
             Self::RevokeKey => Takes::Content(closed(&[], json!({ "reason": reason() })), true),
             Self::DisableUser | Self::EnableUser | Self::EnrolTotp => Takes::Content(closed(&[], json!({})), true),
+            Self::ApproveBackchannel => Takes::Content(
+                closed(
+                    &[],
+                    json!({ "amr": { "type": "array", "maxItems": 8, "items": { "type": "string", "minLength": 1, "maxLength": 32 },
+                        "description": "How the person was authenticated (RFC 8176), e.g. `pwd`, `otp`, `mfa`; the ID token tells it, and the class it makes." } }),
+                ),
+                true,
+            ),
             Self::Revoke => Takes::Content(
                 closed(
                     &["kind", "id"],

@@ -235,6 +235,29 @@ fn fapi_ciba_id1_refresh_token() {
     assert!(server().active(&text(&again, "access_token")));
 }
 
+/// The second client of the module asks for an authentication class: the deployment's own device says how it authenticated the person.
+#[test]
+fn fapi_ciba_id1_acr_values() {
+    let told = |classes: &str, body: Option<Value>| {
+        let begun = asks(&BANK, &[("login_hint", "bob"), ("acr_values", classes)]).expect(200).json();
+        let path = format!("/backchannel-requests/{}/approve", text(&begun, "auth_req_id"));
+        let request = server().admin("POST", &path);
+        let request = if let Some(body) = &body { request.json(body) } else { request };
+        request.go().expect(204);
+        let told = claims(&text(&poll(&BANK, &begun).expect(200).json(), "id_token"));
+        (told["acr"].clone(), told["amr"].clone())
+    };
+    let (one, two) = ("urn:doorward:acr:1", "urn:doorward:acr:2");
+    assert_eq!(told(one, Some(json!({"amr": ["pwd"]}))), (json!(one), json!(["pwd"])));
+    assert_eq!(told(&format!("{two} {one}"), Some(json!({"amr": ["hwk", "mfa"]}))), (json!(two), json!(["hwk", "mfa"])));
+    assert_eq!(told(two, Some(json!({"amr": ["pwd"]}))), (json!(one), json!(["pwd"])), "never more than it was");
+    assert_eq!(told(one, None), (Value::Null, Value::Null), "nobody says how");
+    let begun = asks(&BANK, &[("login_hint", "bob")]).expect(200).json();
+    let bad = server().admin("POST", &format!("/backchannel-requests/{}/approve", text(&begun, "auth_req_id")));
+    assert_eq!(bad.json(&json!({"amr": [5]})).go().status, 422);
+    answered(&begun, "deny").expect(204);
+}
+
 #[test]
 fn fapi_ciba_id1_user_rejects_authentication() {
     let begun = asks(&BANK, &[]).expect(200).json();

@@ -169,6 +169,8 @@ pub struct Answering<'a> {
     pub subject: &'a str,
     /// In which session; none for an administrator.
     pub session: Option<&'a Session>,
+    /// How an administrator says the person was authenticated (RFC 8176); a session knows better.
+    pub methods: &'a [String],
     /// Milliseconds since the epoch.
     pub now_ms: i64,
 }
@@ -202,7 +204,11 @@ impl Answering<'_> {
                 acr: Some(acr::reached(&self.requested.acr, &session.amr).to_owned()),
                 amr: session.amr.clone(),
             },
-            None => Authentication { auth_time: self.now(), acr: None, amr: Vec::new() },
+            None => Authentication {
+                auth_time: self.now(),
+                acr: Some(self.methods).filter(|m| !m.is_empty()).map(|m| acr::reached(&self.requested.acr, m).to_owned()),
+                amr: self.methods.to_vec(),
+            },
         }
     }
 

@@ -143,6 +143,7 @@ async fn answer(app: &App, session: &Session, waiting: &Waiting, approved: bool)
         requested: &waiting.requested,
         subject: &session.subject,
         session: Some(session),
+        methods: &[],
         now_ms: app.clock.now_ms(),
     };
     let mut change = ledger::Change::new().step(waiting.known.unchanged());

@@ -196,6 +196,7 @@ async fn answer(app: &App, browser: &Browser, session: &Session, waiting: &Waiti
         requested: &waiting.requested,
         subject: &session.subject,
         session: Some(session),
+        methods: &[],
         now_ms: app.clock.now_ms(),
     };
     let mut change = ledger::Change::new().step(waiting.known.unchanged());
