@@ -328,7 +328,11 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("gateway.authorization_server", remote(old) != remote(new)),
         ("gateway.max_staleness", old.max_staleness != new.max_staleness),
         ("outbound", (&old.outbound.allow, &old.outbound.extra_ca_file) != (&new.outbound.allow, &new.outbound.extra_ca_file)),
-        ("keys", (old.keys.rotate_every, old.keys.publish_before) != (new.keys.rotate_every, new.keys.publish_before)),
+        (
+            "keys",
+            (old.keys.rotate_every, old.keys.publish_before, old.keys.post_quantum)
+                != (new.keys.rotate_every, new.keys.publish_before, new.keys.post_quantum),
+        ),
         ("audit", old.audit.keep != new.audit.keep),
         ("log", (&old.log.format, &old.log.file, &old.log.filter) != (&new.log.format, &new.log.file, &new.log.filter)),
     ]
