@@ -71,6 +71,10 @@ section! {
         mtls_origin: Option<String> = "",
         /// Whether a DPoP proof has to carry a nonce of this server (RFC 9449 §8, §9).
         dpop_nonce: bool = "false",
+        /// Whether the page of `check_session_iframe` also answers clients of another site than the issuer's (OpenID Connect Session
+        /// Management 1.0). It takes a second cookie, `__Host-doorward-state` with `SameSite=None`, from which nothing but the state of the
+        /// login can be told; it authenticates nobody. Without effect where the issuer is not https.
+        cross_site_session_state: bool = "false",
         /// Worker threads, and threads of the gateway; 0: one a core.
         worker_threads: u32 = "0",
         /// Connections that the public, administration and metrics listeners hold at most; further ones wait to be accepted.
@@ -473,6 +477,7 @@ impl Config {
             device_code_ttl: self.lifetimes.device_code.0,
             profile: protocol::Profile::parse(&self.server.profile).unwrap_or_default(),
             dpop_nonce: self.server.dpop_nonce,
+            cross_site_session_state: self.server.cross_site_session_state,
             mtls_origin: self.mtls_origin(),
             mtls: self.mtls_origin().is_some()
                 || self.public_tls.as_ref().is_some_and(|tls| tls.any_client || !tls.client_ca_files.is_empty()),

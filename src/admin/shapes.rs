@@ -283,6 +283,8 @@ fn route_auth() -> Value {
             "cache_ttl": duration("How long an introspection answer may be kept."),
             "max_staleness": duration("How old the revocation feed may be."),
             "sender_constraint": { "type": "array", "maxItems": 2, "items": { "type": "string", "enum": ["dpop", "mtls"] }, "description": "The token must be bound by one of these; absent: it may be." },
+            "acr_values": texts("The token's `acr` must be one of these or a stronger one (RFC 9470); absent: any."),
+            "max_age": duration("How long ago the person may have logged in (the token's `auth_time`)."),
         }),
     )
 }

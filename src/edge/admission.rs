@@ -7,6 +7,7 @@ use crate::{
     identity::{Identity, Issuer, Kind},
     limit::Verdict,
     route::Freshness,
+    step_up::{Lack, StepUp},
 };
 
 /// Seconds of clock difference forgiven.
@@ -37,6 +38,8 @@ pub enum Refusal {
     Unproved(&'static str),
     /// A DPoP proof has to carry a nonce of ours (RFC 9449 §9).
     Nonce,
+    /// Believed, but the person was not authenticated well or recently enough (RFC 9470); in which scheme the token came.
+    StepUp(Scheme, Lack),
     /// Believed, but a scope is missing.
     Scope,
     /// Believed, but no policy of the route permits this.
@@ -62,7 +65,7 @@ impl Refusal {
         match self {
             Self::Framing(violation) => violation.status(),
             Self::Malformed(_) | Self::Ambiguous => 400,
-            Self::Missing | Self::Invalid(_) | Self::Unbound(_) | Self::Unproved(_) | Self::Nonce => 401,
+            Self::Missing | Self::Invalid(_) | Self::Unbound(_) | Self::Unproved(_) | Self::Nonce | Self::StepUp(..) => 401,
             Self::Closed | Self::Scope | Self::Policy => 403,
             Self::NoRoute => 404,
             Self::Method => 405,
@@ -81,6 +84,7 @@ impl Refusal {
         match self {
             Self::Framing(violation) => violation.reason(),
             Self::Nonce => "dpop_nonce",
+            Self::StepUp(..) => "step_up",
             Self::Unbound(why)
             | Self::Unproved(why)
             | Self::Malformed(why)
@@ -137,6 +141,10 @@ impl Refusal {
             Self::Nonce => Some(dpop("error=\"use_dpop_nonce\", ")),
             Self::Ambiguous => Some(HeaderValue::from_static(r#"Bearer error="invalid_request""#)),
             Self::Policy => Some(HeaderValue::from_static(r#"Bearer error="insufficient_scope""#)),
+            Self::StepUp(scheme, lack) => match access {
+                Some(Access::Guarded(guard)) => Some(guard.step_up.challenge(scheme, lack)),
+                _ => Some(StepUp::default().challenge(scheme, lack)),
+            },
             Self::Scope => match access {
                 Some(Access::Guarded(guard)) => Some(guard.insufficient.clone()),
                 _ => Some(HeaderValue::from_static(r#"Bearer error="insufficient_scope""#)),
@@ -236,6 +244,8 @@ pub struct Guard {
     pub insufficient: HeaderValue,
     /// What a token has to be bound to.
     pub sender: SenderConstraint,
+    /// How well and how recently the person has to be authenticated.
+    pub step_up: StepUp,
 }
 
 impl Guard {
@@ -298,7 +308,7 @@ impl<'a> Permit<'a> {
 /// First: whether the credential is valid here and now.
 ///
 /// # Errors
-/// 401, 403 for a closed route, or the refusal the proof brought.
+/// 401 (with the challenge to step up where only that is lacking), 403 for a closed route, or the refusal the proof brought.
 pub fn authenticate<'a>(access: &Access, proof: Proof<'a>, now: i64) -> Result<Caller<'a>, Refusal> {
     let guard = match access {
         Access::Public => return Ok(Caller(None)),
@@ -318,6 +328,10 @@ pub fn authenticate<'a>(access: &Access, proof: Proof<'a>, now: i64) -> Result<C
         return Err(Refusal::Invalid("audience"));
     }
     access::timely(&who.claims, now, LEEWAY).map_err(|r| Refusal::Invalid(r.reason()))?;
+    // A token bound to a DPoP key came in that scheme, or it would not be believed.
+    let bound = who.claims.cnf.as_ref().is_some_and(|cnf| cnf.jkt.is_some());
+    let scheme = if bound { Scheme::Dpop } else { Scheme::Bearer };
+    guard.step_up.check(&who.claims, now).map_err(|lack| Refusal::StepUp(scheme, lack))?;
     Ok(Caller(Some(who)))
 }
 
@@ -365,6 +379,7 @@ mod tests {
             max_staleness_ms: None,
             insufficient: Guard::insufficient(&["read".into()]),
             sender: SenderConstraint::default(),
+            step_up: StepUp::default(),
         })
     }
 
@@ -416,6 +431,30 @@ mod tests {
             let got = sender(demanded, scheme, bound, jkt, x5t);
             assert_eq!(got.map_err(Refusal::status), Err(401), "{demanded:?} {scheme:?} {bound:?}");
         }
+    }
+
+    #[test]
+    fn who_has_to_step_up_hears_how_in_the_scheme_of_the_token() {
+        let Access::Guarded(guard) = guarded(false) else { panic!("guarded") };
+        let access = Access::Guarded(Guard { step_up: StepUp { acr_values: vec!["gold".into()], max_age: Some(60) }, ..guard });
+        let good = json!({"sub": "a", "aud": "api", "scope": "read", "acr": "gold", "auth_time": 450});
+        assert_eq!(decide(&access, Proof::Believed(&identity(good.clone()))), Ok(()));
+        for (name, value) in [("acr", json!("silver")), ("auth_time", json!(400))] {
+            let mut lacking = good.clone();
+            lacking[name] = value;
+            let mut who = identity(lacking);
+            for (cnf, scheme) in [(None, "Bearer "), (Some(Confirmation { jkt: Some("k".into()), x5t_s256: None }), "DPoP ")] {
+                who.claims.cnf = cnf;
+                let refusal = authenticate(&access, Proof::Believed(&who), 500).map(|_| ()).unwrap_err();
+                assert_eq!((refusal.status(), refusal.reason()), (401, "step_up"), "{name}");
+                let challenge = refusal.challenge(Some(&access)).unwrap();
+                let text = challenge.to_str().unwrap();
+                assert!(text.starts_with(scheme) && text.contains("acr_values=\"gold\", max_age=\"60\""), "{text}");
+            }
+        }
+        // What is wrong with the token itself comes first.
+        let bad = identity(json!({"sub": "a", "aud": "other"}));
+        assert_eq!(authenticate(&access, Proof::Believed(&bad), 500).map(|_| ()), Err(Refusal::Invalid("audience")));
     }
 
     #[test]

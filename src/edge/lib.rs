@@ -14,6 +14,7 @@ pub mod limit;
 pub mod path;
 pub mod route;
 pub mod rules;
+pub mod step_up;
 pub mod table;
 pub mod upstream;
 

@@ -90,6 +90,12 @@ pub struct Auth {
     /// `dpop`, `mtls`: the token must be bound to a key by one of them; empty: it may be.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sender_constraint: Vec<String>,
+    /// Authentication context classes; the token's `acr` must be one of them or a stronger one (RFC 9470); empty: any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub acr_values: Vec<String>,
+    /// How long ago the person may have logged in (the token's `auth_time`), e.g. `"5m"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<String>,
 }
 
 /// How many requests, counted by what.
@@ -303,17 +309,22 @@ impl Auth {
         if tokens_accepted && self.audience.as_ref().is_none_or(String::is_empty) {
             out.push(Mistake::new("auth.audience", "the audience tokens must be meant for is needed (RFC 9068 §4)"));
         }
+        let token = |b: u8| b == 0x21 || (0x23..=0x5b).contains(&b) || (0x5d..=0x7e).contains(&b);
         for (n, scope) in self.scopes.iter().enumerate() {
-            let token = |b: u8| b == 0x21 || (0x23..=0x5b).contains(&b) || (0x5d..=0x7e).contains(&b);
             if scope.is_empty() || !scope.bytes().all(token) {
                 out.push(Mistake::new(format!("auth.scopes[{n}]"), "not a scope name (RFC 6749 §3.3)"));
+            }
+        }
+        for (n, class) in self.acr_values.iter().enumerate() {
+            if class.is_empty() || !class.bytes().all(token) {
+                out.push(Mistake::new(format!("auth.acr_values[{n}]"), "not an authentication context class"));
             }
         }
         let foreign = self.issuers.iter().any(|i| i != "self");
         if self.freshness == Freshness::Introspect && foreign {
             out.push(Mistake::new("auth.freshness", "\"introspect\" is for tokens of \"self\" only"));
         }
-        for (at, text) in [("auth.cache_ttl", &self.cache_ttl), ("auth.max_staleness", &self.max_staleness)] {
+        for (at, text) in [("auth.cache_ttl", &self.cache_ttl), ("auth.max_staleness", &self.max_staleness), ("auth.max_age", &self.max_age)] {
             if text.as_ref().is_some_and(|t| tokens::duration::parse(t).is_none()) {
                 out.push(Mistake::new(at, "a duration such as \"5s\" is needed"));
             }
@@ -374,7 +385,7 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_not_ignored() {
         let route = json!({"id": "r", "upstream": "u", "policy": "permit(principal)", "cors": {}, "version": {}, "validation": {},
-            "auth": {"accept": ["jwt", "api_key", "mtls"], "audience": "a", "sender_constraint": ["dpop", "mtls", "luck"]}, "identity": {"signed_assertion": true}});
+            "auth": {"accept": ["jwt", "api_key", "mtls"], "audience": "a", "sender_constraint": ["dpop", "mtls", "luck"], "acr_values": ["urn:x", "a\"b"], "max_age": "0s"}, "identity": {"signed_assertion": true}});
         let got = mistakes(route);
         for at in [
             "policy",
@@ -384,6 +395,8 @@ mod tests {
             "auth.accept[1]",
             "auth.accept[2]",
             "auth.sender_constraint[2]",
+            "auth.acr_values[1]",
+            "auth.max_age",
             "identity.signed_assertion",
         ] {
             assert!(got.iter().any(|m| m == at), "{at} in {got:?}");

@@ -16,6 +16,7 @@ use crate::{
     path,
     route::{Auth, DEFAULT_IDENTITY, Route, UpstreamRef},
     rules::Rules,
+    step_up::StepUp,
     upstream::{Protocol, Upstream, parse_target},
 };
 
@@ -441,6 +442,7 @@ fn guard(auth: &Auth, trusted: &[Arc<Trusted>], own: &str) -> Result<Guard, Stri
         cache_ttl_ms: millis(auth.cache_ttl.as_ref()),
         max_staleness_ms: millis(auth.max_staleness.as_ref()),
         sender: SenderConstraint { dpop: demands("dpop"), mtls: demands("mtls") },
+        step_up: StepUp { acr_values: auth.acr_values.clone(), max_age: auth.max_age.as_ref().and_then(|t| tokens::duration::parse(t)) },
     })
 }
 

@@ -121,8 +121,13 @@ impl Gateway {
         if let Proved::Believed(believed, _) = &proved {
             let claims = &believed.identity.claims;
             out.steps.push(format!(
-                "credential of issuer {}, scope {:?}, audience {:?}, good until {}",
-                claims.iss, claims.scope, claims.aud, claims.exp
+                "credential of issuer {}, scope {:?}, audience {:?}, acr {}, auth_time {}, good until {}",
+                claims.iss,
+                claims.scope,
+                claims.aud,
+                claims.raw.get("acr").unwrap_or(&serde_json::Value::Null),
+                claims.raw.get("auth_time").unwrap_or(&serde_json::Value::Null),
+                claims.exp
             ));
         }
         let authorized = authorize::authorize(&entry.access, &proved, now_ms)?;
@@ -147,10 +152,15 @@ fn demands(entry: &Entry) -> String {
         Access::Public => "public".into(),
         Access::Closed => "closed: it says neither auth nor public".into(),
         Access::Guarded(guard) => format!(
-            "demands audience {:?} and scopes {:?}, freshness {:?}{}",
+            "demands audience {:?} and scopes {:?}, freshness {:?}{}{}",
             guard.audience,
             guard.scopes,
             guard.freshness,
+            if guard.step_up.is_free() {
+                String::new()
+            } else {
+                format!(", acr one of {:?}, a login at most {:?} seconds ago", guard.step_up.acr_values, guard.step_up.max_age)
+            },
             if guard.optional { ", credential optional" } else { "" }
         ),
     }

@@ -1,14 +1,10 @@
 //! Authentication context classes and stepping up between them (OpenID Connect Core §2 `acr`, RFC 9470, RFC 8176 for `amr`).
 use serde_json::{Map, Value, json};
 
-use crate::Settings;
+pub use tokens::acr::{ALL, ONE, TWO};
+use tokens::acr::level as level_of;
 
-/// A password.
-pub const ONE: &str = "urn:doorward:acr:1";
-/// A password and a second factor.
-pub const TWO: &str = "urn:doorward:acr:2";
-/// Every class, the weakest first.
-pub const ALL: [&str; 2] = [ONE, TWO];
+use crate::Settings;
 
 /// The methods of a login (RFC 8176 §2): a password, and a code of the person's own device if they have one.
 #[must_use]
@@ -20,10 +16,6 @@ pub fn methods(second: bool) -> Vec<String> {
 /// How many factors these methods are.
 fn level(amr: &[String]) -> usize {
     if amr.iter().any(|m| m == "mfa") { 2 } else { 1 }
-}
-
-fn level_of(class: &str) -> Option<usize> {
-    ALL.iter().position(|c| *c == class).map(|at| at + 1)
 }
 
 /// What a request asks of how the person is authenticated, given how they are.

@@ -44,6 +44,10 @@ pub struct Known {
     pub actor: Option<Value>,
     /// What was granted in detail (RFC 9396 §9).
     pub details: Option<Value>,
+    /// How the person was authenticated (RFC 9470 §6.2).
+    pub acr: Option<String>,
+    /// When, seconds since the epoch.
+    pub auth_time: Option<i64>,
 }
 
 impl Known {
@@ -65,6 +69,8 @@ impl Known {
             confirmation: claims.cnf,
             details: claims.raw.get("authorization_details").cloned(),
             actor: claims.raw.get("act").cloned(),
+            acr: claims.raw.get("acr").and_then(Value::as_str).map(str::to_owned),
+            auth_time: claims.raw.get("auth_time").and_then(Value::as_i64),
         })
     }
 
@@ -72,6 +78,7 @@ impl Known {
     #[must_use]
     pub fn of_artefact(artefact: &Artefact) -> Option<Self> {
         let document: AccessDocument = serde_json::from_str(&artefact.document).ok()?;
+        let auth_time = document.authentication.as_ref().map(|a| a.auth_time);
         Some(Self {
             jti: document.jti,
             subject: document.subject,
@@ -87,6 +94,8 @@ impl Known {
             confirmation: document.confirmation,
             details: document.details,
             actor: document.actor,
+            acr: document.authentication.and_then(|a| a.acr),
+            auth_time,
         })
     }
 
@@ -153,6 +162,11 @@ struct Wire<'a> {
     authorization_details: Option<&'a Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     act: Option<&'a Value>,
+    /// RFC 9470 §6.2
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acr: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth_time: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     username: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -192,6 +206,8 @@ pub fn access(known: &Known, user: Option<&User>, settings: &Settings) -> Vec<u8
         cnf: known.confirmation.as_ref(),
         authorization_details: known.details.as_ref(),
         act: known.actor.as_ref(),
+        acr: known.acr.as_deref(),
+        auth_time: known.auth_time,
         username: user.map(|u| u.username.as_str()),
         grant: known.grant.as_deref(),
         sid: known.session.as_deref(),
@@ -236,6 +252,8 @@ pub fn refresh(caller: &Client, found: &RefreshFound<'_>, settings: &Settings, n
         cnf: None,
         authorization_details: document.details.as_ref(),
         act: None,
+        acr: None,
+        auth_time: None,
         username: user.map(|u| u.username.as_str()),
         grant: artefact.grant.as_deref(),
         sid: document.session.as_deref(),
@@ -291,5 +309,8 @@ mod tests {
         let expected = serde_json::json!({"active": true, "iss": "https://id", "sub": "u", "client_id": "web", "scope": "read",
             "aud": "https://api", "exp": 100, "iat": 1, "jti": "j", "token_type": "Bearer", "grant": "g", "seq": 5});
         assert_eq!(told, expected);
+        let stepped = Known { acr: Some(crate::acr::TWO.into()), auth_time: Some(1), ..known() };
+        let told: serde_json::Value = serde_json::from_slice(&access(&stepped, None, &settings)).unwrap();
+        assert_eq!((&told["acr"], &told["auth_time"]), (&serde_json::json!(crate::acr::TWO), &serde_json::json!(1)));
     }
 }

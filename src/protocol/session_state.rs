@@ -10,8 +10,14 @@ use crate::{Profile, Settings};
 
 /// Domain of the MACs.
 const DOMAIN: &str = "browser_state";
-/// Characters of the salt.
+/// Octets of the random part of a salt.
 const SALT: usize = 16;
+/// Domain of the marks by which a salt of ours is known again, and their length in characters.
+const MARK: (&str, usize) = ("session_state", 22);
+/// Domain of the references in the cookie for clients of other sites.
+const REFERENCE: &str = "session_reference";
+/// What that cookie says after a logout.
+pub const ENDED: &str = "ended";
 /// Longest `session_state` looked at.
 const LONGEST: usize = 128;
 
@@ -31,8 +37,37 @@ pub fn origin(uri: &str) -> Option<String> {
 /// A new `session_state` for a client at a redirect URI.
 #[must_use]
 pub fn of(client_id: &str, redirect_uri: &str, session: &str, mac: &MacKey, entropy: &dyn Entropy) -> Option<String> {
-    let salt = id::random_text(entropy, SALT);
-    Some(calculate(client_id, &origin(redirect_uri)?, &browser_state(mac, session), &salt))
+    let (origin, random) = (origin(redirect_uri)?, id::random_text(entropy, SALT));
+    let salt = format!("{random}{}", mark(client_id, &origin, &random, mac));
+    Some(calculate(client_id, &origin, &browser_state(mac, session), &salt))
+}
+
+fn mark(client_id: &str, origin: &str, random: &str, mac: &MacKey) -> String {
+    let (domain, length) = MARK;
+    let mut text = b64::encode(&mac.mac(domain, format!("{client_id} {origin} {random}").as_bytes()));
+    text.truncate(length);
+    text
+}
+
+/// Whether this server gave a client at that origin such a state, in whichever browser.
+#[must_use]
+pub fn genuine(client_id: &str, origin: &str, told: &str, mac: &MacKey) -> bool {
+    let salt = told.split_once('.').map(|(_, salt)| salt).filter(|_| told.len() <= LONGEST);
+    let parts = salt.and_then(|salt| salt.split_at_checked(salt.len().checked_sub(MARK.1)?));
+    parts.is_some_and(|(random, given)| hash::eq(mark(client_id, origin, random, mac).as_bytes(), given.as_bytes()))
+}
+
+/// What the cookie for clients of other sites says of a session: which one it is, and that we said so. It opens nothing.
+#[must_use]
+pub fn reference(session: &str, mac: &MacKey) -> String {
+    format!("{session}.{}", b64::encode(&mac.mac(REFERENCE, session.as_bytes())))
+}
+
+/// The session that such a cookie refers to.
+#[must_use]
+pub fn referred<'a>(value: &'a str, mac: &MacKey) -> Option<&'a str> {
+    let (session, _) = value.rsplit_once('.').filter(|_| value.len() <= LONGEST)?;
+    hash::eq(reference(session, mac).as_bytes(), value.as_bytes()).then_some(session)
 }
 
 fn calculate(client_id: &str, origin: &str, state: &str, salt: &str) -> String {
@@ -77,6 +112,12 @@ pub fn offered(settings: &Settings) -> bool {
     settings.profile != Profile::Fapi2
 }
 
+/// Whether clients of other sites may ask too: only a Secure cookie is sent along from there.
+#[must_use]
+pub fn across_sites(settings: &Settings) -> bool {
+    offered(settings) && settings.cross_site_session_state && settings.issuer.starts_with("https://")
+}
+
 /// What a deployment says of it (§3.3).
 pub(crate) fn feature(settings: &Settings, members: &mut Map<String, Value>) {
     if !offered(settings) {
@@ -112,5 +153,34 @@ mod tests {
             assert_eq!(super::check("web", "https://rp", bad, Some("sid"), &mac), Verdict::Error, "{bad}");
         }
         assert_eq!(of("web", "com.example:/cb", "sid", &mac, &Fixed), None);
+        assert!(genuine("web", "https://rp.example.com", &told, &mac));
+        for (client, origin, told) in [
+            ("other", "https://rp.example.com", told.as_str()),
+            ("web", "https://evil.example.com", &told),
+            ("web", "https://rp.example.com", &told[..told.len() - 1]),
+            ("web", "https://rp.example.com", "x.y"),
+            ("web", "https://rp.example.com", ""),
+        ] {
+            assert!(!genuine(client, origin, told, &mac), "{client} {origin} {told}");
+        }
+    }
+
+    #[test]
+    fn a_reference_is_ours_and_only_to_its_session() {
+        let mac = MacKey::new([1; 32]);
+        let value = reference("sid", &mac);
+        assert_eq!(referred(&value, &mac), Some("sid"));
+        assert_eq!(referred(&value, &MacKey::new([2; 32])), None);
+        for forged in [value.replacen("sid", "sie", 1), "sid".into(), "sid.".into(), ENDED.into(), String::new(), "x".repeat(5000)] {
+            assert_eq!(referred(&forged, &mac), None, "{forged}");
+        }
+    }
+
+    #[test]
+    fn other_sites_are_answered_behind_https_if_that_was_chosen() {
+        let chosen = |issuer: &str, profile| Settings { cross_site_session_state: true, profile, ..Settings::for_issuer(issuer) };
+        assert!(across_sites(&chosen("https://id", Profile::Standard)));
+        assert!(!across_sites(&chosen("http://127.0.0.1", Profile::Standard)) && !across_sites(&chosen("https://id", Profile::Fapi2)));
+        assert!(!across_sites(&Settings::for_issuer("https://id")));
     }
 }

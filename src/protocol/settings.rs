@@ -42,6 +42,8 @@ pub struct Settings {
     pub mtls: bool,
     /// Whether ML-DSA-65 keys sign beside the classical ones (RFC 9964).
     pub post_quantum: bool,
+    /// Whether clients of other sites may ask for the state of the login too, by a cookie of its own.
+    pub cross_site_session_state: bool,
 }
 
 /// The set of rules a deployment lives by.
@@ -104,6 +106,7 @@ impl Settings {
             mtls_origin: None,
             mtls: false,
             post_quantum: false,
+            cross_site_session_state: false,
         }
     }
 

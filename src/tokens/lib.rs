@@ -4,6 +4,7 @@
 //! [`jws`] (the strict reading of a signed token), [`access`] (what makes an access token believable), [`keyring`]
 //! (the life of signing keys) and [`seal`] (secrets at rest).
 pub mod access;
+pub mod acr;
 pub mod alg;
 pub mod b64;
 pub mod certificate;

@@ -26,16 +26,7 @@ impl Cookie {
     /// Its value in a request. Several of that name mean that somebody else set one: none is believed.
     #[must_use]
     pub fn read(self, headers: &HeaderMap) -> Option<&str> {
-        let mut found = headers
-            .get_all(COOKIE)
-            .iter()
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='))
-            .filter(|(name, _)| *name == self.name())
-            .map(|(_, value)| value);
-        let first = found.next()?;
-        found.next().is_none().then_some(first)
+        only(headers, self.name())
     }
 
     /// The tickets in a request: what waiting requests of a browser without a session are bound to. Each has a cookie of its own, so
@@ -76,6 +67,35 @@ impl Cookie {
     fn line(self, value: &str, age: &str) -> Option<HeaderValue> {
         let secure = if self.secure { "; Secure" } else { "" };
         HeaderValue::try_from(format!("{}={value}; Path=/; HttpOnly; SameSite=Lax{secure}{age}", self.name())).ok()
+    }
+}
+
+/// The one cookie of that name. Several mean that somebody else set one: none is believed.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let mut found = pairs.filter(|(given, _)| *given == name).map(|(_, value)| value);
+    let first = found.next()?;
+    found.next().is_none().then_some(first)
+}
+
+/// The cookie that clients of other sites are answered by, where that was chosen (OpenID Connect Session Management 1.0 §3.2): the only one
+/// a browser sends along from another site. It is worth the state of a login and nothing else.
+pub mod elsewhere {
+    use http::{HeaderMap, HeaderValue};
+
+    const NAME: &str = "__Host-doorward-state";
+
+    /// Its value in a request.
+    #[must_use]
+    pub fn read(headers: &HeaderMap) -> Option<&str> {
+        super::only(headers, NAME)
+    }
+
+    /// `Set-Cookie` with a value.
+    #[must_use]
+    pub fn set(value: &str) -> Option<HeaderValue> {
+        HeaderValue::try_from(format!("{NAME}={value}; Path=/; HttpOnly; SameSite=None; Secure")).ok()
     }
 }
 

@@ -302,8 +302,8 @@ pub fn finish(app: &App, result: Result<Response, Refused>) -> Response {
 
 /// Adds the cookie that belongs to an answer.
 #[must_use]
-pub fn with_cookie(mut response: Response, cookie: Option<HeaderValue>) -> Response {
-    if let Some(cookie) = cookie {
+pub fn with_cookie(mut response: Response, cookies: impl IntoIterator<Item = HeaderValue>) -> Response {
+    for cookie in cookies {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     response

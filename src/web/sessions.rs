@@ -14,16 +14,20 @@ use async_trait::async_trait;
 use http::{HeaderMap, HeaderValue};
 use ledger::{Artefact, ArtefactKind, Change, Session as SignOn, Step, Store, StoreError};
 use parking_lot::Mutex;
+use protocol::session_state;
 use serde_json::Value;
 use time::OffsetDateTime;
-use tokens::{Clock, Entropy, hash, id};
+use tokens::{Clock, Entropy, hash, id, secret::MacKey};
 use tower_sessions::{
     Expiry, Session, SessionStore,
     session::{Id, Record},
     session_store,
 };
 
-use crate::{App, cookies::Cookie};
+use crate::{
+    App,
+    cookies::{Cookie, elsewhere},
+};
 
 /// Which single sign-on session the browser is in.
 const SIGN_ON: &str = "sid";
@@ -108,6 +112,41 @@ pub struct Browser {
     cookie: Cookie,
     presented: bool,
     tickets: Vec<String>,
+    elsewhere: Option<Elsewhere>,
+}
+
+/// What clients of other sites are answered by, where that was chosen.
+struct Elsewhere {
+    mac: MacKey,
+    /// The cookie's value in the request.
+    presented: Option<String>,
+    /// Its value from now on.
+    next: Mutex<Option<String>>,
+}
+
+impl Elsewhere {
+    fn of(app: &App, headers: &HeaderMap) -> Option<Self> {
+        session_state::across_sites(&app.settings).then(|| Self {
+            mac: app.mac.clone(),
+            presented: elsewhere::read(headers).map(str::to_owned),
+            next: Mutex::new(None),
+        })
+    }
+
+    fn say(&self, value: String) {
+        *self.next.lock() = (self.presented.as_ref() != Some(&value)).then_some(value);
+    }
+}
+
+/// What is known of a browser's login where its own cookie may not come along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// The session it is in.
+    In(String),
+    /// It was in one.
+    Out,
+    /// Nothing: nobody logged in here, or the browser keeps such cookies to itself.
+    Nothing,
 }
 
 fn away(error: tower_sessions::session::Error) -> StoreError {
@@ -133,7 +172,8 @@ impl Browser {
         });
         let known: Option<Id> = presented.and_then(|value| value.parse().ok());
         let session = Session::new(known, Arc::clone(&rows), None);
-        Self { session, rows, cookie, presented: presented.is_some(), tickets: cookie.tickets(headers) }
+        let elsewhere = Elsewhere::of(app, headers);
+        Self { session, rows, cookie, presented: presented.is_some(), tickets: cookie.tickets(headers), elsewhere }
     }
 
     async fn text(&self, name: &str) -> Result<Option<String>, StoreError> {
@@ -188,8 +228,27 @@ impl Browser {
     /// The live single sign-on session this browser is in.
     pub async fn sign_on(&self) -> Result<Option<SignOn>, StoreError> {
         let Some(sid) = self.text(SIGN_ON).await? else { return Ok(None) };
+        let found = self.live(&sid).await?;
+        if let (Some(elsewhere), Some(session)) = (&self.elsewhere, &found) {
+            elsewhere.say(session_state::reference(&session.id, &elsewhere.mac));
+        }
+        Ok(found)
+    }
+
+    async fn live(&self, sid: &str) -> Result<Option<SignOn>, StoreError> {
         let now = self.rows.clock.now();
-        Ok(self.rows.store.session(&sid).await?.filter(|s| s.ended_at.is_none() && s.expires_at > now))
+        Ok(self.rows.store.session(sid).await?.filter(|s| s.ended_at.is_none() && s.expires_at > now))
+    }
+
+    /// What the cookie for clients of other sites tells of the login; nothing where that was not chosen.
+    pub async fn seen(&self) -> Result<Seen, StoreError> {
+        let Some(elsewhere) = &self.elsewhere else { return Ok(Seen::Nothing) };
+        let Some(value) = &elsewhere.presented else { return Ok(Seen::Nothing) };
+        match session_state::referred(value, &elsewhere.mac) {
+            Some(sid) => Ok(self.live(sid).await?.map_or(Seen::Out, |session| Seen::In(session.id))),
+            None if value == session_state::ENDED => Ok(Seen::Out),
+            None => Ok(Seen::Nothing),
+        }
     }
 
     /// Puts the browser into a session. Its cookie changes: one that somebody planted before is worth nothing.
@@ -198,16 +257,22 @@ impl Browser {
         self.session.cycle_id().await.map_err(away)?;
         self.session.insert_value(SIGN_ON, Value::String(session.id.clone())).await.map_err(away)?;
         self.live_until(session.expires_at);
+        if let Some(elsewhere) = &self.elsewhere {
+            elsewhere.say(session_state::reference(&session.id, &elsewhere.mac));
+        }
         Ok(())
     }
 
     /// Forgets the browser: row and cookie go.
     pub async fn sign_out(&self) -> Result<(), StoreError> {
+        if let Some(elsewhere) = &self.elsewhere {
+            elsewhere.say(session_state::ENDED.to_owned());
+        }
         self.session.flush().await.map_err(away)
     }
 
-    /// Adds what changed in the browser's session to a change, and says which `Set-Cookie` belongs to it.
-    pub async fn seal(&self, change: Change) -> Result<(Change, Option<HeaderValue>), StoreError> {
+    /// Adds what changed in the browser's session to a change, and says which `Set-Cookie` lines belong to it.
+    pub async fn seal(&self, change: Change) -> Result<(Change, Vec<HeaderValue>), StoreError> {
         let empty = self.session.is_empty().await;
         if self.session.is_modified() && !empty {
             self.session.save().await.map_err(away)?;
@@ -218,6 +283,8 @@ impl Browser {
             None if self.presented && empty => self.cookie.remove(),
             _ => None,
         };
-        Ok((Change { steps: change.steps.into_iter().chain(steps).collect(), events: change.events }, cookie))
+        let state = self.elsewhere.as_ref().and_then(|e| e.next.lock().take()).and_then(|value| elsewhere::set(&value));
+        let cookies = cookie.into_iter().chain(state).collect();
+        Ok((Change { steps: change.steps.into_iter().chain(steps).collect(), events: change.events }, cookies))
     }
 }

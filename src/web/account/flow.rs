@@ -191,7 +191,7 @@ impl Walk<'_> {
 
     /// Commits what has gathered, the interaction's end and the browser's session with it. An account that is not as it was proved is
     /// [`Refused::changed`].
-    async fn commit(&mut self) -> Result<Result<Option<HeaderValue>, Stopped>, Refused> {
+    async fn commit(&mut self) -> Result<Result<Vec<HeaderValue>, Stopped>, Refused> {
         let gathered = std::mem::take(&mut self.change);
         let first = self.open.map_or_else(Change::new, |open| Change::new().step(open.consume(self.app)));
         let (change, cookie) = self.browser.seal(first.and(gathered)).await?;
