@@ -49,3 +49,13 @@ fn openid_client_goes_every_other_way() {
             ],
         );
 }
+
+#[test]
+fn openid_client_reads_answers_that_carry_an_id_token() {
+    let Some(script) = script::node("openid_client_front.mjs") else { return };
+    let stage = Stage::start(|house| {
+        house.text("server.profile", "oidc-dynamic").set("registration.open", "true");
+    });
+    let steps = ["id_token fragment", "id_token form_post", "code id_token fragment", "code id_token form_post", "refused"];
+    script.goes(&stage, &steps);
+}

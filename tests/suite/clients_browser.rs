@@ -11,18 +11,22 @@ use crate::kit::{House, Server, Upstream, services, standard, wait_until};
 
 const PAGE: &str = include_str!("../clients/oidc_client_ts.html");
 
-/// A server that knows the page's client.
-fn start() -> (Server, Upstream) {
+/// A server, and the pages of a client that it knows.
+fn start(library: String) -> (Server, Site, Upstream) {
     let (upstream, house) = (Upstream::start(), House::new());
+    let (html, page) = ("text/html; charset=utf-8", PAGE.replace("@ISSUER@", &house.issuer));
+    let mut files: Vec<_> = ["/", "/cb", "/bye"].map(|path| (path, html, page.clone())).into();
+    files.push(("/oidc-client-ts.js", "text/javascript", library));
+    let site = Site::start(files);
     house.bootstrap();
     let mut seed = standard(&upstream.url());
     seed["clients"].as_array_mut().expect("clients").push(json!({
         "client_id": "tab", "client_name": "A tab", "redirect_uris": ["http://127.0.0.1/cb"], "response_types": ["code"],
-        "post_logout_redirect_uris": ["http://127.0.0.1/bye"], "grant_types": ["authorization_code"], "first_party": true,
+        "post_logout_redirect_uris": [format!("{}/bye", site.url)], "grant_types": ["authorization_code"], "first_party": true,
         "token_endpoint_auth_method": "none", "scope": "openid profile read", "allowed_resources": [API]
     }));
     house.seed(&seed);
-    (house.serve(), upstream)
+    (house.serve(), site, upstream)
 }
 
 fn log_in(chrome: &Chrome) {
@@ -52,15 +56,7 @@ fn oidc_client_ts_watches_a_session_renews_it_silently_and_hears_of_its_end() {
         return services::skip("oidc-client-ts (DOORWARD_TEST_NODE_MODULES)");
     };
     let library = std::fs::read_to_string(format!("{modules}/oidc-client-ts/dist/browser/oidc-client-ts.min.js")).expect("the library");
-    let (server, _upstream) = start();
-    let page = PAGE.replace("@ISSUER@", &server.issuer);
-    let html = "text/html; charset=utf-8";
-    let site = Site::start(vec![
-        ("/", html, page.clone()),
-        ("/cb", html, page.clone()),
-        ("/bye", html, page),
-        ("/oidc-client-ts.js", "text/javascript", library),
-    ]);
+    let (server, site, _upstream) = start(library);
     let chrome = Chrome::start();
     chrome.open(&site.url);
     titled(&chrome, "out");
@@ -90,10 +86,7 @@ fn oidc_client_ts_watches_a_session_renews_it_silently_and_hears_of_its_end() {
     log_in(&chrome);
     wait_until("the frame has said unchanged", soon, || chrome.has("heard-unchanged"));
     chrome.click("leave");
-    wait_until("an answer", soon, || chrome.kind() == "logout" || chrome.title() == "out");
-    if chrome.kind() == "logout" {
-        chrome.click("logout-confirm");
-    }
+    // The ID token of the page's own session is proof enough: nobody is asked.
     titled(&chrome, "out");
     assert!(chrome.url().starts_with(&format!("{}/bye", site.url)), "{}", chrome.url());
     chrome.click("begin");
