@@ -6,6 +6,7 @@ use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use serde_json::{Value, json};
 use url::Url;
 
+use crate::kit::apart::{self, BANK, CIBA, TV};
 use crate::kit::http::{Go, claims, client, jose_header, now, unb64};
 use crate::kit::seed::standard;
 use crate::kit::seed::{HOME, WEB};
@@ -226,4 +227,44 @@ fn of_two_nodes_one_tells() {
     std::thread::sleep(Duration::from_secs(6));
     let sids: std::collections::BTreeSet<String> = rp.seen("/rp/two-nodes").iter().map(|s| text(&claims(&of(s)), "sid")).collect();
     assert_eq!((rp.seen("/rp/two-nodes").len(), sids.len()), (12, 12), "each once");
+}
+
+#[test]
+fn clients_whose_person_answered_elsewhere_are_told_too() {
+    let rp = Upstream::start();
+    let at = rp.url().replace("http://", "");
+    let bank = apart::client(&BANK, &[CIBA], json!({"backchannel_token_delivery_mode": "poll", "client_name": "bank"}));
+    let mut more = apart::devices();
+    more["clients"].as_array_mut().unwrap().push(bank);
+    let allow = |house: &mut House| {
+        house.set("outbound.allow", &format!("[\"{at}\"]"));
+    };
+    let stage = apart::stage(allow, &more);
+    listen(&stage, &rp, "tv", "/told/tv");
+    listen(&stage, &rp, "bank", "/told/bank");
+    let mut person = Visitor::new();
+
+    let begun = apart::begin(&stage, &TV, &[("scope", "openid read")]);
+    let page = apart::asked(&mut person, &stage, &begun, "alice");
+    person.send(&page.press("device-approve")).kind("device");
+    let device = claims(&text(&apart::poll(&stage, &TV, &begun).expect(200).json(), "id_token"));
+
+    let form = [("scope", "openid read"), ("login_hint", "alice")];
+    let begun = stage.post("/bc-authorize", &BANK, &form).expect(200).json();
+    let page = apart::arrive(&mut person, &stage.url("/ciba"), "alice");
+    let html = page.answer.text();
+    let button = html.split("id=\"").find(|rest| rest.starts_with("backchannel-approve-")).expect("a button").split('"').next().unwrap();
+    person.send(&page.press(button)).kind("backchannel");
+    let form = [("grant_type", CIBA), ("auth_req_id", &text(&begun, "auth_req_id"))];
+    let bank = claims(&text(&stage.token(&BANK, &form).expect(200).json(), "id_token"));
+    assert_eq!(bank["sid"], device["sid"], "one session");
+
+    let page = person.open(&stage.url("/logout")).kind("logout");
+    person.send(&page.press("logout-confirm"));
+    for (path, id) in [("/told/tv", &device), ("/told/bank", &bank)] {
+        let told = claims(&token(&rp, path));
+        for member in ["iss", "sub", "aud", "sid"] {
+            assert_eq!(told[member], id[member], "{path} {member}");
+        }
+    }
 }
