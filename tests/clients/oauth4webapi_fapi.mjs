@@ -165,6 +165,16 @@ async function introspect({ client, auth }, token, signed) {
   return told
 }
 
+// What an API tells before it is asked with a token (RFC 9728), found by its challenge.
+if (env.GATEWAY_URL) {
+  const challenge = (await fetch(env.GATEWAY_URL)).headers.get('www-authenticate')
+  const [, at] = challenge.match(/resource_metadata="([^"]+)"/)
+  const resource = new URL(new URL(at).pathname.replace('/.well-known/oauth-protected-resource', ''), at)
+  const told = await oauth.processResourceDiscoveryResponse(resource, await oauth.resourceDiscoveryRequest(resource, insecure))
+  assert.ok(told.authorization_servers.includes(as.issuer) && told.scopes_supported.includes('read'), JSON.stringify(told))
+  ok('resource metadata', resource.href)
+}
+
 const modes = { ES256: ['jwt', 'form_post.jwt'], PS256: ['query.jwt', 'form_post'], EdDSA: ['form_post.jwt', undefined] }
 for (const alg of algs) {
   const [signedMode, otherMode] = modes[alg] ?? modes.EdDSA
@@ -217,6 +227,12 @@ for (const alg of algs) {
   assert.equal((await introspect(rp, moved.access_token, false)).cnf.jkt, await thief.calculateThumbprint())
   if (env.GATEWAY_URL) {
     for (const token of [tokens, renewed, alone]) assert.equal(await call(token.access_token, DPoP), 200)
+    // An API of its own believes the same request (RFC 9068 §4, RFC 9449 §7.1).
+    let sent
+    const catching = (url, options) => fetch((sent = new Request(url, options)))
+    await oauth.protectedResourceRequest(alone.access_token, 'GET', new URL(env.GATEWAY_URL), undefined, undefined, { ...insecure, DPoP, [oauth.customFetch]: catching })
+    const access = await oauth.validateJwtAccessToken(as, sent, env.RESOURCE, { ...insecure, requireDPoP: true })
+    assert.deepEqual([access.client_id, access.scope], [rp.client.client_id, 'read'])
     ok('gateway', alg)
   }
 

@@ -14,7 +14,10 @@ fn goes(profile: &'static str, nonce: bool) {
         .into_iter()
         .flat_map(of)
         .collect();
-    steps.extend(["par ES256 signed request", "par PS256 plain request", "introspection EdDSA signed", "nonce"].map(str::to_owned));
+    steps.extend(
+        ["par ES256 signed request", "par PS256 plain request", "introspection EdDSA signed", "nonce", "resource metadata"]
+            .map(str::to_owned),
+    );
     steps.extend(["jarm ES256 jwt", "jarm PS256 query.jwt", "jarm EdDSA form_post.jwt"].map(str::to_owned));
     let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
     script.with("PROFILE", profile).with("DPOP_NONCE", if nonce { "1" } else { "0" }).goes(&stage, &steps);
