@@ -47,6 +47,11 @@ fn fapi_ciba_id1_ensure_mtls_holder_of_key_required() {
     let (status, begun) = curl(true, &server.url("/bc-authorize"), &["-u", &basic, "--data", "scope=openid%20read&login_hint=alice"]);
     assert_eq!(status, 200, "{begun}");
     let id = text(&serde_json::from_str::<Value>(&begun).expect("JSON"), "auth_req_id");
+    let data = format!("grant_type={CIBA}&auth_req_id={id}");
+    for (certificate, error) in [(false, "invalid_request"), (true, "authorization_pending")] {
+        let (status, said) = curl(certificate, &server.url("/token"), &["-u", &basic, "--data", &data]);
+        assert_eq!((status, said.contains(error)), (400, true), "before anybody answered: {said}");
+    }
     let bearer = format!("Authorization: Bearer {admin}");
     let listener = server.listener("admin").replace("127.0.0.1", "localhost");
     let approve = format!("/admin/v1/backchannel-requests/{id}/approve");
@@ -55,7 +60,6 @@ fn fapi_ciba_id1_ensure_mtls_holder_of_key_required() {
         answered => answered,
     };
     assert_eq!(status, 204, "{said}");
-    let data = format!("grant_type={CIBA}&auth_req_id={id}");
     let (status, said) = curl(false, &server.url("/token"), &["-u", &basic, "--data", &data]);
     assert_eq!((status, said.contains("invalid_request")), (400, true), "{said}");
     let (status, said) = curl(true, &server.url("/token"), &["-u", &basic, "--data", &data]);

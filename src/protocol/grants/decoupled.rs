@@ -292,6 +292,8 @@ pub fn redeem(ctx: &Context<'_>, client: &AuthenticatedClient, flow: &Flow, foun
     if artefact.consumed_at.is_some() {
         return Err(OAuthError::grant("the request was redeemed before").into());
     }
+    // Asked first: a client that proves no key hears so at its first poll.
+    let confirmation = super::bound(ctx, client)?;
     let verdict = match found.verdict {
         Some(verdict) if !verdict.approved => return Err(OAuthError::new(Code::AccessDenied, "the request was denied").into()),
         _ if document.expires_at <= now => return Err(OAuthError::new(Code::ExpiredToken, "the request has expired").into()),
@@ -303,7 +305,6 @@ pub fn redeem(ctx: &Context<'_>, client: &AuthenticatedClient, flow: &Flow, foun
     still_allowed(client.client(), &document.resource, ctx.settings)?;
     let registered = Scope::parse(&client.client().scope)?;
     let scope = Scope::parse(&document.scope)?.only(|token| registered.has(token));
-    let confirmation = super::bound(ctx, client)?;
     let order = Order {
         client: client.client(),
         server: found.behind.server,
