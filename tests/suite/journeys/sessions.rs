@@ -9,6 +9,7 @@ use crate::kit::chrome::{Chrome, installed};
 use crate::kit::http::{Go, claims};
 use crate::kit::seed::{PASSWORD, SPA};
 use crate::kit::visitor::text;
+use crate::kit::authority::certified;
 use crate::kit::{Ask, Stage, Upstream, services, wait_until};
 
 /// A page of the client's own that asks the frame all the time and shows the answer as its title.
@@ -61,6 +62,40 @@ fn a_page_learns_of_the_logout_and_every_client_is_loaded() {
         url::form_urlencoded::parse(heard.target().split_once('?').unwrap().1.as_bytes()).into_owned().collect();
     assert_eq!((query["iss"].as_str(), query["sid"].as_str()), (stage.issuer.as_str(), claims(&id_token)["sid"].as_str().unwrap()));
 
+    chrome.open(&page);
+    wait_until("the login has changed", Duration::from_secs(10), || chrome.title() == "changed");
+}
+
+#[test]
+fn a_page_of_another_site_learns_of_the_logout_too() {
+    if !installed() || !services::has("openssl") {
+        return services::skip("Chromium with chromedriver, openssl");
+    }
+    // The issuer is at https://localhost, the client's page at http://127.0.0.1: another site.
+    let site = Upstream::start();
+    let stage = Stage::start(|house| {
+        certified(house);
+        house.set("server.cross_site_session_state", "true");
+    });
+    let redirect = format!("{}/cb", site.url());
+    let chrome = Chrome::trusting();
+    chrome.open(&Ask::new(&SPA).with("redirect_uri", &redirect).url(&stage));
+    chrome.wait_for_kind("login");
+    chrome.type_in("username", "alice");
+    chrome.type_in("password", PASSWORD);
+    chrome.click("login-submit");
+    chrome.wait_for_kind("consent");
+    chrome.click("consent-approve");
+    let at = Url::parse(&chrome.wait_for_url(&redirect)).unwrap();
+    let got: BTreeMap<String, String> = at.query_pairs().map(|(k, v)| (k.into_owned(), v.into_owned())).collect();
+
+    let page = asking(&site, &stage, &got["session_state"]);
+    chrome.open(&page);
+    wait_until("the login is unchanged", Duration::from_secs(10), || chrome.title() == "unchanged");
+    chrome.open(&stage.url("/logout"));
+    chrome.wait_for_kind("logout");
+    chrome.click("logout-confirm");
+    wait_until("logged out", Duration::from_secs(10), || chrome.has("logged-out"));
     chrome.open(&page);
     wait_until("the login has changed", Duration::from_secs(10), || chrome.title() == "changed");
 }

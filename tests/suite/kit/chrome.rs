@@ -2,7 +2,8 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use thirtyfour::prelude::*;
+use serde_json::json;
+use thirtyfour::{ChromeCapabilities, prelude::*};
 
 use super::http::{RUNTIME, wait_until};
 use super::server::free_port;
@@ -22,6 +23,18 @@ pub fn installed() -> bool {
 
 impl Chrome {
     pub fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// A browser that believes every certificate, and whose person lets sites in frames keep their cookies.
+    pub fn trusting() -> Self {
+        Self::with(|wishes| {
+            wishes.add_arg("--ignore-certificate-errors").expect("an argument");
+            wishes.add_experimental_option("prefs", json!({"profile.cookie_controls_mode": 0})).expect("a preference");
+        })
+    }
+
+    fn with(more: impl FnOnce(&mut ChromeCapabilities)) -> Self {
         let port = free_port();
         let process = Command::new("chromedriver")
             .arg(format!("--port={port}"))
@@ -46,6 +59,7 @@ impl Chrome {
         ] {
             wishes.add_arg(argument).expect("an argument");
         }
+        more(&mut wishes);
         let driver = RUNTIME.block_on(WebDriver::new(format!("http://127.0.0.1:{port}"), wishes)).expect("a browser window");
         Self { driver: Some(driver), process, _profile: profile }
     }
