@@ -15,7 +15,7 @@ use crate::{
     seen::Believed,
     sender::{self, Shown},
     source::{IntrospectError, Introspection},
-    worker::Worker,
+    worker::{Asking, Worker},
 };
 
 /// How long an answer about an opaque token is kept where its route does not say.
@@ -214,10 +214,25 @@ async fn ask(worker: &Worker, token: &str) -> Result<Introspection, IntrospectEr
         worker.asking.borrow_mut().insert(token.into(), asking.clone());
         asking
     });
-    let answer = asking.clone().await;
-    let mut all = worker.asking.borrow_mut();
-    if all.get(token).is_some_and(|other| other.ptr_eq(&asking)) {
-        all.remove(token);
+    let waiting = Waiting { worker, token, asking };
+    waiting.asking.clone().await
+}
+
+/// A request that waits for an answer. A question that is answered, or that nobody waits for any more, is forgotten: it would be polled by
+/// nobody, and hold what it has (a connection to the database) for ever.
+struct Waiting<'a> {
+    worker: &'a Worker,
+    token: &'a str,
+    asking: Asking,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut all = self.worker.asking.borrow_mut();
+        // The map holds one and this request another.
+        let last = || self.asking.peek().is_some() || self.asking.strong_count().is_none_or(|holders| holders <= 2);
+        if all.get(self.token).is_some_and(|other| other.ptr_eq(&self.asking)) && last() {
+            all.remove(self.token);
+        }
     }
-    answer
 }

@@ -32,6 +32,55 @@ async fn what_is_revoked_here_stays_so_whatever_a_node_that_lags_says() {
     assert_eq!(rig.bearer("/api/x", "dwa_new").await, 200);
 }
 
+/// Never answers; knows how many wait for it.
+#[derive(Default)]
+struct Silent(Arc<AtomicUsize>);
+struct Asks(Arc<AtomicUsize>);
+impl Drop for Asks {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+#[async_trait]
+impl Introspect for Silent {
+    async fn introspect(&self, _: &str) -> Result<Introspection, IntrospectError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let _asks = Asks(Arc::clone(&self.0));
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_ends_with_the_last_request_that_waits_for_it() {
+    let rig = Rig::start().await;
+    let silent = Arc::new(Silent::default());
+    let (_gateway, at) = rig.remote(Own { introspect: Arc::clone(&silent) as _, ..rig.gateway.parts().own.clone() }, ISSUER);
+    let ask = async |token: &str| {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        stream.write_all(format!("GET /api/x HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer {token}\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+    };
+    let until = async |count: usize| {
+        let came = timeout(Duration::from_secs(3), async {
+            while silent.0.load(Ordering::SeqCst) != count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        assert!(came.await.is_ok(), "{} instead of {count}", silent.0.load(Ordering::SeqCst));
+    };
+    let mut waiting = Vec::new();
+    for n in 0..8 {
+        waiting.push(ask(&format!("dwa_{n}")).await);
+    }
+    until(8).await;
+    let second = ask("dwa_0").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    waiting.clear();
+    until(1).await;
+    drop(second);
+    until(0).await;
+}
+
 const UPGRADE: &str =
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
