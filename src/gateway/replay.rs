@@ -41,6 +41,8 @@ impl Replays {
             Ok(Outcome::Applied { .. }) => Ok(()),
             Ok(Outcome::Refused(_)) => Err(refused("replayed")),
             Err(error) => {
+                // Not spent: the same proof may come again when storage is back, and if it was written after all the row refuses it.
+                self.here.invalidate(&id);
                 tracing::warn!(target: "gateway", %error, "a proof could not be spent");
                 Err(Refusal::Undecided("replay"))
             }
