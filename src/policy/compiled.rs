@@ -1,9 +1,12 @@
 //! All policies, parsed once, ready to be asked.
+//!
+//! Cedar leaves out a policy that cannot be evaluated (it asks for an attribute that is not there, compares text with a number). Of a
+//! `permit` that is right: it permits nothing. A `forbid` that was left out would let through whoever can make it fail, so here it forbids.
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use cedar_policy::{
-    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy as Rule, PolicyId, PolicySet, Request,
-    RestrictedExpression,
+    AuthorizationError, Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy as Rule,
+    PolicyId, PolicySet, Request, RestrictedExpression,
 };
 use serde_json::{Map, Value, json};
 
@@ -140,9 +143,16 @@ impl Compiled {
             let entities = self.known.clone().upsert_entities(brought, None).map_err(|e| e.to_string())?;
             Authorizer::new().is_authorized(&request, &self.rules, &entities)
         };
+        let forbids = |id: &PolicyId| self.rules.policy(id).is_none_or(|rule| rule.effect() == Effect::Forbid);
+        let erred = |AuthorizationError::PolicyEvaluationError(error): &AuthorizationError| error.policy_id().clone();
+        let in_doubt: Vec<PolicyId> = response.diagnostics().errors().map(erred).filter(forbids).collect();
+        let by: Vec<String> = match in_doubt.as_slice() {
+            [] => response.diagnostics().reason().map(ToString::to_string).collect(),
+            forbidding => forbidding.iter().map(ToString::to_string).collect(),
+        };
         Ok(Verdict {
-            allowed: response.decision() == Decision::Allow,
-            by: response.diagnostics().reason().map(ToString::to_string).collect(),
+            allowed: response.decision() == Decision::Allow && in_doubt.is_empty(),
+            by,
             faults: response.diagnostics().errors().map(ToString::to_string).collect(),
         })
     }
@@ -238,6 +248,27 @@ mod tests {
         assert!(rules.ask(&admin).allowed && !rules.ask(&asked("a", "read")).allowed);
         let unknown = rules.ask(&asked("z", "read"));
         assert!(!unknown.allowed && unknown.faults.len() == 1);
+    }
+
+    #[test]
+    fn a_forbidding_policy_that_cannot_be_evaluated_forbids() {
+        let rules = compiled(
+            r#"permit(principal, action, resource);
+               permit(principal, action, resource) when { principal.nothing };
+               @id("step-up") forbid(principal, action, resource) unless { context.acr == "urn:doorward:acr:2" };
+               @id("old") forbid(principal, action, resource) when { context has auth_time && context.auth_time < 100 };"#,
+            json!([]),
+        );
+        let told = |context: Value| {
+            let verdict = rules.ask(&Question { context: context.as_object().cloned().unwrap_or_default(), ..asked("a", "read") });
+            (verdict.allowed, verdict.by)
+        };
+        let two = "urn:doorward:acr:2";
+        assert_eq!(told(json!({})), (false, vec!["p#step-up".to_owned()]));
+        assert_eq!(told(json!({"acr": two, "auth_time": "yesterday"})), (false, vec!["p#old".to_owned()]));
+        assert!(!told(json!({"acr": two, "auth_time": 99})).0 && !told(json!({"acr": "1"})).0);
+        // A permitting one that cannot be evaluated takes nothing from the others.
+        assert!(told(json!({"acr": two})).0 && told(json!({"acr": two, "auth_time": 100})).0);
     }
 
     #[test]
