@@ -1,7 +1,9 @@
 //! A route's policy: the caller, the request and the route as a question to Cedar.
 //!
 //! The principal is a `User` (a person of this issuer, by `sub`), a `Client` (a machine of this issuer, by `client_id`), a `ForeignUser` (by
-//! `issuer|sub`) or `Anonymous::"anonymous"`; roles and groups are its parents (`Role`, `Group`). The action is the method, the resource the `Route`.
+//! `issuer|sub`, also where this issuer made the token of another one's assertion) or `Anonymous::"anonymous"`; roles and groups are its
+//! parents (`Role`, `Group`). The action is the method, the resource the `Route`. A `forbid` that cannot be evaluated forbids: ask
+//! `context has acr` before `context.acr` where a token may have none.
 use std::{net::IpAddr, sync::Arc};
 
 use policy::{Being, Compiled, Question, Verdict};
@@ -86,9 +88,14 @@ fn principal(who: &Identity) -> Being {
         claims.raw.get(name).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     };
     let mut being = match &who.issuer {
-        // A machine's subject is the client itself (RFC 9068 §2.2).
-        Issuer::Own if claims.grant.is_none() && claims.client_id.as_deref() == Some(&claims.sub) => Being::new("Client", &*claims.sub),
-        Issuer::Own => Being::new("User", &*claims.sub),
+        // Whatever a person of ours stands behind hangs on a grant of theirs.
+        Issuer::Own if claims.grant.is_some() => Being::new("User", &*claims.sub),
+        // Somebody of another issuer, whose assertion became a token of ours.
+        Issuer::Own if claims.client_id.as_deref() != Some(&claims.sub) && claims.sub.contains('|') => {
+            return Being::new("ForeignUser", &*claims.sub);
+        }
+        // A machine's subject is the client itself (RFC 9068 §2.2), also in what another client exchanged of its tokens.
+        Issuer::Own => Being::new("Client", &*claims.sub),
         Issuer::Foreign(issuer) => return Being::new("ForeignUser", format!("{issuer}|{}", claims.sub)),
     };
     let (roles, groups) = (list("roles"), list("groups"));
@@ -131,6 +138,18 @@ mod tests {
         assert!(!allowed(r#"permit(principal == User::"o", action, resource);"#, Some(&foreign), "GET"));
         assert!(!allowed(r#"permit(principal in Role::"operator", action, resource);"#, Some(&foreign), "GET"));
         assert!(allowed(r#"permit(principal == ForeignUser::"https://x|o", action, resource);"#, Some(&foreign), "GET"));
+    }
+
+    #[test]
+    fn whoever_hangs_on_no_grant_is_no_person_of_ours() {
+        let external = identity(json!({"sub": "https://x|o", "client_id": "gw", "aud": "api", "roles": ["operator"]}));
+        let machine = identity(json!({"sub": "alice", "client_id": "gw", "aud": "api"}));
+        for who in [&external, &machine] {
+            assert!(!allowed("permit(principal is User, action, resource);", Some(who), "GET"));
+            assert!(!allowed(r#"permit(principal in Role::"operator", action, resource);"#, Some(who), "GET"));
+        }
+        assert!(allowed(r#"permit(principal == ForeignUser::"https://x|o", action, resource);"#, Some(&external), "GET"));
+        assert!(allowed(r#"permit(principal == Client::"alice", action, resource);"#, Some(&machine), "GET"));
     }
 
     #[test]
