@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 
 use crate::kit::http::{Go, client, random};
-use crate::kit::seed::{API, HOME, MACHINE, route, standard};
+use crate::kit::seed::{API, HOME, Id, MACHINE, PASSWORD, VAULT, route, standard};
+use crate::kit::visitor::text;
 use crate::kit::{Ask, House, Server, Upstream, Visitor};
 
 const PEP: (&str, &str) = ("pep", "pep-secret-5a6b7c8d9e0f1a2b3c4d5e6f70818293");
@@ -19,6 +20,15 @@ const FIXTURE: &str = r#"
     permit(principal in Team::"readers", action == Action::"delete", resource in Shelf::"records")
       when { context.action has soft && context.action.soft == true };
 "#;
+
+/// A client whose tokens are opaque.
+const KEEPER: Id = Id {
+    id: "keeper",
+    secret: "keeper-secret-4b5c6d7e8f90a1b2c3d4e5f60718293a",
+    method: "client_secret_basic",
+    redirect: "https://keeper.example.com/cb",
+    scope: "openid open",
+};
 
 struct Desk {
     server: Server,
@@ -43,6 +53,17 @@ fn desk() -> &'static Desk {
         firmware["policy"] = json!(r#"permit(principal in Role::"viewer", action == Action::"GET", resource == Route::"firmware");
             @id("machines") permit(principal == Client::"machine", action == Action::"POST", resource) when { context.scopes.contains("write") };"#);
         seed["routes"].as_array_mut().unwrap().push(firmware);
+        // The same rule for tokens that say nothing themselves, and what the upstream is told of their people.
+        let mut sealed = route("sealed", "/sealed/", "echo", json!({"accept": ["opaque"], "audience": VAULT, "scopes": ["open"]}));
+        sealed["policy"] = json!(r#"permit(principal is User, action, resource);
+            forbid(principal, action, resource) unless { principal in Role::"viewer" && context.amr.contains("pwd") };"#);
+        sealed["identity"] = json!({"headers": {"X-Roles": "roles", "X-Groups": "groups"}});
+        seed["routes"].as_array_mut().unwrap().push(sealed);
+        seed["clients"].as_array_mut().unwrap().push(json!({
+            "client_id": KEEPER.id, "client_secret": KEEPER.secret, "grant_types": ["authorization_code"], "response_types": ["code"],
+            "token_endpoint_auth_method": KEEPER.method, "redirect_uris": [KEEPER.redirect], "scope": KEEPER.scope,
+            "allowed_resources": [VAULT], "first_party": true,
+        }));
         house.seed(&seed);
         Desk { server: house.serve(), upstream }
     })
@@ -167,7 +188,7 @@ fn authzen_pdp_searches_find_who_which_and_what() {
     let who = json!({"subject": {"type": "user", "id": "stray"}, "action": {"name": "read"}, "resource": {"type": "record", "id": "record-1"}, "page": {"limit": 1}});
     let first = ask("/access/v1/search/subject", &who).expect(200).json();
     assert_eq!(first["results"], json!([{"type": "user", "id": "alice"}]));
-    let mut next = who.clone();
+    let mut next = who;
     next["page"]["token"] = first["page"]["next_token"].clone();
     assert_eq!(ask("/access/v1/search/subject", &next).expect(200).json()["results"], json!([{"type": "user", "id": "bob"}]));
     let which = json!({"subject": {"type": "user", "id": "alice"}, "action": {"name": "write"}, "resource": {"type": "record"}});
@@ -218,4 +239,78 @@ fn a_route_is_judged_by_its_policy_and_the_upstream_sees_nothing_of_a_refusal() 
     assert_eq!(go("POST", &random(), &writer), 200);
     let wrong = json!({"id": "wrong", "match": {"path_prefix": "/wrong/"}, "upstream": "echo", "auth": {"accept": ["jwt"], "audience": API}, "policy": "permit(everybody);"});
     assert_eq!(d.server.admin("POST", "/routes").json(&wrong).go().status, 422);
+}
+
+#[test]
+fn an_opaque_token_meets_the_same_policy_and_tells_the_upstream_the_same() {
+    let d = desk();
+    let token = |name: &str| text(&Visitor::new().tokens(&d.server, &Ask::new(&KEEPER), name), "access_token");
+    let (viewer, other) = (token("alice"), token("bob"));
+    assert!(!viewer.contains('.'), "an opaque token: {viewer}");
+    let go = |mark: &str, token: &str| client().get(d.server.through(&format!("/sealed/{mark}"))).bearer_auth(token).go().status;
+    let (mark, refused) = (random(), random());
+    assert_eq!(go(&mark, &viewer), 200);
+    let seen = d.upstream.only(&mark);
+    let told = |name: &str| seen.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect::<Vec<_>>();
+    assert_eq!((told("x-roles"), told("x-groups")), (vec!["viewer"], vec!["staff"]));
+    assert_eq!(go(&refused, &other), 403);
+    assert!(d.upstream.seen(&refused).is_empty());
+}
+
+#[test]
+fn a_disabled_account_may_nothing_whatever_is_written_for_it() {
+    let s = &desk().server;
+    let cedar = r#"permit(principal == User::"zelda", action == Action::"ring", resource); permit(principal is User, action == Action::"ring", resource == Doc::"bell");"#;
+    let zelda = json!({"username": "zelda", "password": PASSWORD, "name": "Zelda"});
+    let id = s.admin("POST", "/users").json(&zelda).go().expect(201).json()["id"].as_str().unwrap().to_owned();
+    s.admin("POST", "/policies").json(&json!({"id": "bell", "cedar": cedar})).go().expect(201);
+    let asked = json!({"subject": {"type": "User", "id": "zelda"}, "action": {"name": "ring"}, "resource": {"type": "Doc", "id": "bell"}});
+    let by_id = json!({"subject": {"type": "User", "id": id}, "action": {"name": "ring"}, "resource": {"type": "Doc", "id": "bell"}});
+    let found = |kind: &str| ask(&format!("/access/v1/search/{kind}"), &asked).expect(200).json()["results"].as_array().unwrap().len();
+    assert!(allowed(&asked) && allowed(&by_id));
+    assert_eq!((found("subject"), found("action")), (1, 1));
+    s.admin("POST", &format!("/users/{id}/disable")).go();
+    assert!(!allowed(&asked) && !allowed(&by_id));
+    let batch = ask("/access/v1/evaluations", &json!({"evaluations": [asked, by_id]})).expect(200).json();
+    assert_eq!(batch["evaluations"], json!([{"decision": false}, {"decision": false}]));
+    assert_eq!((found("subject"), found("action")), (0, 0));
+}
+
+#[test]
+fn more_than_one_question_is_worth_is_refused() {
+    let mut large = question("alice", "read");
+    large["context"] = json!({"a": vec![1; 20_000]});
+    assert_eq!(ask("/access/v1/evaluation", &large).status, 400);
+    large["context"] = json!({"a": vec![1; 900]});
+    large["evaluations"] = json!(vec![json!({}); 200]);
+    assert_eq!(ask("/access/v1/evaluations", &large).status, 400, "two hundred times the defaults");
+    let small: Vec<Value> = (0..200).map(|n| json!({"context": {"n": n}})).collect();
+    large["context"] = json!({});
+    large["evaluations"] = json!(small);
+    assert_eq!(ask("/access/v1/evaluations", &large).expect(200).json()["evaluations"].as_array().unwrap().len(), 200);
+}
+
+#[test]
+fn nobody_asks_without_end() {
+    let s = &desk().server;
+    let id = "greedy";
+    let secret = "greedy-secret-6a6b7c8d9e0f1a2b3c4d5e6f7081829";
+    let greedy = json!({"client_id": id, "client_secret": secret, "grant_types": ["client_credentials"],
+        "token_endpoint_auth_method": "client_secret_basic", "scope": "doorward.decide"});
+    s.admin("POST", "/clients").json(&greedy).go().expect(201);
+    let body = json!({"resource": {"type": "record", "id": "record-1"}, "action": {"name": "read"}});
+    let limited = (0..1_000)
+        .map(|_| {
+            client()
+                .post(s.url("/access/v1/search/subject"))
+                .basic_auth(id, Some(secret))
+                .json(&json!({
+        "subject": {"type": "ghost"}, "resource": body["resource"], "action": body["action"]}))
+                .go()
+        })
+        .find(|answer| answer.status != 200);
+    let limited = limited.expect("a limit");
+    assert_eq!(limited.status, 429);
+    assert!(!limited.header("retry-after").is_empty());
+    assert!(allowed(&question("alice", "read")), "another client is not concerned");
 }

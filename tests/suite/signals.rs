@@ -264,7 +264,7 @@ fn ssf_transmitter_push_carries_its_credential_repeats_what_failed_and_stays_in_
     *h.ear.status.lock().unwrap() = 202;
     wait_until("it came again", Duration::from_secs(30), || h.ear.sets().len() >= 2);
     let sets = h.ear.sets();
-    assert_eq!(sets[0]["jti"], sets[sets.len() - 1]["jti"], "the same token again");
+    assert_eq!(sets[0]["jti"], sets[1]["jti"], "the same token again");
     let head = h.ear.heard.lock().unwrap()[0].0.to_ascii_lowercase();
     assert!(head.contains("authorization: bearer push-credential") && head.contains("content-type: application/secevent+jwt"), "{head}");
     let (access, _) = login("carol");
@@ -325,4 +325,60 @@ fn a_security_event_token_that_is_not_for_us_is_refused_with_its_reason() {
     assert_eq!(push(&forged).expect(400).json()["err"], "invalid_key");
     let url = s.url("/ssf/receive/nobody");
     assert_eq!(client().post(url).header("content-type", "application/secevent+jwt").body(set(json!({}))).go().status, 404);
+}
+
+#[test]
+fn a_receiver_that_is_disabled_hears_nothing_more_and_one_that_is_deleted_leaves_no_stream() {
+    let (s, r) = (&stage().server, Receiver::new(6));
+    let stream = r.open(json!({"delivery": {"method": POLL}, "events_requested": []}));
+    let (url, token) = (stream["delivery"]["endpoint_url"].as_str().unwrap().to_owned(), r.token.clone());
+    let waiting = std::thread::spawn(move || client().post(url).bearer_auth(token).json(&json!({})).timeout(Duration::from_secs(40)).go());
+    std::thread::sleep(Duration::from_millis(300));
+    let mut receiver = s.admin("GET", "/clients/receiver6").go().expect(200).json();
+    receiver["disabled"] = json!(true);
+    let begun = std::time::Instant::now();
+    s.admin("PUT", "/clients/receiver6").json(&receiver).go().expect(200);
+    assert_eq!(waiting.join().unwrap().status, 401, "a waiting poll ends with its token");
+    assert!(begun.elapsed() < Duration::from_secs(10), "long before it would have ended by itself");
+    s.admin("DELETE", "/clients/receiver6").go().expect(204);
+    let again = json!({"client_id": "receiver6", "client_secret": SECRET, "grant_types": ["client_credentials"],
+        "token_endpoint_auth_method": "client_secret_basic", "scope": "doorward.signals"});
+    wait_until("its stream is gone", Duration::from_secs(15), || {
+        s.admin("GET", "/events?limit=500&kind=signals.stream").go().text().contains("receiver6") && {
+            s.admin("POST", "/clients").json(&again).go();
+            let heirs = Receiver::new(6).ask("GET", "/ssf/streams", None).expect(200).json();
+            heirs == json!([])
+        }
+    });
+}
+
+#[test]
+fn a_receiver_that_does_not_answer_holds_up_nobody_else() {
+    let (h, r) = (stage(), Receiver::new(7));
+    let tarpit = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tarpit.local_addr().unwrap().to_string();
+    // Not allow-listed: every try fails at once; the other stream goes on meanwhile.
+    r.open(json!({"delivery": {"method": PUSH, "endpoint_url": format!("http://{address}/"), "authorization_header": "Bearer x"}}));
+    let (access, _) = login("bob");
+    h.server.revoke(&HOME, &access);
+    let watcher = Receiver::new(1);
+    let stream = watcher.open(json!({"delivery": {"method": POLL}}));
+    let (access, _) = login("bob");
+    h.server.revoke(&HOME, &access);
+    assert!(!of(&watcher.take(&stream), SESSION_REVOKED).is_empty());
+    assert!(tarpit.set_nonblocking(true).is_ok() && tarpit.accept().is_err(), "nobody called an address that is not allowed");
+}
+
+#[test]
+fn verification_may_be_asked_for_now_and_then() {
+    let r = Receiver::new(0);
+    let made = r.ask("POST", "/ssf/streams", Some(json!({"delivery": {"method": POLL}})));
+    let id = if made.status == 201 {
+        made.json()["stream_id"].clone()
+    } else {
+        r.ask("GET", "/ssf/streams", None).json()[0]["stream_id"].clone()
+    };
+    let statuses: Vec<u16> = (0..20).map(|_| r.ask("POST", "/ssf/verify", Some(json!({"stream_id": id}))).status).collect();
+    assert!(statuses.contains(&429), "{statuses:?}");
+    r.ask("DELETE", &format!("/ssf/streams?stream_id={}", id.as_str().unwrap()), None);
 }

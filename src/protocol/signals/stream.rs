@@ -205,7 +205,7 @@ impl Stream {
             "stream_id": self.id, "iss": settings.issuer, "aud": self.aud,
             "delivery": {"method": self.delivery.method, "endpoint_url": endpoint},
             "events_supported": SUPPORTED, "events_requested": self.events_requested, "events_delivered": delivered,
-            "min_verification_interval": 0,
+            "min_verification_interval": 5,
         });
         if let (Some(description), Some(members)) = (&self.description, shown.as_object_mut()) {
             members.insert("description".into(), description.as_str().into());

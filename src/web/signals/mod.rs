@@ -5,6 +5,8 @@ pub mod push;
 pub(crate) mod receive;
 pub(crate) mod streams;
 
+use std::collections::HashMap;
+
 use axum::{
     body::Body,
     response::{IntoResponse, Response},
@@ -12,8 +14,9 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use ledger::{Change, Committed, Event, EventKind, Listener, NewEvent, ObjectKind, Outcome, Step, StoreError};
+use parking_lot::Mutex;
 use protocol::{
-    OAuthError,
+    Code, OAuthError,
     signals::{
         self,
         event::{self, Signal},
@@ -23,6 +26,7 @@ use protocol::{
 use serde_json::{Map, Value};
 use tokens::seal::Kek;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     App, credential,
@@ -36,12 +40,36 @@ const AUTHORIZATION: &str = "authorization";
 const PAGE: u32 = 500;
 /// Ledger events looked at for one answer.
 const LOOK: usize = 5_000;
+/// How far the position may lag behind what was looked at before that is written down.
+const LAG: u64 = 1_000;
 /// How often a change of a stream is made anew when somebody else was first.
 const TRIES: usize = 5;
 
 /// Rings when something happened that a receiver may want to hear of.
 #[derive(Default)]
-pub(crate) struct Happened(pub(crate) Notify);
+pub(crate) struct Happened {
+    pub(crate) bell: Notify,
+    /// The one poll of each stream that waits: a later one sends the earlier home.
+    waiting: Mutex<HashMap<String, CancellationToken>>,
+}
+
+impl Happened {
+    /// Begins to wait in a stream's name; whoever waited before is told to go.
+    fn wait(&self, stream: &str) -> CancellationToken {
+        let own = CancellationToken::new();
+        if let Some(earlier) = self.waiting.lock().insert(stream.to_owned(), own.clone()) {
+            earlier.cancel();
+        }
+        own
+    }
+
+    /// Waits no more.
+    fn gone(&self, stream: &str, own: &CancellationToken) {
+        if !own.is_cancelled() {
+            self.waiting.lock().remove(stream);
+        }
+    }
+}
 
 impl Listener for Happened {
     fn committed(&self, batch: &Committed) {
@@ -57,7 +85,7 @@ impl Listener for Happened {
             EventKind::StreamChanged,
         ];
         if batch.events.iter().any(|e| KINDS.iter().any(|kind| kind.as_str() == e.kind)) {
-            self.0.notify_waiters();
+            self.bell.notify_waiters();
         }
     }
 }
@@ -90,7 +118,27 @@ impl IntoResponse for Refused {
 /// The receiver: whose token it is.
 async fn receiver(app: &App, parts: &Parts) -> Result<String, Refused> {
     let seen = credential::demand(app, credential::bearer(&parts.headers)?, signals::SCOPE).await?;
+    if entitled(app, &seen.known.client_id).await? != Entitled::Yes {
+        return Err(OAuthError::new(Code::InsufficientScope, "this client may not hear of what happens here").into());
+    }
     Ok(seen.known.client_id.clone())
+}
+
+/// Whether a client may hear of what happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entitled {
+    Yes,
+    /// It is disabled, has lost the scope, or must not know who people are elsewhere (OpenID Connect Core §8.1).
+    No,
+    /// There is no such client.
+    Gone,
+}
+
+async fn entitled(app: &App, client_id: &str) -> Result<Entitled, StoreError> {
+    let Some(known) = app.catalog.client(client_id).await? else { return Ok(Entitled::Gone) };
+    let client = &known.client;
+    let may = !client.disabled && known.scope.has(signals::SCOPE) && client.subject_type.as_deref() != Some("pairwise");
+    Ok(if may { Entitled::Yes } else { Entitled::No })
 }
 
 /// The JSON object of a request's body; an empty body is an empty object.

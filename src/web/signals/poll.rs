@@ -5,7 +5,7 @@ use axum::{
     extract::{Path, Request, State},
     response::{IntoResponse, Response},
 };
-use http::StatusCode;
+use http::{StatusCode, request::Parts};
 use ledger::EventKind;
 use protocol::signals::{
     POLL,
@@ -13,13 +13,13 @@ use protocol::signals::{
     stream::{Malformed, Status},
 };
 
-use super::{Due, Held, Refused, about, due, object, receiver, revise, told};
+use super::{Due, Held, LAG, Refused, about, due, object, receiver, revise, told};
+use tokio_util::sync::CancellationToken;
+
 use crate::App;
 
 /// How long a poll waits for something to happen.
 const PATIENCE: Duration = Duration::from_secs(25);
-/// How far the position may lag behind what was looked at before that is written down.
-const LAG: u64 = 1_000;
 
 /// `POST /ssf/poll/{stream}`
 pub(crate) async fn post(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request) -> Response {
@@ -37,24 +37,37 @@ async fn serve(app: &App, id: &str, request: Request) -> Result<Response, Refuse
     if !poll.acks.is_empty() || !poll.errors.is_empty() {
         take(app, &client_id, id, &poll).await?;
     }
+    let turn = (!poll.at_once && poll.most > 0).then(|| app.happened.wait(id));
+    let answer = wait(app, &parts, &client_id, id, &poll, turn.as_ref()).await;
+    if let Some(turn) = &turn {
+        app.happened.gone(id, turn);
+    }
+    let found = answer?;
+    let sent = u64::try_from(found.tokens.len()).unwrap_or_default();
+    metrics::counter!("signals_delivered_total", "method" => "poll", "outcome" => "sent").increment(sent);
+    Ok(told(StatusCode::OK, &poll::answer(found.tokens, found.more)))
+}
+
+/// Looks, and unless the receiver is in a hurry looks again whenever something happens, for as long as its token is good.
+async fn wait(app: &App, parts: &Parts, client_id: &str, id: &str, poll: &Poll, turn: Option<&CancellationToken>) -> Result<Due, Refused> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
+    let nothing = || Due { tokens: Vec::new(), places: Vec::new(), seen: 0, more: false };
     loop {
         // Before looking: what happens after that rings.
-        let happened = app.happened.0.notified();
-        let mut happened = std::pin::pin!(happened);
+        let (happened, revoked) = (app.happened.bell.notified(), app.committed.notified());
+        let (mut happened, mut revoked) = (std::pin::pin!(happened), std::pin::pin!(revoked));
         happened.as_mut().enable();
-        let found = look(app, &client_id, id, poll.most).await?;
-        let nothing = found.tokens.is_empty() && !found.more;
-        if !nothing || poll.at_once || poll.most == 0 {
-            metrics::counter!("signals_delivered_total", "method" => "poll", "outcome" => "sent")
-                .increment(u64::try_from(found.tokens.len()).unwrap_or_default());
-            return Ok(told(StatusCode::OK, &poll::answer(found.tokens, found.more)));
-        }
+        revoked.as_mut().enable();
+        let found = look(app, client_id, id, poll.most).await?;
+        let Some(turn) = turn.filter(|_| found.tokens.is_empty() && !found.more) else { return Ok(found) };
         tokio::select! {
             () = happened => {}
-            () = app.closing.cancelled() => return Ok(told(StatusCode::OK, &poll::answer(Vec::new(), false))),
-            () = tokio::time::sleep_until(deadline) => return Ok(told(StatusCode::OK, &poll::answer(Vec::new(), false))),
+            () = revoked => {}
+            () = turn.cancelled() => return Ok(nothing()),
+            () = app.closing.cancelled() => return Ok(nothing()),
+            () = tokio::time::sleep_until(deadline) => return Ok(nothing()),
         }
+        receiver(app, parts).await?;
     }
 }
 

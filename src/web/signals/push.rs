@@ -1,5 +1,6 @@
 //! Pushes to receivers (RFC 8935). Nothing is queued: a stream is a position in the ledger, and the next look finds what is due.
 use std::{
+    collections::HashSet,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -10,10 +11,11 @@ use ledger::{Artefact, ArtefactKind, Change, EventKind, ObjectKind, Step, StoreE
 use outbound::Call;
 use protocol::signals::{
     PUSH,
-    stream::{Status, Stream},
+    stream::{Special, Status, Stream},
 };
+use tokio::task::JoinSet;
 
-use super::{AUTHORIZATION, Held, about, due, kek};
+use super::{AUTHORIZATION, Entitled, Held, LAG, about, due, entitled, kek};
 use crate::App;
 
 /// Tokens pushed one after the other before the stream's position is written down.
@@ -28,18 +30,21 @@ const CLAIM: i64 = 120;
 const SLOWEST: i64 = 300;
 /// After so many failures in a row (about a day) the stream is paused.
 const PATIENCE: u32 = 300;
+/// Streams served at once.
+const AT_ONCE: usize = 64;
 /// Streams looked at once.
 const PAGE: u32 = 200;
 
 /// Pushes until the server is dropped or closes.
 pub async fn run(app: Weak<App>) {
     let Some((closing, happened)) = app.upgrade().map(|app| (app.closing.clone(), Arc::clone(&app.happened))) else { return };
+    let mut pushing = Pushing::default();
     loop {
-        let rung = happened.0.notified();
+        let rung = happened.bell.notified();
         let mut rung = std::pin::pin!(rung);
         rung.as_mut().enable();
         let Some(strong) = app.upgrade() else { return };
-        if let Err(error) = look(&strong).await {
+        if let Err(error) = pushing.look(&strong).await {
             tracing::warn!(target: "signals", %error, "streams could not be looked at; trying again");
         }
         drop(strong);
@@ -47,71 +52,120 @@ pub async fn run(app: Weak<App>) {
         tokio::select! {
             () = closing.cancelled() => return,
             () = rung => {}
+            () = pushing.one_done() => {}
             () = tokio::time::sleep(EVERY) => {}
         }
     }
 }
 
-/// Serves every pushed stream that has something due.
-async fn look(app: &Arc<App>) -> Result<(), StoreError> {
-    let mut after = None;
-    let mut tasks = tokio::task::JoinSet::new();
-    loop {
-        let page = app.store.objects(ObjectKind::SignalStream, after.as_deref(), PAGE).await?;
-        for object in page.items {
-            let held = Held::of(object)?;
-            let stream = &held.stream;
-            if stream.delivery.method == PUSH && stream.status == Status::Enabled && stream.retry_at <= app.clock.now() {
-                let app = Arc::clone(app);
-                tasks.spawn(async move {
-                    if let Err(error) = serve(&app, held).await {
-                        tracing::warn!(target: "signals", %error, "a stream could not be served; trying again");
-                    }
-                });
-            }
-        }
-        after = page.next;
-        if after.is_none() {
-            break;
-        }
-    }
-    while tasks.join_next().await.is_some() {}
-    Ok(())
+/// The streams that are being served: a slow receiver holds up nobody but itself.
+#[derive(Default)]
+struct Pushing {
+    tasks: JoinSet<(String, bool)>,
+    now: HashSet<String>,
 }
 
-/// Pushes what is due on one stream, in order, until something does not arrive.
-async fn serve(app: &App, mut held: Held) -> Result<(), StoreError> {
-    let mut claimed = false;
-    loop {
-        let found = match due(app, &held.stream, BATCH).await {
-            Ok(found) => found,
-            Err(crate::reply::Failed::Store(error)) => return Err(error),
-            Err(_) => return Err(StoreError::Unavailable("no key signs security event tokens".into())),
-        };
-        if found.tokens.is_empty() && !found.more {
-            // Nothing to say: the position is written down only when it saves much looking.
-            return Ok(());
-        }
-        if !claimed && !claim(app, &held).await? {
-            return Ok(());
-        }
-        claimed = true;
-        let mut arrived = true;
-        for (jti, token) in &found.tokens {
-            arrived = push(app, &held.stream, token).await?;
-            if !arrived {
-                break;
+impl Pushing {
+    /// Ends when a stream has been served that had more to be pushed than one turn; never, if there is none.
+    async fn one_done(&mut self) {
+        while let Some(done) = self.tasks.join_next().await {
+            if self.done(done.ok().as_ref()) {
+                return;
             }
-            held.stream.acknowledge(jti);
         }
-        held.stream.settle(&found.places, found.seen);
-        let told = if arrived { rested(&mut held.stream) } else { failed(app, &mut held.stream) };
-        let kept = held.keep(app, told.then(|| about(app, EventKind::StreamPaused, &held.stream))).await?;
-        if !arrived || !kept || !found.more {
+        std::future::pending::<()>().await;
+    }
+
+    fn done(&mut self, done: Option<&(String, bool)>) -> bool {
+        let more = done.is_some_and(|(_, more)| *more);
+        self.now.retain(|id| done.is_none_or(|(served, _)| served != id));
+        if self.tasks.is_empty() {
+            // Those whose task broke off may be served again.
+            self.now.clear();
+        }
+        more
+    }
+
+    /// Begins to serve every pushed stream that is not being served. Streams of clients that are gone are closed.
+    async fn look(&mut self, app: &Arc<App>) -> Result<(), StoreError> {
+        while let Some(done) = self.tasks.try_join_next() {
+            self.done(done.ok().as_ref());
+        }
+        let mut after = None;
+        loop {
+            let page = app.store.objects(ObjectKind::SignalStream, after.as_deref(), PAGE).await?;
+            for object in page.items {
+                let id = object.id.clone();
+                match Held::of(object) {
+                    Ok(held) => self.begin(app, held).await?,
+                    Err(error) => tracing::error!(target: "signals", stream = id, %error, "a stream cannot be read"),
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn begin(&mut self, app: &Arc<App>, held: Held) -> Result<(), StoreError> {
+        let stream = &held.stream;
+        match entitled(app, &stream.client_id).await? {
+            Entitled::Yes => {}
+            Entitled::No => return Ok(()),
+            Entitled::Gone => {
+                let close = Step::DeleteObject { kind: ObjectKind::SignalStream, id: stream.id.clone(), version: Some(held.version) };
+                let told = about(app, EventKind::StreamChanged, stream).with("change", "closed").with("reason", "client");
+                app.store.apply(Change::new().step(close).event(told)).await?;
+                return Ok(());
+            }
+        }
+        let due = stream.delivery.method == PUSH && stream.status == Status::Enabled && stream.retry_at <= app.clock.now();
+        if !due || self.now.len() >= AT_ONCE || !self.now.insert(stream.id.clone()) {
             return Ok(());
         }
-        held.version += 1;
+        let (app, id) = (Arc::clone(app), stream.id.clone());
+        self.tasks.spawn(async move {
+            let more = serve(&app, held).await.unwrap_or_else(|error| {
+                tracing::warn!(target: "signals", %error, "a stream could not be served; trying again");
+                false
+            });
+            (id, more)
+        });
+        Ok(())
     }
+}
+
+/// Pushes what is due on one stream, in order, until something does not arrive; at most one batch. True if there is more.
+async fn serve(app: &App, mut held: Held) -> Result<bool, StoreError> {
+    let found = match due(app, &held.stream, BATCH).await {
+        Ok(found) => found,
+        Err(crate::reply::Failed::Store(error)) => return Err(error),
+        Err(_) => return Err(StoreError::Unavailable("no key signs security event tokens".into())),
+    };
+    if found.tokens.is_empty() {
+        // Nothing to say: the position is written down only when it saves much looking.
+        if found.seen > held.stream.position.saturating_add(LAG) {
+            held.stream.settle(&found.places, found.seen);
+            held.keep(app, None).await?;
+        }
+        return Ok(found.more);
+    }
+    if !claim(app, &held).await? {
+        return Ok(false);
+    }
+    let mut arrived = true;
+    for (jti, token) in &found.tokens {
+        arrived = push(app, &held.stream, token).await?;
+        if !arrived {
+            break;
+        }
+        held.stream.acknowledge(jti);
+    }
+    held.stream.settle(&found.places, found.seen);
+    let told = if arrived { rested(&mut held.stream) } else { failed(app, &mut held.stream) };
+    let kept = held.keep(app, told.then(|| about(app, EventKind::StreamPaused, &held.stream))).await?;
+    Ok(arrived && kept && found.more)
 }
 
 fn rested(stream: &mut Stream) -> bool {
@@ -128,6 +182,8 @@ fn failed(app: &App, stream: &mut Stream) -> bool {
     if given_up {
         stream.status = Status::Paused;
         stream.reason = Some("the receiver does not answer".to_owned());
+        // Told when it is enabled again (SSF §8.1.5).
+        stream.tell(Special { jti: tokens::id::random_text(app.entropy.as_ref(), 16), state: None, status: true });
     }
     given_up
 }

@@ -7,6 +7,7 @@ use axum::{
     routing::{MethodRouter, get},
 };
 use bytes::Bytes;
+use edge::limit::Quota;
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use ledger::{Change, EventKind, Object, ObjectKind, Outcome, Record as _, Step, StoreError};
 use protocol::{
@@ -23,6 +24,8 @@ use crate::{App, reply};
 
 /// Characters of a verification's state.
 const LONGEST_STATE: usize = 1024;
+/// Verifications of a stream; each is written down and wakes everybody who delivers.
+const VERIFICATIONS: Quota = Quota { rate: 12, period_s: 60, burst: 6 };
 
 /// `GET /.well-known/ssf-configuration` (§7.2)
 pub(crate) async fn metadata(State(app): State<Arc<App>>) -> Response {
@@ -109,9 +112,9 @@ async fn change(app: &App, request: Request) -> Result<Response, Refused> {
     for _ in 0..super::TRIES {
         let mut held = Held::named(app, &client_id, Some(&id)).await?;
         if whole {
-            held.stream.replace(wish.clone())
+            held.stream.replace(wish.clone());
         } else {
-            held.stream.change(wish.clone())
+            held.stream.change(wish.clone());
         }
         let mut change = Change::new().step(held.step(app.clock.now())?);
         if let Some(header) = &wish.authorization {
@@ -171,7 +174,7 @@ async fn set_status(app: &App, query: Option<&str>, request: Request) -> Result<
         }
         (stream.status, stream.failures, stream.retry_at) = (wanted, 0, 0);
         stream.reason.clone_from(&reason);
-        if wanted != Status::Disabled {
+        if wanted == Status::Enabled {
             stream.tell(Special { jti: jti.clone(), state: None, status: true });
         }
         Ok(((), true))
@@ -223,6 +226,13 @@ async fn ask(app: &App, request: Request) -> Result<Response, Refused> {
         Some(Value::String(state)) if state.len() <= LONGEST_STATE => Some(state.clone()),
         Some(_) => return Err(Refused::Malformed(Malformed("state must be text of at most 1024 octets"))),
     };
+    let verdict = app.counters.hit(&format!("signals-verify:{id}"), &VERIFICATIONS, 1, app.clock.now_ms()).await;
+    if !verdict.allowed {
+        let mut response = reply::problem(StatusCode::TOO_MANY_REQUESTS, "verification is asked for too often");
+        let seconds = (verdict.retry_after_ms.saturating_add(999) / 1000).max(1);
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        return Ok(response);
+    }
     let jti = tokens::id::random_text(app.entropy.as_ref(), 16);
     revise(app, &client_id, Some(&id), |stream| {
         stream.tell(Special { jti: jti.clone(), state: state.clone(), status: false });
