@@ -60,6 +60,10 @@ section! {
         /// Networks of the proxies whose `Forwarded` and `X-Forwarded-*` are believed. Plain HTTP on other than loopback addresses
         /// needs at least one.
         trusted_proxies: Vec<IpNet> = "",
+        /// Whether the client certificates are believed that trusted proxies pass on as `Client-Cert` and `Client-Cert-Chain` (RFC 9440).
+        /// Set it only if every trusted proxy removes these headers from what its clients send: whoever gets one through is taken for
+        /// the holder of that certificate. Otherwise they are taken off every request and mean nothing.
+        client_certificate_header: bool = "false",
         /// The set of rules: `standard`; `fapi2` (the FAPI 2.0 Security Profile for every client); `oidc-dynamic` (adds what old OpenID
         /// Connect certification profiles demand: implicit and hybrid responses, request objects by reference).
         profile: String = r#""standard""#,
@@ -67,7 +71,7 @@ section! {
         /// `mtls_endpoint_aliases`. Not needed where `server.tls.client_certificates` makes the public listener itself ask.
         mtls_listen: Option<SocketAddr> = "",
         /// The origin by which clients reach the endpoints that ask for their certificates, if it is not the issuer's host with the port of
-        /// `mtls_listen`: `https://mtls.id.example.com`. Set it also where a trusted proxy passes certificates on (RFC 9440).
+        /// `mtls_listen`: `https://mtls.id.example.com`. Set it also where trusted proxies pass certificates on (`client_certificate_header`).
         mtls_origin: Option<String> = "",
         /// Whether a DPoP proof has to carry a nonce of this server (RFC 9449 §8, §9).
         dpop_nonce: bool = "false",

@@ -1,4 +1,5 @@
-//! Client certificates that a TLS-terminating proxy passes on (RFC 9440): believed of trusted proxies, removed from everybody else.
+//! Client certificates that a TLS-terminating proxy passes on (RFC 9440): believed of trusted proxies if
+//! the configuration says that these remove what their own clients send, and taken off every request.
 use std::net::SocketAddr;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -25,7 +26,7 @@ pub struct Proxied {
 }
 
 impl Proxied {
-    /// The headers of these proxies count.
+    /// The headers of these proxies count, and nobody else's.
     #[must_use]
     pub fn new(proxies: &[IpNet], admitted: Admitted) -> Self {
         Self { proxies: proxies.to_vec(), admitted: admitted.any() }

@@ -117,7 +117,7 @@ impl Ground {
     /// A fault of storage.
     pub async fn reload_routes(&self, issuer: &str) -> Result<(), ledger::StoreError> {
         match routes::read(&*self.foundation.store, issuer).await? {
-            Ok(table) => self.table.store(Arc::new(table)),
+            Ok(table) => self.table.store(Arc::new(table.known_to(self.foundation.settings.post_quantum))),
             Err(mistakes) => {
                 for mistake in mistakes {
                     tracing::error!(at = mistake.at, why = mistake.why, "the stored routes cannot be used; the old ones stay");
@@ -149,7 +149,7 @@ impl Wings {
         let app = if config.plays(Role::Auth) { Some(app(config, ground)?) } else { None };
         let admin = if config.plays(Role::Admin) { Some(admin_router(config, ground, app.as_ref(), gateway)?) } else { None };
         let admitted = config.public_tls.as_ref().map(tls::Admitted::of).transpose()?.unwrap_or_default();
-        let proxied = Proxied::new(&config.server.trusted_proxies, admitted);
+        let proxied = Proxied::new(if config.server.client_certificate_header { &config.server.trusted_proxies } else { &[] }, admitted);
         Ok(Self { public: app.clone().map(web::router), admin, proxied, app })
     }
 
@@ -267,6 +267,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
             max_staleness_ms: config.max_staleness.0.saturating_mul(1000),
             trusted_proxies: config.server.trusted_proxies.clone(),
             max_connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
+            proof_algorithms: protocol::evidence::algs(config.settings().profile),
             ..gateway::Settings::default()
         },
     });

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 
 use crate::kit::forge::Issuer;
-use crate::kit::http::{Go, b64, client};
+use crate::kit::http::{Go, RUNTIME, b64, client};
 use crate::kit::seed::{API, standard};
 use crate::kit::{House, Server, Upstream, services, wait_until};
 
@@ -229,14 +229,37 @@ fn a_reload_changes_whose_certificates_count() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a client that keeps one connection with a certificate")]
+fn an_open_connection_is_judged_anew_after_a_reload() {
+    let Some((house, server, _upstream)) = start() else { return };
+    let read = |name: &str| std::fs::read(house.path(name)).expect("a file");
+    let identity = reqwest::Identity::from_pem(&[read("app.key"), read("app.pem")].concat()).expect("an identity");
+    let authority = reqwest::Certificate::from_pem(&read("cert.pem")).expect("a certificate");
+    let http = RUNTIME.block_on(async { reqwest::Client::builder().identity(identity).tls_certs_only([authority]).build() }).expect("a client");
+    let url = format!("{}/token", server.issuer);
+    let form = [("grant_type", "client_credentials"), ("scope", "read"), ("client_id", "by-dn")];
+    let status = || http.post(&url).form(&form).go().status;
+    assert_eq!(status(), 200);
+    std::fs::copy(house.path("ca2.pem"), house.path("trusted.pem")).expect("a copy");
+    server.signal("HUP");
+    // A new connection would not get through its handshake: an answer means that it is the old one.
+    wait_until("the open connection is nobody's", std::time::Duration::from_secs(20), || status() == 401);
+    assert!(ask(&house, &server.issuer, "by-dn", Some("app"), &[]).is_err());
+}
+
+#[test]
 fn a_trusted_proxy_passes_certificates_on_and_nobody_else_does() {
     if !services::has("openssl") {
         return services::skip("openssl");
     }
-    for trusted in [true, false] {
+    // What a proxy passes on counts if the configuration says that it removes what its own clients send (RFC 9440 §4).
+    for (trusted, sanitises) in [(true, true), (true, false), (false, true)] {
         let (upstream, mut house) = (Upstream::start(), House::new());
         if trusted {
             house.set("server.trusted_proxies", r#"["127.0.0.1/32"]"#);
+        }
+        if sanitises {
+            house.set("server.client_certificate_header", "true");
         }
         house.text("server.mtls_origin", "https://mtls.example.com");
         certify(&house);
@@ -249,7 +272,7 @@ fn a_trusted_proxy_passes_certificates_on_and_nobody_else_does() {
         };
         let sent = format!(":{}:", der(&house, "own"));
         let answer = ask("self-signed", &sent);
-        assert_eq!(answer.status, if trusted { 200 } else { 401 }, "{}", answer.text());
+        assert_eq!(answer.status, if trusted && sanitises { 200 } else { 401 }, "{}", answer.text());
         for bad in [&format!(":{}:", der(&house, "stray")), &der(&house, "own"), "::", ":!:"] {
             ask("self-signed", bad).expect_error(401, "invalid_client");
         }
