@@ -105,6 +105,7 @@ async fn admin_token(foundation: &Foundation) -> anyhow::Result<(String, i64)> {
         confirmation: None,
         details: None,
         actor: None,
+        from: None,
     };
     let access = issue::access_token(&context, &order).map_err(|_| anyhow!("no token could be issued"))?;
     let expires_at = context.now() + access.expires_in;

@@ -54,6 +54,7 @@ impl Identity {
             device: None,
             key: self.kid.as_deref(),
             seq: self.claims.seq,
+            from: self.claims.from.as_ref(),
         }
     }
 
@@ -130,6 +131,7 @@ pub(crate) mod tests {
                 grant: text("grant"),
                 sid: None,
                 seq: raw["seq"].as_u64().unwrap_or(0),
+                from: None,
                 cnf: None,
                 raw: Arc::new(raw.as_object().cloned().unwrap_or_default()),
             },

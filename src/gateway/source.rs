@@ -4,7 +4,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use serde_json::{Map, Value};
-use tokens::{Alg, Confirmation, access::AccessClaims, confirmation::Scheme, jwk::VerifyingKey, keyring::KeyRing};
+use tokens::{
+    Alg, Confirmation,
+    access::{AccessClaims, Origin},
+    confirmation::Scheme,
+    jwk::VerifyingKey,
+    keyring::KeyRing,
+};
 
 /// What an authorization server says of a token (RFC 7662 §2.2).
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +88,7 @@ fn claims(raw: Map<String, Value>, cnf: Option<Confirmation>) -> Option<AccessCl
         grant: text("grant"),
         sid: text("sid"),
         seq: raw.get("seq").and_then(Value::as_u64).unwrap_or(0),
+        from: Origin::read(&raw),
         cnf,
         raw: Arc::new(raw),
     })

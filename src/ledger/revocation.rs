@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ahash::AHashMap;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
+use tokens::access::Origin;
 
 /// What a revocation names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -88,6 +89,8 @@ pub struct Facts<'a> {
     pub key: Option<&'a str>,
     /// Private claim `seq`: the ledger position its issuer knew. Absent counts as 0.
     pub seq: u64,
+    /// Private claim `from`: the tokens it was exchanged from.
+    pub from: Option<&'a Origin>,
 }
 
 impl<'a> Facts<'a> {
@@ -101,6 +104,16 @@ impl<'a> Facts<'a> {
             RevocationKind::Device => self.device,
             RevocationKind::Key => self.key,
         }
+    }
+
+    /// Every id of this kind it lives and dies with: its own, and those of the tokens it was exchanged from.
+    fn all(&self, kind: RevocationKind) -> impl Iterator<Item = &'a str> {
+        let before = match (kind, self.from) {
+            (RevocationKind::Token, Some(from)) => from.jti.as_slice(),
+            (RevocationKind::Client, Some(from)) => from.client_id.as_slice(),
+            _ => &[],
+        };
+        self.get(kind).into_iter().chain(before.iter().map(String::as_str))
     }
 }
 
@@ -169,10 +182,9 @@ impl RevocationSet {
     #[must_use]
     pub fn revoked(&self, facts: &Facts<'_>) -> Option<RevocationKind> {
         RevocationKind::ALL.into_iter().find(|kind| {
-            let Some(id) = facts.get(*kind) else { return false };
             let map = self.map(*kind).read();
-            !map.is_empty()
-                && map.get(id).is_some_and(|e| *kind == RevocationKind::Key || *kind == RevocationKind::Token || facts.seq < e.seq)
+            let kills = |e: &Entry| *kind == RevocationKind::Key || *kind == RevocationKind::Token || facts.seq < e.seq;
+            !map.is_empty() && facts.all(*kind).any(|id| map.get(id).is_some_and(kills))
         })
     }
 
@@ -261,6 +273,20 @@ mod tests {
         set.apply(&revoke(RevocationKind::Key, "k", 7));
         assert!(set.revoked(&Facts { token: Some("t"), seq: 99, ..Facts::default() }).is_some());
         assert!(set.revoked(&Facts { key: Some("k"), seq: 99, ..Facts::default() }).is_some());
+    }
+
+    #[test]
+    fn what_was_exchanged_dies_with_any_token_it_came_from_and_with_their_clients() {
+        let set = RevocationSet::new();
+        set.apply(&revoke(RevocationKind::Token, "t", 7));
+        set.apply(&revoke(RevocationKind::Client, "c", 7));
+        let told = |jti: &str, client: &str, seq| {
+            let from = Origin { jti: vec!["x".into(), jti.into()], client_id: vec!["x".into(), client.into()] };
+            set.revoked(&Facts { token: Some("new"), client: Some("gw"), seq, from: Some(&from), ..Facts::default() })
+        };
+        assert_eq!(told("t", "x", 99), Some(RevocationKind::Token));
+        assert_eq!(told("x", "c", 6), Some(RevocationKind::Client));
+        assert_eq!((told("x", "c", 7), told("x", "x", 0), told("c", "t", 0)), (None, None, None));
     }
 
     #[test]

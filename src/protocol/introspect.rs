@@ -3,7 +3,10 @@ use accounts::User;
 use ledger::{Artefact, Facts, Grant};
 use serde::Serialize;
 use serde_json::Value;
-use tokens::{Confirmation, access::AccessClaims};
+use tokens::{
+    Confirmation,
+    access::{AccessClaims, Origin},
+};
 
 use crate::{
     Client, ResourceServer, Settings,
@@ -38,6 +41,8 @@ pub struct Known {
     pub seq: u64,
     /// The key that signed it, if it is a JWT.
     pub kid: Option<String>,
+    /// The tokens it was exchanged from.
+    pub from: Option<Origin>,
     /// What its holder has to prove.
     pub confirmation: Option<Confirmation>,
     /// Who acts for the subject (RFC 8693 §4.1).
@@ -48,6 +53,8 @@ pub struct Known {
     pub acr: Option<String>,
     /// When, seconds since the epoch.
     pub auth_time: Option<i64>,
+    /// By what means (RFC 8176).
+    pub amr: Vec<String>,
 }
 
 impl Known {
@@ -66,11 +73,13 @@ impl Known {
             session: claims.sid,
             seq: claims.seq,
             kid: kid.map(str::to_owned),
+            from: claims.from,
             confirmation: claims.cnf,
             details: claims.raw.get("authorization_details").cloned(),
             actor: claims.raw.get("act").cloned(),
             acr: claims.raw.get("acr").and_then(Value::as_str).map(str::to_owned),
             auth_time: claims.raw.get("auth_time").and_then(Value::as_i64),
+            amr: texts(claims.raw.get("amr")),
         })
     }
 
@@ -79,6 +88,7 @@ impl Known {
     pub fn of_artefact(artefact: &Artefact) -> Option<Self> {
         let document: AccessDocument = serde_json::from_str(&artefact.document).ok()?;
         let auth_time = document.authentication.as_ref().map(|a| a.auth_time);
+        let (acr, amr) = document.authentication.map_or((None, Vec::new()), |a| (a.acr, a.amr));
         Some(Self {
             jti: document.jti,
             subject: document.subject,
@@ -91,11 +101,13 @@ impl Known {
             session: document.session,
             seq: artefact.seq,
             kid: None,
+            from: document.from,
             confirmation: document.confirmation,
             details: document.details,
             actor: document.actor,
-            acr: document.authentication.and_then(|a| a.acr),
+            acr,
             auth_time,
+            amr,
         })
     }
 
@@ -111,7 +123,19 @@ impl Known {
             device: None,
             key: self.kid.as_deref(),
             seq: self.seq,
+            from: self.from.as_ref(),
         }
+    }
+
+    /// What a token that is exchanged for this one comes from: this one, and what that came from.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        let mut origin = self.from.clone().unwrap_or_default();
+        origin.jti.push(self.jti.clone());
+        if !origin.client_id.contains(&self.client_id) {
+            origin.client_id.push(self.client_id.clone());
+        }
+        origin
     }
 
     /// Whether it allows something.
@@ -167,6 +191,13 @@ struct Wire<'a> {
     acr: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     auth_time: Option<i64>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    amr: &'a [String],
+    /// What a JWT of the same person carries: whoever enforces has to come to the same decision (RFC 9068 §2.2.3.1).
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    roles: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    groups: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     username: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -175,6 +206,8 @@ struct Wire<'a> {
     sid: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a Origin>,
 }
 
 #[derive(Serialize)]
@@ -208,10 +241,14 @@ pub fn access(known: &Known, user: Option<&User>, settings: &Settings) -> Vec<u8
         act: known.actor.as_ref(),
         acr: known.acr.as_deref(),
         auth_time: known.auth_time,
+        amr: &known.amr,
+        roles: user.map_or(&[], |u| &u.roles),
+        groups: user.map_or(&[], |u| &u.groups),
         username: user.map(|u| u.username.as_str()),
         grant: known.grant.as_deref(),
         sid: known.session.as_deref(),
         seq: Some(known.seq),
+        from: known.from.as_ref(),
     })
 }
 
@@ -254,11 +291,19 @@ pub fn refresh(caller: &Client, found: &RefreshFound<'_>, settings: &Settings, n
         act: None,
         acr: None,
         auth_time: None,
+        amr: &[],
+        roles: &[],
+        groups: &[],
         username: user.map(|u| u.username.as_str()),
         grant: artefact.grant.as_deref(),
         sid: document.session.as_deref(),
         seq: None,
+        from: None,
     })
+}
+
+fn texts(value: Option<&Value>) -> Vec<String> {
+    value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 fn write(wire: &Wire<'_>) -> Vec<u8> {
@@ -312,5 +357,18 @@ mod tests {
         let stepped = Known { acr: Some(crate::acr::TWO.into()), auth_time: Some(1), ..known() };
         let told: serde_json::Value = serde_json::from_slice(&access(&stepped, None, &settings)).unwrap();
         assert_eq!((&told["acr"], &told["auth_time"]), (&serde_json::json!(crate::acr::TWO), &serde_json::json!(1)));
+        // And what policies and identity headers ask of a JWT.
+        let person = User { username: "alice".into(), roles: vec!["admin".into()], groups: vec!["suspended".into()], ..User::default() };
+        let known = Known { amr: vec!["pwd".into(), "otp".into()], ..known() };
+        let told: serde_json::Value = serde_json::from_slice(&access(&known, Some(&person), &settings)).unwrap();
+        assert_eq!(
+            (&told["amr"], &told["roles"], &told["groups"], &told["username"]),
+            (
+                &serde_json::json!(["pwd", "otp"]),
+                &serde_json::json!(["admin"]),
+                &serde_json::json!(["suspended"]),
+                &serde_json::json!("alice")
+            )
+        );
     }
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokens::{
     Alg, Confirmation, Entropy,
-    access::{self, AccessTokenClaims},
+    access::{self, AccessTokenClaims, Origin},
     id,
     keyring::KeyRing,
     secret::{self, MacKey, Plain, SecretKind},
@@ -105,6 +105,8 @@ pub struct Order<'a> {
     pub details: Option<&'a Value>,
     /// Who acts for the subject (RFC 8693 §4.1).
     pub actor: Option<&'a Value>,
+    /// The tokens it is exchanged from: it ends with any of them.
+    pub from: Option<&'a Origin>,
 }
 
 /// An access token, and the change that must be durable before anybody sees it.
@@ -180,10 +182,12 @@ pub fn access_token_until(ctx: &Context<'_>, order: &Order<'_>, latest: Option<i
 }
 
 fn signed(ctx: &Context<'_>, order: &Order<'_>, scope: &str, jti: &str, exp: i64) -> Result<(Plain, Option<Step>), OAuthError> {
-    let key = signing::key(ctx.keys, order.server.and_then(|s| s.access_token_signing_alg.as_deref()), Alg::ES256)?;
+    let key = signing::key(ctx.keys, ctx.settings.profile, order.server.and_then(|s| s.access_token_signing_alg.as_deref()), Alg::ES256)?;
     let now = ctx.now();
     let (status, step) = match order.server {
-        Some(server) if server.status_list => status_list::place(ctx, order, jti, key.kid(), exp).map(|(claim, step)| (Some(claim), Some(step)))?,
+        Some(server) if server.status_list => {
+            status_list::place(ctx, order, jti, key.kid(), exp).map(|(claim, step)| (Some(claim), Some(step)))?
+        }
         _ => (None, None),
     };
     let claims = AccessTokenClaims {
@@ -206,6 +210,7 @@ fn signed(ctx: &Context<'_>, order: &Order<'_>, scope: &str, jti: &str, exp: i64
         cnf: order.confirmation,
         act: order.actor,
         authorization_details: order.details,
+        from: order.from,
         status: status.as_ref(),
     };
     let text = key.sign_jwt(access::TYP, &claims).map(Plain::from).map_err(|e| OAuthError::fault(e.to_string()))?;
@@ -227,6 +232,7 @@ fn opaque(ctx: &Context<'_>, order: &Order<'_>, scope: &str, exp: i64) -> Result
         details: order.details.cloned(),
         actor: order.actor.cloned(),
         authentication: order.authentication.cloned(),
+        from: order.from.cloned(),
     };
     let artefact = Artefact {
         kind: ArtefactKind::Access,

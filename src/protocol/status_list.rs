@@ -6,13 +6,15 @@ use ledger::{Artefact, ArtefactKind, Facts, RevocationSet, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokens::{
-    Alg, id,
+    Alg,
+    access::Origin,
+    id,
     keyring::KeyRing,
     status_list::{Bits, List, ListClaims, Slot, TYP, claim},
 };
 
 use crate::{
-    OAuthError, Settings,
+    OAuthError, Profile, Settings,
     issue::{Context, Order},
     signing,
 };
@@ -39,6 +41,8 @@ struct Row {
     subject: String,
     #[serde(rename = "k")]
     key: String,
+    #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
+    from: Option<Origin>,
 }
 
 /// Where a list is served.
@@ -61,6 +65,7 @@ pub(crate) fn place(ctx: &Context<'_>, order: &Order<'_>, jti: &str, kid: &str, 
         client: order.client.client_id.clone(),
         subject: order.subject.to_owned(),
         key: kid.to_owned(),
+        from: order.from.cloned(),
     };
     let artefact = Artefact {
         kind: ArtefactKind::Status,
@@ -101,6 +106,7 @@ fn facts(row: &Row, seq: u64) -> Facts<'_> {
         device: None,
         key: Some(&row.key),
         seq,
+        from: row.from.as_ref(),
     }
 }
 
@@ -109,7 +115,7 @@ fn facts(row: &Row, seq: u64) -> Facts<'_> {
 /// # Errors
 /// `server_error` if it cannot be signed.
 pub fn signed(settings: &Settings, keys: &KeyRing, list: &[u8; 16], bits: &Bits, now: i64) -> Result<String, OAuthError> {
-    let key = signing::key(keys, None, Alg::ES256)?;
+    let key = signing::key(keys, Profile::default(), None, Alg::ES256)?;
     let (uri, lst) = (uri(settings, list), bits.lst().map_err(|e| OAuthError::fault(e.to_string()))?);
     let claims =
         ListClaims { sub: &uri, iss: &settings.issuer, iat: now, exp: now + LIFE, ttl: TTL, status_list: List { bits: 1, lst: &lst } };
@@ -146,6 +152,7 @@ mod tests {
             client: format!("c{n}"),
             subject: format!("u{n}"),
             key: format!("k{n}"),
+            from: None,
         };
         let rows: Vec<Artefact> = (0..8).map(|n| row(n, &facts(n as usize), 5)).collect();
         let revoked = RevocationSet::new();

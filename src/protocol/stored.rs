@@ -1,7 +1,7 @@
 //! The documents of stored artefacts and grants: the seam between the endpoint that writes one and the one that reads it.
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokens::Confirmation;
+use tokens::{Confirmation, access::Origin};
 
 /// How the person behind a grant was authenticated.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -95,6 +95,9 @@ pub struct AccessDocument {
     /// Who acts for the subject (RFC 8693 §4.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<Value>,
+    /// The tokens it was exchanged from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Origin>,
     /// How the person was authenticated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authentication: Option<Authentication>,

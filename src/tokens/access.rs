@@ -1,7 +1,7 @@
 //! JWT access tokens (RFC 9068): the claims we write, and what makes one believable.
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{Confirmation, Refusal, Verified, jwk::VerifyingKey, jws::Parsed};
@@ -10,6 +10,25 @@ use crate::{Confirmation, Refusal, Verified, jwk::VerifyingKey, jws::Parsed};
 pub const TYP: &str = "at+jwt";
 /// The furthest an `exp` may lie ahead, seconds (ten years).
 const MAX_AHEAD: i64 = 10 * 366 * 86400;
+
+/// Private claim of an exchanged token: the tokens it came from. What ends one of them, or a client they were issued to, ends it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Their `jti`s.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jti: Vec<String>,
+    /// The clients they were issued to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub client_id: Vec<String>,
+}
+
+impl Origin {
+    /// What the claim says; nothing of one that does not read.
+    #[must_use]
+    pub fn read(claims: &Map<String, Value>) -> Option<Self> {
+        claims.get("from").and_then(|claim| Self::deserialize(claim).ok())
+    }
+}
 
 /// The claims of an access token we issue.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -53,6 +72,9 @@ pub struct AccessTokenClaims<'a> {
     /// What was granted in detail (RFC 9396 §9.1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authorization_details: Option<&'a Value>,
+    /// The tokens it was exchanged from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<&'a Origin>,
     /// Where its status is listed (Token Status List §6).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<&'a Value>,
@@ -76,6 +98,8 @@ pub struct AccessClaims {
     pub sid: Option<String>,
     /// 0 if absent.
     pub seq: u64,
+    /// The tokens it was exchanged from, if it is ours.
+    pub from: Option<Origin>,
     /// The keys its holder has to prove; whoever lets the token in has to ask for them.
     pub cnf: Option<Confirmation>,
     /// Every claim as it came.
@@ -213,6 +237,7 @@ fn read(raw: &Arc<Map<String, Value>>) -> Result<AccessClaims, Refusal> {
         grant: text("grant")?,
         sid: text("sid")?,
         seq,
+        from: Origin::read(raw),
         cnf,
         raw: Arc::clone(raw),
     })

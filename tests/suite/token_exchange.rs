@@ -28,6 +28,9 @@ const MASK: Id = client("mask", "mask-secret-13579bdf02468ace13579bdf02468ace", 
 /// Registered for the grant type; of the rest nothing.
 const LOOSE: Id = client("loose", "loose-secret-2468ace013579bdf2468ace013579bdf", "read");
 
+/// Its tokens are exchanged by others, until it is disabled.
+const FLEET: Id = client("fleet", "fleet-secret-8642eca97531fdb08642eca97531fdb0", "read");
+
 struct World {
     stage: Stage,
     key: Key,
@@ -46,10 +49,11 @@ fn world() -> &'static World {
         let more = json!({
             "resource_servers": [{"identifier": ORDERS, "name": "Orders", "scopes": [{"name": "read"}, {"name": "orders"}], "introspection_clients": ["gw"]}],
             "clients": [
-                exchange(&BROKER, &both, &[API, ORDERS, VAULT], json!({"delegation": true, "subject_clients": ["home", "broker", "mask", "machine"]})),
+                exchange(&BROKER, &both, &[API, ORDERS, VAULT], json!({"delegation": true, "subject_clients": ["home", "broker", "mask", "machine", "fleet"]})),
                 exchange(&MASK, &both, &[ORDERS, API], json!({
                     "impersonation": true, "audiences": [ORDERS], "subject_clients": ["home", "broker"], "issuers": [issuer.url], "scopes": ["orders"],
                 })),
+                registered(&FLEET, &["client_credentials"], json!({"allowed_resources": [API]})),
                 exchange(&LOOSE, &[EXCHANGE], &[API], json!({"delegation": true})),
             ],
             "trusted_issuers": [{"issuer": issuer.url, "jwks_uri": format!("{}/jwks", issuer.url), "algorithms": ["ES256"], "grant": {"claim": "sub", "clients": ["mask"]}}],
@@ -178,6 +182,30 @@ fn what_ends_the_subjects_grant_session_or_account_ends_the_exchanged_token() {
     assert_eq!(server().call("/orders/1", &exchanged).status, 200);
     server().admin("POST", "/users/carol/disable").go().expect(204);
     assert!(!server().active(&exchanged) && server().call("/orders/1", &exchanged).status == 401);
+}
+
+#[test]
+fn what_ends_the_subject_token_or_its_client_ends_what_came_of_it() {
+    let passes = |token: &str| (server().active(token), server().call("/orders/1", token).status == 200);
+    let made = |token: &str| text(&exchange(&BROKER, token, &[]).expect(200).json(), "access_token");
+    let subject = server().machine_token(&FLEET, &[]);
+    let exchanged = made(&subject);
+    let again = made(&exchanged);
+    assert_eq!((passes(&exchanged), passes(&again)), ((true, true), (true, true)));
+    // The subject token is given back by its client; what came of what came of it dies too.
+    server().revoke(&FLEET, &subject);
+    assert_eq!((passes(&exchanged), passes(&again)), ((false, false), (false, false)));
+    exchange(&BROKER, &again, &[]).expect_error(400, "invalid_request");
+    // Its client.
+    let exchanged = made(&server().machine_token(&FLEET, &[]));
+    let again = made(&exchanged);
+    assert_eq!((passes(&exchanged), passes(&again)), ((true, true), (true, true)));
+    let got = server().admin("GET", "/clients/fleet").go().expect(200);
+    let mut object = got.json();
+    object["disabled"] = json!(true);
+    server().admin("PUT", "/clients/fleet").header("if-match", got.header("etag")).json(&object).go().expect(200);
+    assert_eq!((passes(&exchanged), passes(&again)), ((false, false), (false, false)));
+    exchange(&BROKER, &again, &[]).expect_error(400, "invalid_request");
 }
 
 #[test]

@@ -135,6 +135,7 @@ impl Issue<'_> {
             confirmation: None,
             details: self.request.details.as_ref(),
             actor: None,
+            from: None,
         };
         issue::access_token(ctx, &order)
     }

@@ -60,6 +60,7 @@ pub fn decide(
             confirmation: bound.as_ref(),
             details: details.as_ref(),
             actor: None,
+            from: None,
         },
     )?;
     let (issued, mut answer) = answer(access, scope.to_string());

@@ -10,6 +10,7 @@ use crate::{
     evidence, id_token,
     issue::{self, Context, Order},
     resource,
+    scope::{self, Party},
     stored::{CodeDocument, RefreshDocument},
     userinfo,
 };
@@ -45,13 +46,13 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
     }
     let (grant, user) = found.behind.live(now)?;
     resource::agrees(form.all("resource"), &document.resource)?;
-    audience(&document.resource, ctx.settings, found.behind.server)?;
     still_allowed(client.client(), &document.resource, ctx.settings)?;
     evidence::bound_to(document.dpop_jkt.as_deref(), ctx.evidence)?;
     let bound = evidence::demand(client.client(), ctx.evidence, ctx.settings)?;
     let redirect_uri = form.get("redirect_uri").ok_or(OAuthError::request("redirect_uri is missing"))?;
     let details = details::narrowed(form.get("authorization_details"), document.details.as_ref(), client.client())?;
-    let scope = Scope::parse(&document.scope)?;
+    let audience = audience(&document.resource, ctx.settings, found.behind.server)?;
+    let scope = scope::left(&Scope::parse(&document.scope)?, client.client(), audience, Party::Person)?;
     let code_id = tokens::b64::encode(&artefact.id);
     let redemption = Redemption {
         client_id: client.id(),
@@ -80,6 +81,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
         confirmation: bound.as_ref(),
         details: details.as_ref(),
         actor: None,
+        from: None,
     };
     let access = redeem(&redemption, || issue::access_token(ctx, &order))?;
     let lives_until = now + access.expires_in;

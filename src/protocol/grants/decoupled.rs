@@ -2,7 +2,7 @@
 //!
 //! Three rows of one kind. The *request* is what the client holds the secret of; it is consumed when it gives tokens. The *door* is what the
 //! person answers; consuming it is the one conditional statement by which exactly one answer wins. The *verdict* is that answer.
-use ledger::{Artefact, ArtefactKind, Change, Consent, EventKind, Grant, NewEvent, Session, Step};
+use ledger::{Artefact, ArtefactKind, Change, EventKind, Grant, NewEvent, Session, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokens::{
@@ -212,9 +212,10 @@ impl Answering<'_> {
         }
     }
 
-    /// Yes: the grant begins. `before` is what the person had allowed the client.
+    /// Yes: the grant begins. It is an answer to this request alone: no consent is remembered by which the client could get codes without
+    /// a page (OpenID Connect Core §3.1.2.4).
     #[must_use]
-    pub fn approve(&self, before: Option<&Consent>, entropy: &dyn Entropy) -> Change {
+    pub fn approve(&self, entropy: &dyn Entropy) -> Change {
         let (now, authentication) = (self.now(), self.authentication());
         let grant = id::text(&id::new_id(self.now_ms, entropy));
         let document =
@@ -238,22 +239,12 @@ impl Answering<'_> {
             authentication,
         };
         let scope = self.requested.scope.as_str();
-        let change = self.guarded(&verdict).step(Step::StartGrant(started));
-        change
-            .step(Step::PutConsent(self.remember(before)))
+        self.guarded(&verdict)
+            .step(Step::StartGrant(started))
             .event(self.event(self.flow.approved).grant(&grant).with("scope", scope).with("request", b64::encode(self.request)))
-            .event(self.event(EventKind::ConsentGranted).grant(&grant).with("scope", scope))
             .event(
                 self.event(EventKind::GrantStarted).grant(&grant).with("scope", scope).with("resource", self.requested.resource.as_str()),
             )
-    }
-
-    fn remember(&self, before: Option<&Consent>) -> Consent {
-        let known = before.map_or(&[][..], |c| c.scopes.as_slice()).iter().cloned();
-        let mut scopes: Vec<String> = known.chain(self.requested.scope.split(' ').filter(|s| !s.is_empty()).map(str::to_owned)).collect();
-        scopes.sort_unstable();
-        scopes.dedup();
-        Consent { subject: self.subject.to_owned(), client_id: self.requested.client_id.clone(), scopes, granted_at: self.now() }
     }
 
     /// No.
@@ -319,6 +310,7 @@ pub fn redeem(ctx: &Context<'_>, client: &AuthenticatedClient, flow: &Flow, foun
         confirmation: confirmation.as_ref(),
         details: None,
         actor: None,
+        from: None,
     };
     let access = issue::access_token(ctx, &order)?;
     let lives_until = now + access.expires_in;
@@ -376,4 +368,34 @@ fn id_token(
         asked,
     };
     id_token::sign(ctx, &about)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+    impl Entropy for Fixed {
+        fn fill(&self, out: &mut [u8]) {
+            out.fill(7);
+        }
+    }
+
+    #[test]
+    fn a_yes_is_to_one_request_and_is_not_remembered() {
+        let requested = Requested { client_id: "tv".into(), scope: "openid read".into(), expires_at: 200, ..Requested::default() };
+        let answering = Answering {
+            flow: &DEVICE,
+            door: b"door",
+            request: b"request",
+            requested: &requested,
+            subject: "alice",
+            session: None,
+            methods: &[],
+            now_ms: 100_000,
+        };
+        let change = answering.approve(&Fixed);
+        assert!(change.steps.iter().any(|s| matches!(s, Step::StartGrant(g) if g.scope == "openid read")));
+        assert!(!change.steps.iter().any(|s| matches!(s, Step::PutConsent(_))), "prompt=none would give codes by it");
+    }
 }

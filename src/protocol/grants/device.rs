@@ -61,6 +61,9 @@ pub fn target(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>) 
     if !client.client().may_use(DEVICE_CODE) {
         return Err(unauthorized());
     }
+    if form.has("authorization_details") {
+        return Err(crate::authorize::details::NOT_HERE);
+    }
     resource::choose(form.all("resource"), form.get("scope"), client.client(), ctx.settings)
 }
 

@@ -87,6 +87,7 @@ pub fn decide(
         confirmation: confirmation.as_ref(),
         details: None,
         actor: assertion.act.as_ref(),
+        from: None,
     };
     let access = issue::access_token(ctx, &order)?;
     let mut change = Change::new().step(client.unchanged()).step(used(once, now, assertion.expires_at));

@@ -80,6 +80,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
             confirmation: bound.as_ref(),
             details: details.as_ref(),
             actor: None,
+            from: None,
         };
         issue::access_token(ctx, &order).map(|access| (access, scope.clone()))
     })?;

@@ -196,6 +196,22 @@ fn a_code_gives_tokens_in_one_change_that_consumes_it_under_a_live_grant() {
 }
 
 #[test]
+fn what_was_taken_since_is_not_given_for_a_code() {
+    let mut world = World::new();
+    let (artefact, document) = world.code("offline_access openid read");
+    let less = Client { scope: "openid read".into(), ..world.client.client().clone() };
+    world.client = authenticated(less);
+    let Granted { answer, .. } = world.redeem(&artefact, &document, REDEMPTION).unwrap();
+    assert_eq!(claims(answer.access_token.expose())["scope"], "openid read");
+    assert!(answer.refresh_token.is_none());
+    world.server.scopes.clear();
+    let Granted { answer, .. } = world.redeem(&artefact, &document, REDEMPTION).unwrap();
+    assert_eq!(claims(answer.access_token.expose())["scope"], "openid");
+    let (artefact, document) = world.code("read");
+    assert_eq!(world.redeem(&artefact, &document, REDEMPTION).unwrap_err().error.code, Code::InvalidGrant);
+}
+
+#[test]
 fn no_text_of_a_token_is_in_its_change() {
     let world = World::new();
     let (artefact, document) = world.code("offline_access openid read");

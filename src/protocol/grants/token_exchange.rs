@@ -3,7 +3,7 @@ use accounts::User;
 use ledger::{Change, EventKind, NewEvent, ObjectKind, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokens::{Confirmation, id};
+use tokens::{Confirmation, access::Origin, id};
 
 use super::{Granted, TOKEN_EXCHANGE, answer, audience, jwt_bearer::started, unauthorized};
 use crate::{
@@ -116,6 +116,8 @@ pub struct Subject<'a> {
     pub expires_at: i64,
     /// What ends it.
     pub hangs: Hangs,
+    /// The tokens of this server that end with the new one: itself, and what it was exchanged from.
+    pub from: Option<Origin>,
     /// What its holder has to prove.
     pub confirmation: Option<Confirmation>,
     /// Who acts already.
@@ -215,6 +217,9 @@ pub fn decide(
     if let Some(actor) = actor {
         proved(ctx, actor.confirmation.as_ref())?;
     }
+    if subject.from.as_ref().is_some_and(|from| from.jti.len() > DEPTH) {
+        return Err(unusable("exchanged too often"));
+    }
     let act = acting(client, &asked.policy, subject, actor)?;
     let offered = audience(&asked.target, ctx.settings, server)?;
     let server = server.ok_or_else(|| OAuthError::new(Code::InvalidTarget, "the resource is not known here"))?;
@@ -246,6 +251,7 @@ pub fn decide(
         confirmation: confirmation.as_ref(),
         details: None,
         actor: act.as_ref(),
+        from: subject.from.as_ref(),
     };
     let access = issue::access_token_until(ctx, &order, Some(subject.expires_at))?;
     let mut change = Change::new().step(client.unchanged());

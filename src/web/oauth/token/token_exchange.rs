@@ -12,7 +12,7 @@ use protocol::{
     },
     pairwise,
 };
-use tokens::jws::Parsed;
+use tokens::{access::Origin, jws::Parsed};
 
 use super::{Asked, Given, give, jwt_bearer, server};
 use crate::{App, credential, oauth::context, reply::Failed};
@@ -72,6 +72,7 @@ async fn own(app: &App, text: &str) -> Result<Believed, Failed> {
         audience: known.audience.clone(),
         expires_at: known.expires_at,
         hangs,
+        from: Some(known.origin()),
         confirmation: known.confirmation.clone(),
         act: known.actor.clone(),
         may_act: None,
@@ -101,7 +102,8 @@ async fn id_token(app: &App, text: &str) -> Result<Believed, Failed> {
     let (user, object) = account(app, &session.subject).await?;
     let hangs = Hangs::Person { version: object.version, session: Some(session.id) };
     let subject = subject(&object.id, told.expires_at, hangs);
-    Ok(Believed { subject: Subject { client_id: Some(told.client_id), ..subject }, user: Some(Arc::new(user)) })
+    let from = Origin { jti: Vec::new(), client_id: vec![told.client_id.clone()] };
+    Ok(Believed { subject: Subject { client_id: Some(told.client_id), from: Some(from), ..subject }, user: Some(Arc::new(user)) })
 }
 
 /// What an ID token says that is good still.
@@ -152,6 +154,7 @@ fn subject(id: &str, expires_at: i64, hangs: Hangs) -> Subject<'static> {
         audience: Vec::new(),
         expires_at,
         hangs,
+        from: None,
         confirmation: None,
         act: None,
         may_act: None,
