@@ -122,6 +122,8 @@ impl KeySource for Jwks {
         self.tried_at.store(now, Ordering::Release);
         self.fetches.fetch_add(1, Ordering::Relaxed);
         let fetched = self.source.fetch(&self.uri).await;
+        // However long it took: the address has its rest, and whoever waited has the result.
+        self.tried_at.store(self.clock.now_ms(), Ordering::Release);
         let good = fetched.is_some_and(|document| self.take(document, now));
         metrics::counter!("jwks_fetch_total", "issuer" => self.issuer.to_string(), "outcome" => if good { "ok" } else { "failed" })
             .increment(1);
@@ -182,5 +184,26 @@ mod tests {
         assert!(jwks.find(Some(new.kid()), Alg::ES256).is_some());
         clock.0.fetch_add(1, Ordering::SeqCst);
         assert!(jwks.find(Some(new.kid()), Alg::ES256).is_none() && !jwks.usable());
+    }
+
+    /// Answers when the pause between two fetches is long over.
+    struct Slow(Arc<At>, AtomicUsize);
+    #[async_trait]
+    impl Fetch for Slow {
+        async fn fetch(&self, _: &str) -> Option<Bytes> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            self.0.0.fetch_add(PAUSE_MS * 2, Ordering::SeqCst);
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_waited_for_a_slow_issuer_does_not_ask_it_again() {
+        let clock = Arc::new(At(AtomicI64::new(1_000_000)));
+        let slow = Arc::new(Slow(Arc::clone(&clock), AtomicUsize::new(0)));
+        let jwks = Jwks::new("i", "u", Arc::clone(&slow) as _, Arc::clone(&clock) as _);
+        futures_util::future::join_all((0..50).map(|_| jwks.refresh())).await;
+        assert_eq!(slow.1.load(Ordering::SeqCst), 1);
     }
 }

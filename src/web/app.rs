@@ -112,7 +112,7 @@ impl App {
     /// Puts the parts together and starts listening to the ledger.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        let catalog = Arc::new(Catalog::new(Arc::clone(&parts.store)));
+        let catalog = Arc::new(Catalog::new(Arc::clone(&parts.store), parts.settings.post_quantum));
         let committed = Arc::new(Notify::new());
         parts.store.listen(Arc::clone(&catalog) as Arc<dyn Listener>);
         let happened = Arc::new(Happened::default());
@@ -124,7 +124,7 @@ impl App {
         parts.store.listen(Arc::clone(&ended) as Arc<dyn Listener>);
         let pings = Arc::<Pings>::default();
         parts.store.listen(Arc::clone(&pings) as Arc<dyn Listener>);
-        let relying_clock = Arc::clone(&parts.clock);
+        let relying = Relying::new(Arc::clone(&parts.outbound) as _, Arc::clone(&parts.clock), Arc::clone(&parts.counters));
         let published = Published::new(&parts.settings, parts.keys.load_full());
         Arc::new(Self {
             settings: parts.settings,
@@ -138,7 +138,7 @@ impl App {
             counters: parts.counters,
             hashing: parts.hashing,
             documents: crate::documents::Documents::default(),
-            relying: Relying::new(Arc::clone(&parts.outbound) as _, relying_clock),
+            relying,
             outbound: parts.outbound,
             trusted_proxies: parts.trusted_proxies,
             closing: parts.closing,

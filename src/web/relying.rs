@@ -1,18 +1,22 @@
 //! The keys of others that this server relies on: clients' (RFC 7591 §2 `jwks`, `jwks_uri`) and trusted issuers' (RFC 7517 §5).
 //!
-//! A set at an address is fetched by the outbound rules, once at a time, at most once in five seconds; it is fresh for five
-//! minutes and serves for an hour at most while its address is down.
-use std::{collections::HashMap, sync::Arc};
+//! A set at an address is fetched by the outbound rules, once for all who wait, at most once in five seconds, and counted by host
+//! and by source where a stranger chose the address; it is fresh for five minutes and serves for an hour at most while its address is down.
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use edge::issuer::TrustedIssuer;
+use edge::{
+    issuer::TrustedIssuer,
+    limit::{Counters, Quota},
+};
 use moka::sync::Cache;
 use outbound::Outbound;
 use protocol::Client;
 pub use protocol::client_auth::Keys;
 use serde_json::Value;
 use tokens::{Clock, certificate::Certificate};
+use tokio::sync::watch;
 
 /// At most one fetch of an address in this time, whatever for.
 const PAUSE_MS: i64 = 5_000;
@@ -20,6 +24,13 @@ const PAUSE_MS: i64 = 5_000;
 const FRESH_MS: i64 = 300_000;
 /// How long a fetched set serves while its address is down.
 const LAST_GOOD_MS: i64 = 3_600_000;
+
+/// Fetches for clients that nobody here knows (registered or published by themselves), from one host.
+const OF_HOST: Quota = Quota::per(60, 60);
+/// The same, caused by one source.
+const OF_SOURCE: Quota = Quota::per(30, 60);
+/// How long anybody waits for a fetch, whenever it began.
+const LONGEST: Duration = Duration::from_secs(6);
 
 /// Where a set comes from.
 #[async_trait]
@@ -75,13 +86,14 @@ struct Shared {
     fetched: Cache<String, Arc<Fetched>, ahash::RandomState>,
     /// When an address was last asked.
     tried: Cache<String, i64, ahash::RandomState>,
-    /// Addresses that are being asked, each by one.
-    flights: parking_lot::Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Addresses that are being asked, each once for all who wait.
+    flights: parking_lot::Mutex<HashMap<String, watch::Receiver<()>>>,
+    counters: Arc<dyn Counters>,
 }
 
 impl Relying {
     /// Nothing known yet.
-    pub(crate) fn new(source: Arc<dyn Fetch>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(source: Arc<dyn Fetch>, clock: Arc<dyn Clock>, counters: Arc<dyn Counters>) -> Self {
         let fetched = Cache::builder().max_capacity(64 << 20).weigher(|uri: &String, f: &Arc<Fetched>| {
             u32::try_from(uri.len()).unwrap_or(u32::MAX).saturating_add(f.octets.saturating_mul(3)).saturating_add(500)
         });
@@ -92,6 +104,7 @@ impl Relying {
             fetched: fetched.build_with_hasher(ahash::RandomState::new()),
             tried: tried.build_with_hasher(ahash::RandomState::new()),
             flights: parking_lot::Mutex::default(),
+            counters,
         };
         let written = Cache::builder().max_capacity(10_000).build_with_hasher(ahash::RandomState::new());
         Self { shared: Arc::new(shared), written }
@@ -99,25 +112,25 @@ impl Relying {
 
     /// A client's keys: those it registered, or those at its `jwks_uri`. An unknown `kid` is looked for there once more.
     /// Empty if there are none or they cannot be had.
-    pub async fn keys(&self, client: &Client, kid: Option<&str>) -> Arc<Keys> {
+    pub async fn keys(&self, client: &Client, kid: Option<&str>, source: Option<IpAddr>) -> Arc<Keys> {
         match (&client.jwks, &client.jwks_uri) {
             (Some(written), _) => self.written(written),
-            (None, Some(uri)) => self.at(uri, Wanted::key(kid), "client").await,
+            (None, Some(uri)) => self.at(uri, Wanted::key(kid), Asks::client(client, source)).await,
             (None, None) => Arc::default(),
         }
     }
 
     /// The same, looked for once more if this certificate is not among them.
-    pub async fn keys_holding(&self, client: &Client, certificate: &Certificate) -> Arc<Keys> {
+    pub async fn keys_holding(&self, client: &Client, certificate: &Certificate, source: Option<IpAddr>) -> Arc<Keys> {
         match (&client.jwks, &client.jwks_uri) {
-            (None, Some(uri)) => self.at(uri, Wanted::Certificate(certificate.clone()), "client").await,
-            _ => self.keys(client, None).await,
+            (None, Some(uri)) => self.at(uri, Wanted::Certificate(certificate.clone()), Asks::client(client, source)).await,
+            _ => self.keys(client, None, source).await,
         }
     }
 
     /// A trusted issuer's keys. Empty if they cannot be had.
     pub async fn issuer_keys(&self, issuer: &TrustedIssuer, kid: Option<&str>) -> Arc<Keys> {
-        self.at(&issuer.jwks_uri, Wanted::key(kid), &issuer.issuer).await
+        self.at(&issuer.jwks_uri, Wanted::key(kid), Asks::issuer(&issuer.issuer)).await
     }
 
     /// How many sets there are.
@@ -131,14 +144,34 @@ impl Relying {
         self.written.get_with(name, || Arc::new(Keys::read(text.as_bytes()).unwrap_or_default()))
     }
 
-    async fn at(&self, uri: &str, wanted: Wanted, whose: &str) -> Arc<Keys> {
+    async fn at(&self, uri: &str, wanted: Wanted, asks: Asks<'_>) -> Arc<Keys> {
         if let Some(fresh) = self.shared.fresh(uri, &wanted) {
             return fresh;
         }
-        // On a task of its own: a caller that goes away does not take the fetch with it.
-        let (shared, uri, whose) = (Arc::clone(&self.shared), uri.to_owned(), whose.to_owned());
-        let looking = tokio::spawn(async move { shared.look(&uri, &wanted, &whose).await });
-        looking.await.unwrap_or_default()
+        let flight = self.shared.flight(uri, asks).await;
+        if let Some(mut landed) = flight {
+            // Nobody ever sends: it ends when the flight does. Whoever waited takes what it brought and looks no further.
+            let _ = tokio::time::timeout(LONGEST, landed.changed()).await;
+        }
+        self.shared.last_good(uri)
+    }
+}
+
+/// On whose account a set is fetched.
+#[derive(Debug, Clone, Copy)]
+struct Asks<'a> {
+    /// By name, for the metric.
+    whose: &'a str,
+    /// A stranger chose the address: fetches are counted. By whom this one was caused, where that is known.
+    stranger: Option<Option<IpAddr>>,
+}
+
+impl<'a> Asks<'a> {
+    const fn issuer(whose: &'a str) -> Self {
+        Self { whose, stranger: None }
+    }
+    fn client(client: &Client, source: Option<IpAddr>) -> Self {
+        Self { whose: "client", stranger: client.origin.is_some().then_some(source) }
     }
 }
 
@@ -149,32 +182,55 @@ impl Shared {
         (age < FRESH_MS && wanted.is_in(&fetched.keys)).then(|| Arc::clone(&fetched.keys))
     }
 
-    async fn look(&self, uri: &str, wanted: &Wanted, whose: &str) -> Arc<Keys> {
-        let gate = Arc::clone(self.flights.lock().entry(uri.to_owned()).or_default());
-        let alone = gate.lock().await;
-        let found = match self.fresh(uri, wanted) {
-            Some(fresh) => fresh,
-            None => {
-                self.refresh(uri, whose).await;
-                self.last_good(uri)
-            }
-        };
-        drop(alone);
-        // The map holds one and this call the other: nobody waits.
-        let mut flights = self.flights.lock();
-        if Arc::strong_count(&gate) <= 2 {
-            flights.remove(uri);
+    fn paused(&self, uri: &str) -> bool {
+        self.tried.get(uri).is_some_and(|tried| self.clock.now_ms() - tried < PAUSE_MS)
+    }
+
+    /// The fetch of an address that is under way, or a new one if it is time for one.
+    async fn flight(self: &Arc<Self>, uri: &str, asks: Asks<'_>) -> Option<watch::Receiver<()>> {
+        if let Some(flight) = self.flights.lock().get(uri) {
+            return Some(flight.clone());
         }
-        found
+        if self.paused(uri) || self.crowded(uri, asks).await {
+            return None;
+        }
+        let mut flights = self.flights.lock();
+        if let Some(flight) = flights.get(uri) {
+            return Some(flight.clone());
+        }
+        if self.paused(uri) {
+            return None;
+        }
+        let (landing, flight) = watch::channel(());
+        flights.insert(uri.to_owned(), flight.clone());
+        drop(flights);
+        // On a task of its own: a caller that goes away does not take the fetch with it.
+        let (landing, whose) = (Landing { shared: Arc::clone(self), uri: uri.to_owned(), _waiting: landing }, asks.whose.to_owned());
+        tokio::spawn(async move { landing.shared.refresh(&landing.uri, &whose).await });
+        Some(flight)
+    }
+
+    /// Whether strangers had too much fetched from this host, or this source did.
+    async fn crowded(&self, uri: &str, asks: Asks<'_>) -> bool {
+        let Some(source) = asks.stranger else { return false };
+        let host = url::Url::parse(uri).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+        let mut counted = vec![(format!("keys_host:{host}"), OF_HOST)];
+        counted.extend(source.map(|source| (format!("keys:{source}"), OF_SOURCE)));
+        for (key, quota) in counted {
+            if !self.counters.hit(&key, &quota, 1, self.clock.now_ms()).await.allowed {
+                metrics::counter!("jwks_fetch_total", "issuer" => asks.whose.to_owned(), "outcome" => "limited").increment(1);
+                return true;
+            }
+        }
+        false
     }
 
     async fn refresh(&self, uri: &str, whose: &str) {
         let now = self.clock.now_ms();
-        if self.tried.get(uri).is_some_and(|tried| now - tried < PAUSE_MS) {
-            return;
-        }
         self.tried.insert(uri.to_owned(), now);
         let document = self.source.fetch(uri).await;
+        // However long it took: the address has its rest.
+        self.tried.insert(uri.to_owned(), self.clock.now_ms());
         let good = document.and_then(|document| Some((Keys::read(&document)?, document.len())));
         let outcome = if good.is_some() { "ok" } else { "failed" };
         metrics::counter!("jwks_fetch_total", "issuer" => whose.to_owned(), "outcome" => outcome).increment(1);
@@ -191,10 +247,24 @@ impl Shared {
     }
 }
 
+/// A fetch under way. However it ends, the next one may begin, and whoever waits goes on.
+struct Landing {
+    shared: Arc<Shared>,
+    uri: String,
+    _waiting: watch::Sender<()>,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.shared.flights.lock().remove(&self.uri);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
+    use edge::limit::Verdict;
     use serde_json::json;
     use tokens::{Alg, sign::SigningKey};
 
@@ -220,6 +290,35 @@ mod tests {
         }
     }
 
+    /// A burst of each quota, and no more.
+    #[derive(Default)]
+    struct Few(parking_lot::Mutex<HashMap<String, u32>>);
+    #[async_trait]
+    impl Counters for Few {
+        async fn hit(&self, key: &str, quota: &Quota, cost: u32, _: i64) -> Verdict {
+            let mut counted = self.0.lock();
+            let times = counted.entry(key.to_owned()).or_default();
+            *times += cost;
+            Verdict { allowed: *times <= quota.burst, remaining: 0, retry_after_ms: 1, reset_ms: 1 }
+        }
+        async fn peek(&self, _: &str, _: &Quota, _: i64) -> Verdict {
+            Verdict { allowed: true, remaining: 0, retry_after_ms: 0, reset_ms: 0 }
+        }
+        async fn clear(&self, _: &str) {}
+    }
+
+    /// Answers when the pause between two fetches is long over.
+    struct Slow(Arc<At>, AtomicUsize);
+    #[async_trait]
+    impl Fetch for Slow {
+        async fn fetch(&self, _: &str) -> Option<Bytes> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            self.0.0.fetch_add(PAUSE_MS * 2, Ordering::SeqCst);
+            None
+        }
+    }
+
     fn key() -> SigningKey {
         SigningKey::generate(Alg::ES256).unwrap().0
     }
@@ -232,11 +331,11 @@ mod tests {
         let (old, new) = (key(), key());
         let served = Arc::new(Served { document: parking_lot::Mutex::new(Some(document(&old))), fetches: AtomicUsize::new(0) });
         let clock = Arc::new(At(AtomicI64::new(1_000_000)));
-        let relying = Relying::new(Arc::clone(&served) as _, Arc::clone(&clock) as _);
+        let relying = Relying::new(Arc::clone(&served) as _, Arc::clone(&clock) as _, Arc::new(Few::default()));
         let client = Client { jwks_uri: Some("https://rp.example.com/jwks".into()), ..Client::default() };
-        let has = async |key: &SigningKey| relying.keys(&client, Some(key.kid())).await.find(Some(key.kid()), Alg::ES256).is_some();
+        let has = async |key: &SigningKey| relying.keys(&client, Some(key.kid()), None).await.find(Some(key.kid()), Alg::ES256).is_some();
         let fetched = || served.fetches.load(Ordering::SeqCst);
-        futures_util::future::join_all((0..50).map(|_| relying.keys(&client, None))).await;
+        futures_util::future::join_all((0..50).map(|_| relying.keys(&client, None, None))).await;
         assert!(has(&old).await && fetched() == 1);
         *served.document.lock() = Some(document(&new));
         assert!(!has(&new).await && fetched() == 1, "not within five seconds");
@@ -259,10 +358,44 @@ mod tests {
     async fn registered_keys_need_no_fetch() {
         let (served, own) = (Served { document: parking_lot::Mutex::default(), fetches: AtomicUsize::new(0) }, key());
         let served = Arc::new(served);
-        let relying = Relying::new(Arc::clone(&served) as _, Arc::new(At(AtomicI64::new(0))));
+        let relying = Relying::new(Arc::clone(&served) as _, Arc::new(At(AtomicI64::new(0))), Arc::new(Few::default()));
         let client = Client { jwks: Some(json!({"keys": [own.jwk()]})), ..Client::default() };
-        assert!(relying.keys(&client, Some(own.kid())).await.find(None, Alg::ES256).is_some());
-        assert!(relying.keys(&Client::default(), None).await.set().is_empty());
+        assert!(relying.keys(&client, Some(own.kid()), None).await.find(None, Alg::ES256).is_some());
+        assert!(relying.keys(&Client::default(), None, None).await.set().is_empty());
         assert_eq!((served.fetches.load(Ordering::SeqCst), relying.written.iter().count()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn whoever_waited_for_a_slow_address_does_not_ask_it_again() {
+        let clock = Arc::new(At(AtomicI64::new(1_000_000)));
+        let slow = Arc::new(Slow(Arc::clone(&clock), AtomicUsize::new(0)));
+        let relying = Relying::new(Arc::clone(&slow) as _, Arc::clone(&clock) as _, Arc::new(Few::default()));
+        let client = Client { jwks_uri: Some("https://rp.example.com/jwks".into()), ..Client::default() };
+        futures_util::future::join_all((0..50).map(|_| relying.keys(&client, Some("k"), None))).await;
+        relying.keys(&client, Some("other"), None).await;
+        assert_eq!(slow.1.load(Ordering::SeqCst), 1);
+        clock.0.fetch_add(PAUSE_MS, Ordering::SeqCst);
+        relying.keys(&client, Some("other"), None).await;
+        assert_eq!(slow.1.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn strangers_have_few_sets_fetched_from_one_host_and_by_one_source() {
+        let served = Arc::new(Served { document: parking_lot::Mutex::default(), fetches: AtomicUsize::new(0) });
+        let relying = Relying::new(Arc::clone(&served) as _, Arc::new(At(AtomicI64::new(1_000_000))), Arc::new(Few::default()));
+        let ask = async |host: &str, origin: Option<&str>, source: Option<IpAddr>| {
+            served.fetches.store(0, Ordering::SeqCst);
+            for n in 0..100 {
+                let uri = Some(format!("https://{}/{n}", host.replace('*', &n.to_string())));
+                let client = Client { jwks_uri: uri, origin: origin.map(str::to_owned), ..Client::default() };
+                relying.keys(&client, None, source).await;
+            }
+            served.fetches.load(Ordering::SeqCst)
+        };
+        let source = |n| Some(IpAddr::from([192, 0, 2, n]));
+        assert_eq!(ask("victim.example.com", Some("registration"), None).await, 60);
+        assert_eq!(ask("*.example.com", Some("metadata"), source(1)).await, 30);
+        assert_eq!(ask("*.example.net", Some("metadata"), source(2)).await, 30);
+        assert_eq!(ask("known.example.com", None, source(3)).await, 100, "an administrator's word");
     }
 }

@@ -50,15 +50,15 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     let form = form(&parts, &octets)?;
     for _ in 0..TRIES {
         let client = client(app, "bc_authorize", &parts, &form).await?;
-        ciba::entitled(&client)?;
         count(app, &client, ("ciba", ASKED)).await?;
-        match begin(app, &parts, &form, &client).await? {
-            Ok(answer) => {
+        match begin(app, &parts, &form, &client).await {
+            Err(why) => return Err(once::refused(app, "bc_authorize", &parts, &client, why).await),
+            Ok(Ok(answer)) => {
                 metrics::counter!("backchannel_requests_total", "outcome" => "begun").increment(1);
                 return Ok(reply::json(StatusCode::OK, answer));
             }
-            Err(Guarded { step: 0 }) => app.catalog.forget_client(client.id()),
-            Err(_) => {}
+            Ok(Err(Guarded { step: 0 })) => app.catalog.forget_client(client.id()),
+            Ok(Err(_)) => {}
         }
     }
     Err(StoreError::Unavailable("the client keeps changing".into()).into())
@@ -70,6 +70,7 @@ async fn count(app: &App, client: &AuthenticatedClient, (name, quota): (&'static
 }
 
 async fn begin(app: &App, parts: &Parts, form: &Form<'_>, client: &AuthenticatedClient) -> Result<Result<Bytes, Guarded>, Failed> {
+    ciba::entitled(client)?;
     let (asked, signed) = read(app, form, client).await?;
     let Some(user) = meant(app, client, &asked.hint).await?.filter(|u| !u.disabled) else {
         count(app, client, ("ciba-unknown", UNKNOWN)).await?;
@@ -100,11 +101,11 @@ async fn begin(app: &App, parts: &Parts, form: &Form<'_>, client: &Authenticated
 }
 
 async fn read(app: &App, form: &Form<'_>, client: &AuthenticatedClient) -> Result<(Asked, Option<Once>), Failed> {
-    match request::sent(client.client(), form)? {
+    match request::sent(client.client(), form, app.settings.profile)? {
         Sent::Plain => Ok((request::of_form(form)?, None)),
         Sent::Signed(text, alg) => {
             let kid = Parsed::parse(text).ok().and_then(|parsed| parsed.kid);
-            let keys = app.relying.keys(client.client(), kid.as_deref()).await;
+            let keys = app.relying.keys(client.client(), kid.as_deref(), None).await;
             let (asked, once) = request::of_object(text, alg, keys.set(), client.client(), &app.settings.issuer, app.clock.now())?;
             Ok((asked, Some(once)))
         }

@@ -20,7 +20,7 @@ pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod userinfo;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::body::{self, Body};
 use bytes::Bytes;
@@ -97,7 +97,7 @@ pub(crate) async fn client(app: &App, endpoint: &'static str, parts: &Parts, for
     let known = crate::documents::client(app, &presented.client_id, source).await?;
     let certificate = parts.extensions.get::<PeerCertificate>().map(|peer| &peer.0);
     let (keys, issuer) = match &known {
-        Some(known) => keys(app, presented.needs(&known.client), &known.client, certificate).await?,
+        Some(known) => keys(app, presented.needs(&known.client), &known.client, certificate, Some(source)).await?,
         None => Default::default(),
     };
     let base = protocol::discovery::issuer_path(&app.settings.issuer);
@@ -120,12 +120,18 @@ pub(crate) async fn client(app: &App, endpoint: &'static str, parts: &Parts, for
 }
 
 /// The keys a client is believed by, and the algorithms of the issuer they are of.
-async fn keys(app: &App, needs: Needs<'_>, client: &Client, certificate: Option<&Certificate>) -> Result<(Arc<Keys>, Vec<Alg>), Failed> {
+async fn keys(
+    app: &App,
+    needs: Needs<'_>,
+    client: &Client,
+    certificate: Option<&Certificate>,
+    source: Option<IpAddr>,
+) -> Result<(Arc<Keys>, Vec<Alg>), Failed> {
     Ok(match needs {
         Needs::Nothing => Default::default(),
-        Needs::Client(kid) => (app.relying.keys(client, kid).await, Vec::new()),
+        Needs::Client(kid) => (app.relying.keys(client, kid, source).await, Vec::new()),
         Needs::Certificate => match certificate {
-            Some(certificate) => (app.relying.keys_holding(client, certificate).await, Vec::new()),
+            Some(certificate) => (app.relying.keys_holding(client, certificate, source).await, Vec::new()),
             None => Default::default(),
         },
         Needs::Issuer(issuer, kid) => match app.catalog.trusted_issuer(issuer).await? {

@@ -30,7 +30,7 @@ pub(crate) async fn unpacked(app: &App, client: &Client, params: &Params, came: 
         (None, _) => return Ok(None),
     };
     let kid = request_object::key_id(&text)?;
-    let keys = app.relying.keys(client, kid.as_deref()).await;
+    let keys = app.relying.keys(client, kid.as_deref(), None).await;
     request_object::unpack(&text, params, came, (client, &app.settings), keys.set(), app.clock.now()).map(Some)
 }
 
