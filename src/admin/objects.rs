@@ -251,7 +251,8 @@ impl Objects {
                     guard.step(Step::ForgetConsents { subject: stored.id.clone(), client_id: None }).and(order.subject(&stored.id))
                 }
                 ObjectKind::Client => {
-                    guard.step(Step::ForgetConsentsOfClient { client_id: stored.id.clone() }).and(order.client(&stored.id))
+                    let guard = guard.step(Step::ForgetConsentsOfClient { client_id: stored.id.clone() }).and(order.client(&stored.id));
+                    self.without_stream(guard, &stored.id).await?
                 }
                 _ => guard,
             };
@@ -260,6 +261,15 @@ impl Objects {
             }
         }
         Err(Failure::Stale)
+    }
+
+    /// A client's stream of signals goes with it: whoever is made under the same id later does not inherit it.
+    async fn without_stream(&self, change: Change, client_id: &str) -> Result<Change, Failure> {
+        let stream = self.store.object_by_key(ObjectKind::SignalStream, client_id).await?;
+        Ok(match stream {
+            Some(stream) => change.step(Step::DeleteObject { kind: ObjectKind::SignalStream, id: stream.id, version: None }),
+            None => change,
+        })
     }
 
     /// What would be stored, and the change that stores it.
