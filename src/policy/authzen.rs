@@ -14,6 +14,22 @@ pub const MAX_CANDIDATES: usize = 1000;
 pub const PAGE: usize = 100;
 /// Longest type, id or name, octets.
 const LONGEST: usize = 1024;
+/// Most that context and properties of one question may weigh (see [`weight`]).
+pub const MAX_QUESTION: usize = 16 * 1024;
+/// Most that all questions of a batch may weigh together, each with the defaults it takes over.
+pub const MAX_BATCH: usize = 512 * 1024;
+/// What a value weighs besides its text.
+const VALUE: usize = 16;
+
+/// How much work a JSON value is: its text in octets and 16 for each value, so that many small ones do not look like little.
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::Object(members) => members.iter().map(|(name, value)| name.len() + weight(value)).sum::<usize>() + VALUE,
+        Value::Array(items) => items.iter().map(weight).sum::<usize>() + VALUE,
+        Value::String(text) => text.len() + VALUE,
+        Value::Null | Value::Bool(_) | Value::Number(_) => VALUE,
+    }
+}
 
 /// A request that cannot be read: constant text for its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,18 +63,59 @@ impl Semantic {
 
 /// An access evaluations request (§7.1).
 #[derive(Debug, Clone, PartialEq)]
-pub enum Batch {
+pub enum Batch<'a> {
     /// Without `evaluations`: one question, answered like one.
     Single(Box<Question>),
     /// Each item by itself: one that cannot be read is refused, the others are decided.
-    Many(Vec<Result<Question, Malformed>>, Semantic),
+    Many(Items<'a>, Semantic),
+}
+
+/// The items of a batch; each becomes a question when it is its turn, not before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Items<'a> {
+    top: &'a Map<String, Value>,
+    items: &'a [Value],
+}
+
+/// What an item is made of, in its own words or the default's.
+const MEMBERS: [&str; 4] = ["subject", "action", "resource", "context"];
+
+impl Items<'_> {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+    /// The questions, one at a time.
+    pub fn questions(&self) -> impl Iterator<Item = Result<Question, Malformed>> {
+        self.items.iter().map(|item| {
+            let item = object(item)?;
+            let mut merged = Map::new();
+            for name in MEMBERS {
+                if let Some(value) = merge(self.top.get(name), item.get(name)) {
+                    merged.insert(name.to_owned(), value);
+                }
+            }
+            question(&merged)
+        })
+    }
+    /// What all of them weigh together, at most.
+    fn weight(&self) -> usize {
+        let of = |members: &Map<String, Value>| MEMBERS.iter().filter_map(|name| members.get(*name)).map(weight).sum::<usize>();
+        self.items.iter().map(|item| item.as_object().map_or(0, of)).sum::<usize>() + of(self.top).saturating_mul(self.items.len())
+    }
 }
 
 /// Reads an access evaluations request: the top level has the defaults of each item.
 ///
 /// # Errors
-/// What is missing or of the wrong type.
-pub fn evaluations(body: &Value) -> Result<Batch, Malformed> {
+/// What is missing or of the wrong type, or too much.
+pub fn evaluations(body: &Value) -> Result<Batch<'_>, Malformed> {
     let top = object(body)?;
     let semantic = match top.get("options").and_then(|o| o.get("evaluations_semantic")) {
         None => Semantic::ExecuteAll,
@@ -79,17 +136,11 @@ pub fn evaluations(body: &Value) -> Result<Batch, Malformed> {
     if items.len() > MAX_EVALUATIONS {
         return Err(Malformed("too many evaluations"));
     }
-    let read = |item: &Value| {
-        let item = object(item)?;
-        let mut merged = Map::new();
-        for name in ["subject", "action", "resource", "context"] {
-            if let Some(value) = merge(top.get(name), item.get(name)) {
-                merged.insert(name.to_owned(), value);
-            }
-        }
-        question(&merged)
-    };
-    Ok(Batch::Many(items.iter().map(read).collect(), semantic))
+    let items = Items { top, items };
+    if items.weight() > MAX_BATCH {
+        return Err(Malformed("the evaluations are too large together"));
+    }
+    Ok(Batch::Many(items, semantic))
 }
 
 /// An item's member over the default: members of objects are merged by name, so that an item may say its id alone.
@@ -132,6 +183,18 @@ pub struct Found {
     next: Option<String>,
 }
 
+impl Found {
+    /// The ids.
+    #[must_use]
+    pub fn ids(&self) -> &[String] {
+        &self.ids
+    }
+    /// Leaves one out.
+    pub fn leave_out(&mut self, id: &str) {
+        self.ids.retain(|found| found != id);
+    }
+}
+
 impl Search {
     /// Reads a search request. The id of what is sought, and an action where actions are sought, are ignored.
     ///
@@ -145,6 +208,7 @@ impl Search {
         if sought != Sought::Action {
             action(top, &mut question)?;
         }
+        bounded(&question)?;
         let page = match top.get("page") {
             None => Map::new(),
             Some(Value::Object(page)) => page.clone(),
@@ -205,6 +269,12 @@ impl Search {
         found
     }
 
+    /// The type of whom is looked for, if it is a subject.
+    #[must_use]
+    pub fn sought_subject(&self) -> Option<&str> {
+        (self.sought == Sought::Subject).then_some(self.question.principal.kind.as_str())
+    }
+
     /// The answer (§8.2).
     #[must_use]
     pub fn answer(&self, found: &Found) -> Value {
@@ -257,7 +327,14 @@ fn question(top: &Map<String, Value>) -> Result<Question, Malformed> {
         ..Question::default()
     };
     action(top, &mut question)?;
+    bounded(&question)?;
     Ok(question)
+}
+
+fn bounded(question: &Question) -> Result<(), Malformed> {
+    let parts = [&question.context, &question.principal.attributes, &question.resource.attributes];
+    let weight: usize = parts.into_iter().flatten().map(|(name, value)| name.len() + weight(value)).sum();
+    if weight > MAX_QUESTION { Err(Malformed("context and properties are too large")) } else { Ok(()) }
 }
 
 fn being(top: &Map<String, Value>, name: &'static str, identified: bool) -> Result<Being, Malformed> {
@@ -386,12 +463,33 @@ mod tests {
             "evaluations": [{"action": {"name": "read"}, "resource": {"id": "record-2"}}, {"action": {"name": "write"}}, {}, 5],
             "options": {"evaluations_semantic": "deny_on_first_deny"}});
         let Ok(Batch::Many(items, semantic)) = evaluations(&body) else { panic!("many") };
-        let told: Vec<bool> = items.iter().map(|i| i.as_ref().is_ok_and(|q| policy().ask(q).allowed)).collect();
+        let told: Vec<bool> = items.questions().map(|i| i.is_ok_and(|q| policy().ask(&q).allowed)).collect();
         assert_eq!(told, [true, false, false, false]);
         assert!(semantic.stops_at(false) && !semantic.stops_at(true));
         assert!(matches!(evaluations(&ask("bob", "read")), Ok(Batch::Single(_))));
         let unknown = json!({"evaluations": [{}], "options": {"evaluations_semantic": "sometimes"}});
         assert_eq!(evaluations(&unknown), Err(Malformed("evaluations_semantic is not known")));
+    }
+
+    #[test]
+    fn a_question_and_a_batch_are_bounded_by_what_they_become() {
+        let mut large = ask("alice", "read");
+        large["context"] = json!({"a": vec![1; 1000]});
+        assert!(evaluation(&large).is_ok());
+        large["context"] = json!({"a": vec![1; 1024]});
+        assert_eq!(evaluation(&large), Err(Malformed("context and properties are too large")));
+        assert!(Search::read(Sought::Action, &large).is_err());
+        large["context"] = json!({});
+        large["subject"]["properties"] = json!({"a": "x".repeat(MAX_QUESTION)});
+        assert!(evaluation(&large).is_err());
+        // Sixty-four KiB of defaults for two hundred items would be a hundred megabytes.
+        let many = |defaults: usize| {
+            let mut body = ask("alice", "read");
+            body["context"] = json!({"a": vec![1; defaults]});
+            body["evaluations"] = json!(vec![json!({}); MAX_EVALUATIONS]);
+            evaluations(&body).map(|_| ())
+        };
+        assert_eq!((many(100), many(1000)), (Ok(()), Err(Malformed("the evaluations are too large together"))));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{
 use arc_swap::ArcSwapOption;
 use ledger::{Committed, Listener, ObjectKind, Record as _, Store, StoreError};
 use policy::{Compiled, Policy};
+use tokio::sync::Semaphore;
 
 /// Policies read at once.
 const PAGE: u32 = 500;
@@ -16,11 +17,16 @@ pub(crate) struct Policies {
     store: Arc<dyn Store>,
     changes: AtomicU64,
     compiled: ArcSwapOption<(u64, Arc<Compiled>)>,
+    /// How many batches and searches are worked on at once; the others wait their turn.
+    pub(crate) desk: Arc<Semaphore>,
 }
+
+/// Batches and searches worked on at once.
+const DESKS: usize = 2;
 
 impl Policies {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, changes: AtomicU64::new(0), compiled: ArcSwapOption::empty() }
+        Self { store, changes: AtomicU64::new(0), compiled: ArcSwapOption::empty(), desk: Arc::new(Semaphore::new(DESKS)) }
     }
 
     /// Every policy, ready to be asked. If what is stored does not fit together, nothing is allowed.
