@@ -97,7 +97,8 @@ section! {
         /// The private key, PEM (PKCS#8, PKCS#1 or SEC1).
         key_file: Option<PathBuf> = "",
         /// Authorities of client certificates, PEM. A listener with some asks for a certificate; one that is shown must chain to them
-        /// unless `client_certificates` is `any`.
+        /// unless `client_certificates` is `any`. What is read anew on SIGHUP counts for open connections too. Revocation lists and OCSP
+        /// are not asked: disable the client, or take the authority away.
         client_ca_files: Vec<PathBuf> = "",
         /// `trusted` (default: only certificates of `client_ca_files`, none asked for without such files) or `any`: every certificate
         /// whose key is proved, self-signed ones included; what a client registered decides (RFC 8705 §2.2, §3).

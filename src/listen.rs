@@ -1,5 +1,6 @@
 //! The accept loop of every listener: plain or TLS, HTTP/1.1 or HTTP/2, bounded in time, size and number, drained on shutdown.
 mod framed;
+mod rewound;
 
 use std::{
     future::Future,
@@ -31,8 +32,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use web::app::PeerCertificate;
 
-use self::framed::{Framed, Told};
-use crate::tls::Tls;
+use self::{
+    framed::{Framed, Told},
+    rewound::Rewound,
+};
+use crate::tls::{Shown, Tls};
 
 /// How long a TLS handshake or a request head may take.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,7 +46,6 @@ pub const BODY_IDLE: Duration = Duration::from_secs(30);
 pub const MAX_URI: usize = 8 * 1024;
 /// The largest request head: the longest target and 32 KiB of fields.
 const MAX_HEAD: usize = 48 * 1024;
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A bound socket with its place in the process.
 pub struct Listener {
@@ -141,7 +144,7 @@ impl Listener {
             shutdown.open.spawn(async move {
                 open.increment(1.0);
                 let connection = async {
-                    if let Some(accepted) = Accepted::open(socket, peer, tls.as_deref(), stop, name).await {
+                    if let Some(accepted) = Accepted::open(socket, peer, tls.as_ref(), stop, name).await {
                         serve(accepted).await;
                     }
                 };
@@ -160,7 +163,7 @@ impl Listener {
 /// The bytes of an accepted connection.
 pub enum Wire {
     /// Plain TCP.
-    Plain(TcpStream),
+    Plain(Rewound<TcpStream>),
     /// TLS over TCP.
     Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
 }
@@ -171,8 +174,8 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// Its bytes.
     pub wire: Wire,
-    /// The client certificate its handshake proved.
-    pub certificate: Option<PeerCertificate>,
+    /// The client certificate its handshake proved. What it counts for is asked with every request.
+    pub certificate: Option<Shown>,
     /// Whether it speaks HTTP/2 (by ALPN, or by prior knowledge).
     pub http2: bool,
     /// Cancelled when the connection shall finish what it is answering and close.
@@ -180,19 +183,19 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    async fn open(socket: TcpStream, peer: SocketAddr, tls: Option<&Tls>, stop: CancellationToken, name: &'static str) -> Option<Self> {
+    async fn open(socket: TcpStream, peer: SocketAddr, tls: Option<&Arc<Tls>>, stop: CancellationToken, name: &'static str) -> Option<Self> {
         let Some(tls) = tls else {
-            let http2 = tokio::select! {
+            let (stream, http2) = tokio::select! {
                 () = stop.cancelled() => return None,
-                seen = timeout(HEAD_TIMEOUT, begins_with_preface(&socket)) => seen.ok()?.ok()?,
+                seen = timeout(HEAD_TIMEOUT, Rewound::sniff(socket)) => seen.ok()?.ok()?,
             };
-            return Some(Self { peer, wire: Wire::Plain(socket), certificate: None, http2, stop });
+            return Some(Self { peer, wire: Wire::Plain(stream), certificate: None, http2, stop });
         };
         match timeout(HEAD_TIMEOUT, tls.acceptor().accept(socket)).await {
             Ok(Ok(stream)) => {
                 let session = stream.get_ref().1;
                 let http2 = session.alpn_protocol() == Some(b"h2");
-                let certificate = tls.judge(session.peer_certificates()).map(PeerCertificate);
+                let certificate = session.peer_certificates().map(|chain| tls.shown(chain));
                 Some(Self { peer, wire: Wire::Tls(Box::new(stream)), certificate, http2, stop })
             }
             Ok(Err(error)) => {
@@ -201,30 +204,6 @@ impl Accepted {
             }
             Err(_) => None,
         }
-    }
-}
-
-/// Whether the first octets are HTTP/2's preface (RFC 9113 §3.4), without taking them.
-async fn begins_with_preface(socket: &TcpStream) -> io::Result<bool> {
-    let mut seen = [0; PREFACE.len()];
-    let mut before = 0;
-    loop {
-        let count = socket.peek(&mut seen).await?;
-        let first = seen.get(..count).unwrap_or_default();
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if !PREFACE.starts_with(first) {
-            return Ok(false);
-        }
-        if count == PREFACE.len() {
-            return Ok(true);
-        }
-        if count == before {
-            // Part of a preface and nothing new: peeking again at once would spin.
-            sleep(Duration::from_millis(5)).await;
-        }
-        before = count;
     }
 }
 
@@ -237,9 +216,10 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let Accepted { peer, wire, certificate, http2, stop } = accepted;
+    let certificate = certificate.map(Arc::new);
     let answer = move |mut request: Request<Timed>, peer| {
-        if let Some(certificate) = &certificate {
-            request.extensions_mut().insert(certificate.clone());
+        if let Some(certificate) = certificate.as_ref().and_then(|shown| shown.certificate()) {
+            request.extensions_mut().insert(PeerCertificate(certificate));
         }
         answer(request, peer)
     };

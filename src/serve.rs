@@ -392,7 +392,13 @@ fn accept(listener: Listener, shutdown: &Shutdown, wings: Arc<ArcSwap<Wings>>, c
 
 /// Runs the gateway's threads; the process counts them as one open connection, so that a drain waits for them.
 fn forward(gateway: Arc<Gateway>, socket: std::net::TcpListener, tls: Option<Arc<Tls>>, config: &Config, shutdown: &Shutdown) {
-    let tls = tls.map(|tls| gateway::Encryption { config: tls.config(), judge: Arc::new(move |chain| tls.judge(Some(chain))) });
+    let tls = tls.map(|tls| gateway::Encryption {
+        config: tls.config(),
+        judge: Arc::new(move |chain| {
+            let shown = tls.shown(chain);
+            Arc::new(move || shown.certificate())
+        }),
+    });
     let (stop, cut) = (shutdown.stop.clone(), shutdown.cut.clone());
     let threads = match usize::try_from(config.server.worker_threads) {
         Ok(threads @ 1..) => threads,

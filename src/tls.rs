@@ -15,7 +15,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio_rustls::TlsAcceptor;
 
-pub use self::clients::Admitted;
+pub use self::clients::{Admitted, Shown};
 use self::clients::Clients;
 use crate::config::TlsFiles;
 
@@ -75,10 +75,10 @@ impl Tls {
         self.config.clone()
     }
 
-    /// Whom the certificates of a client make it, by what is admitted now: a resumed session shows those of its first handshake.
+    /// What a client's certificates count for, whenever it is asked: a resumed session shows those of its first handshake.
     #[must_use]
-    pub fn judge(&self, chain: Option<&[CertificateDer<'_>]>) -> Option<tokens::certificate::Certificate> {
-        self.clients.admitted().judge(chain?)
+    pub fn shown(self: &Arc<Self>, chain: &[CertificateDer<'_>]) -> Shown {
+        Shown::new(self.clients.clone(), chain.iter().map(|certificate| certificate.clone().into_owned()).collect())
     }
 
     /// What accepts the next connection.

@@ -6,6 +6,7 @@ use edge::{
     table::{Entry, Limit},
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use tokens::{Alg, dpop};
 
 use crate::body::AnswerBody;
 
@@ -44,6 +45,23 @@ pub(crate) fn refuse(refusal: Refusal, entry: Option<&Entry>, allow: Option<Head
     answer
 }
 
+/// Lets the challenges name the algorithms that are taken here, where these are not all.
+pub(crate) fn name_algorithms(headers: &mut HeaderMap, algorithms: &[Alg]) {
+    if algorithms == dpop::ALGS {
+        return;
+    }
+    let named = |algorithms: &[Alg]| format!("algs=\"{}\"", algorithms.iter().map(|alg| alg.as_str()).collect::<Vec<_>>().join(" "));
+    let (all, some) = (named(&dpop::ALGS), named(algorithms));
+    if let header::Entry::Occupied(mut challenges) = headers.entry(header::WWW_AUTHENTICATE) {
+        for challenge in challenges.iter_mut() {
+            let renamed = challenge.to_str().ok().and_then(|text| HeaderValue::from_str(&text.replace(&all, &some)).ok());
+            if let Some(renamed) = renamed {
+                *challenge = renamed;
+            }
+        }
+    }
+}
+
 /// A challenge that says where the metadata of the resource is (RFC 9728 §5.1).
 fn located(challenge: HeaderValue, about: Option<&str>) -> HeaderValue {
     let (Some(about), Ok(text)) = (about, challenge.to_str()) else { return challenge };
@@ -59,4 +77,20 @@ pub(crate) fn quota(headers: &mut HeaderMap, limit: &Limit, verdict: &Verdict) {
         headers.insert("ratelimit", value);
     }
     headers.insert("ratelimit-policy", limit.policy.clone());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_challenge_names_what_is_taken() {
+        let mut answer = refuse(Refusal::Missing, None, None, None);
+        let before = answer.headers().clone();
+        name_algorithms(answer.headers_mut(), &dpop::ALGS);
+        assert_eq!(*answer.headers(), before);
+        name_algorithms(answer.headers_mut(), &[Alg::ES256, Alg::PS256]);
+        let told: Vec<&HeaderValue> = answer.headers().get_all(header::WWW_AUTHENTICATE).iter().collect();
+        assert_eq!(told, ["Bearer", "DPoP algs=\"ES256 PS256\""]);
+    }
 }

@@ -17,10 +17,9 @@ use edge::{
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokens::certificate::Certificate;
 
 use crate::{
-    answer,
+    Standing, answer,
     authenticate::{self, Proved},
     authorize,
     body::{AnswerBody, Progress, RequestBody},
@@ -41,7 +40,7 @@ pub(crate) struct Conn {
     pub tls: bool,
     pub trusted: bool,
     /// The client certificate its handshake proved.
-    pub certificate: Option<Certificate>,
+    pub certificate: Option<Standing>,
     /// HTTP/1 only.
     pub shared: Option<Arc<Shared>>,
 }
@@ -72,6 +71,7 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Inc
         current.meter(route).refuse(refusal.reason());
         let closing = conn.shared.as_ref().is_some_and(|s| s.broken());
         let mut answer = answer::refuse(refusal, entry, trace.allow.take(), trace.about.as_deref());
+        answer::name_algorithms(answer.headers_mut(), &worker.gateway.parts().settings.proof_algorithms);
         if refusal == Refusal::Nonce
             && let Some(nonces) = &worker.gateway.parts().nonces
             && let Ok(nonce) = HeaderValue::from_str(&nonces.current(worker.now_ms().div_euclid(1000)))
@@ -251,7 +251,8 @@ fn metadata(
         return None;
     }
     let path = edge::path::normalise(path).ok()?;
-    resource_metadata::answer(&current.table, &worker.gateway.parts().own.issuer, found, &conn.shown(parts, &path))
+    let about = (&*worker.gateway.parts().own.issuer, &worker.gateway.parts().settings);
+    resource_metadata::answer(&current.table, about, found, &conn.shown(parts, &path))
 }
 
 /// A WebSocket handshake over HTTP/1.1 (RFC 6455 §4.1).

@@ -47,7 +47,7 @@ use tokio::sync::{Notify, Semaphore};
 pub use explain::{Explanation, Question};
 use jwks::Jwks;
 use outbound::Outbound;
-pub use listen::{Encryption, Judge};
+pub use listen::{Encryption, Judge, Standing};
 pub use source::{Introspect, IntrospectError, Introspection, KeySource, Own, OwnRing};
 
 /// The numbers and names a deployment chooses.
@@ -65,6 +65,8 @@ pub struct Settings {
     pub idle_connections: usize,
     /// Most open connections of clients, all threads together.
     pub max_connections: usize,
+    /// What DPoP proofs may be signed with.
+    pub proof_algorithms: Vec<tokens::Alg>,
 }
 
 impl Default for Settings {
@@ -76,6 +78,7 @@ impl Default for Settings {
             remembered_tokens: 8192,
             idle_connections: 128,
             max_connections: 16_384,
+            proof_algorithms: tokens::dpop::ALGS.to_vec(),
         }
     }
 }

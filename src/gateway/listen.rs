@@ -39,8 +39,10 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(8);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Who a chain of certificates, leaf first, is of now: asked once a connection, resumed ones included.
-pub type Judge = Arc<dyn Fn(&[CertificateDer<'static>]) -> Option<Certificate> + Send + Sync>;
+/// Who the client of an open connection is now, by its certificate: asked with every request that needs it.
+pub type Standing = Arc<dyn Fn() -> Option<Certificate> + Send + Sync>;
+/// Takes the chain of certificates of a connection, leaf first, resumed ones included.
+pub type Judge = Arc<dyn Fn(&[CertificateDer<'static>]) -> Standing + Send + Sync>;
 
 /// TLS of the listener.
 #[derive(Clone)]
@@ -153,7 +155,7 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
                     if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIME, tls.accept(stream)).await {
                         let session = stream.get_ref().1;
                         let http2 = Some(session.alpn_protocol() == Some(b"h2"));
-                        let certificate = session.peer_certificates().and_then(|chain| judge(chain));
+                        let certificate = session.peer_certificates().map(|chain| judge(chain));
                         connection(&worker, stream, Opened { peer, tls: true, http2, certificate }).await;
                     }
                 });
@@ -180,7 +182,7 @@ struct Opened {
     tls: bool,
     /// What ALPN chose; `None` lets the first octets say.
     http2: Option<bool>,
-    certificate: Option<Certificate>,
+    certificate: Option<Standing>,
 }
 
 /// Serves one connection.

@@ -12,12 +12,9 @@ use edge::{
 };
 use http::{HeaderValue, Method, Response, header};
 use serde::Serialize;
-use tokens::{
-    Alg,
-    dpop::{self, Target},
-};
+use tokens::dpop::Target;
 
-use crate::{body::AnswerBody, sender::Shown};
+use crate::{Settings, body::AnswerBody, sender::Shown};
 
 /// The well-known path (RFC 9728 §3).
 pub(crate) const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
@@ -29,7 +26,7 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     scopes_supported: Vec<&'a str>,
     bearer_methods_supported: [&'static str; 1],
-    dpop_signing_alg_values_supported: [&'static str; dpop::ALGS.len()],
+    dpop_signing_alg_values_supported: Vec<&'static str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     tls_client_certificate_bound_access_tokens: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -37,7 +34,12 @@ struct Document<'a> {
 }
 
 /// The document a request asks for, if it is for one: `found` is the route that would take it otherwise.
-pub(crate) fn answer(table: &RouteTable, own: &str, found: Option<&Entry>, shown: &Shown<'_>) -> Option<Response<AnswerBody>> {
+pub(crate) fn answer(
+    table: &RouteTable,
+    (own, settings): (&str, &Settings),
+    found: Option<&Entry>,
+    shown: &Shown<'_>,
+) -> Option<Response<AnswerBody>> {
     let path = shown.path.strip_prefix(WELL_KNOWN)?;
     let routed = found.is_some_and(|entry| entry.access == Access::Public || entry.prefix.starts_with("/.well-known/"));
     if routed || !matches!(*shown.method, Method::GET | Method::HEAD) || !(path.is_empty() || path.starts_with('/')) {
@@ -76,7 +78,7 @@ pub(crate) fn answer(table: &RouteTable, own: &str, found: Option<&Entry>, shown
         authorization_servers: servers,
         scopes_supported: scopes,
         bearer_methods_supported: ["header"],
-        dpop_signing_alg_values_supported: dpop::ALGS.map(Alg::as_str),
+        dpop_signing_alg_values_supported: settings.proof_algorithms.iter().map(|alg| alg.as_str()).collect(),
         tls_client_certificate_bound_access_tokens: guards.iter().any(|guard| guard.sender.mtls),
         dpop_bound_access_tokens_required: guards.iter().all(|guard| guard.sender.dpop && !guard.sender.mtls),
     };

@@ -12,7 +12,7 @@ use tokens::{
     dpop::{self, Expected, Proof, Target, Unproved},
 };
 
-use crate::{Gateway, seen::Believed};
+use crate::{Gateway, Standing, seen::Believed};
 
 /// The header of a proof (RFC 9449 §4.1).
 const DPOP: HeaderName = HeaderName::from_static("dpop");
@@ -29,7 +29,7 @@ pub(crate) struct Shown<'a> {
     pub tls: Option<bool>,
     /// Whether the peer is a trusted proxy, which may say how the request came to it.
     pub trusted: bool,
-    pub certificate: Option<&'a Certificate>,
+    pub certificate: Option<&'a Standing>,
 }
 
 impl Shown<'_> {
@@ -73,7 +73,8 @@ pub(crate) fn check(
         })?)),
     };
     let jkt = proof.as_ref().map(|p| p.jkt.as_str());
-    admission::sender(guard.sender, scheme, bound, jkt, shown.certificate.map(Certificate::x5t_s256))?;
+    let certificate = shown.certificate.and_then(|standing| standing());
+    admission::sender(guard.sender, scheme, bound, jkt, certificate.as_ref().map(Certificate::x5t_s256))?;
     Ok(proof)
 }
 
@@ -95,7 +96,7 @@ fn proof(gateway: &Gateway, token: &str, shown: &Shown<'_>, now: i64) -> Result<
     let expected = Expected {
         method: shown.method.as_str(),
         targets: &targets,
-        algs: &dpop::ALGS,
+        algs: &gateway.parts().settings.proof_algorithms,
         normalise: normal,
         token: Some(token),
         nonces,

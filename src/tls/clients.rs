@@ -59,6 +59,34 @@ impl Admitted {
     }
 }
 
+/// The certificates that a client proved in its handshake. They count for what is admitted when they are asked about, not when the
+/// connection was opened: an authority that is gone after a reload is gone for open connections too.
+pub struct Shown {
+    clients: Arc<Clients>,
+    chain: Vec<CertificateDer<'static>>,
+    last: ArcSwap<(Arc<Admitted>, Option<Certificate>)>,
+}
+
+impl Shown {
+    pub(super) fn new(clients: Arc<Clients>, chain: Vec<CertificateDer<'static>>) -> Self {
+        let admitted = clients.admitted();
+        let certificate = admitted.judge(&chain);
+        Self { clients, chain, last: ArcSwap::from_pointee((admitted, certificate)) }
+    }
+
+    /// Whom they make the client, now.
+    #[must_use]
+    pub fn certificate(&self) -> Option<Certificate> {
+        let (admitted, last) = (self.clients.admitted(), self.last.load());
+        if Arc::ptr_eq(&last.0, &admitted) {
+            return last.1.clone();
+        }
+        let certificate = admitted.judge(&self.chain);
+        self.last.store(Arc::new((admitted, certificate.clone())));
+        certificate
+    }
+}
+
 fn authorities(files: &[PathBuf]) -> anyhow::Result<Option<Arc<dyn ClientCertVerifier>>> {
     if files.is_empty() {
         return Ok(None);
