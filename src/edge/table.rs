@@ -239,6 +239,19 @@ impl RouteTable {
         &self.aliases
     }
 
+    /// Where the deployment has no post-quantum algorithm, nobody's token is believed by one: also of an issuer registered before.
+    #[must_use]
+    pub fn known_to(mut self, post_quantum: bool) -> Self {
+        if !post_quantum {
+            let of = |trusted: &Arc<Trusted>| {
+                let algorithms = trusted.algorithms.iter().copied().filter(|alg| *alg != Alg::MlDsa65).collect();
+                Arc::new(Trusted { algorithms, ..Trusted::clone(trusted) })
+            };
+            self.issuers = self.issuers.iter().map(of).collect();
+        }
+        self
+    }
+
     /// The trusted issuers.
     #[must_use]
     pub fn issuers(&self) -> &[Arc<Trusted>] {
@@ -464,6 +477,16 @@ mod tests {
             Matched::OtherMethods => "405".into(),
             Matched::Nothing => "404".into(),
         }
+    }
+
+    #[test]
+    fn the_post_quantum_algorithm_counts_while_the_deployment_has_it() {
+        let issuer: TrustedIssuer =
+            serde_json::from_value(json!({"issuer": "https://x", "jwks_uri": "https://x/jwks", "algorithms": ["ES256", "ML-DSA-65"]})).unwrap();
+        let built = || RouteTable::build(&[], &[], std::slice::from_ref(&issuer), "https://id.example.com").unwrap();
+        let taken = |post_quantum| built().known_to(post_quantum).trusted("https://x").unwrap().algorithms.clone();
+        assert_eq!((taken(true), taken(false)), (vec![Alg::ES256, Alg::MlDsa65], vec![Alg::ES256]));
+        assert_eq!(issuer.clone().known_to(false).algs(), [Alg::ES256]);
     }
 
     #[test]

@@ -204,9 +204,12 @@ fn succeed(keys: &[&Life<'_>], alg: Alg, wanted: bool, now: i64, rotation: &Rota
             None => actions.push(Action::Create { alg, state: State::Current }),
         }
     }
+    // An algorithm that is not wanted any more: its keys go the way of all keys. Not at once, so that nodes of which some want it still
+    // (they are restarted one after the other) do not make and retire keys in turn.
+    let unwanted = |key: &Life<'_>| !wanted && now >= key.changed_at.saturating_add(rotation.ahead);
     let surplus = |key: &&&Life<'_>| match key.state {
-        State::Current => Some(key.kid) != current.map(|c| c.kid),
-        State::Next => Some(key.kid) != next.map(|n| n.kid),
+        State::Current => Some(key.kid) != current.map(|c| c.kid) || unwanted(key),
+        State::Next => Some(key.kid) != next.map(|n| n.kid) || unwanted(key),
         State::Retired | State::Revoked => false,
     };
     actions.extend(keys.iter().filter(surplus).map(|key| Action::Retire { kid: key.kid.to_owned() }));
@@ -263,6 +266,18 @@ mod tests {
     fn a_key_that_two_nodes_made_at_once_steps_down() {
         let keys = [life("c", State::Current, 9), life("n", State::Next, 1), life("m", State::Next, 2)];
         assert_eq!(planned(&keys, Cause::Schedule), [Action::Retire { kid: "m".into() }]);
+    }
+
+    #[test]
+    fn keys_of_an_algorithm_that_is_not_wanted_any_more_retire_and_go() {
+        let keys = |state, age| [life("c", state, age), life("n", State::Next, age)].map(|key| Life { alg: Alg::MlDsa65, ..key });
+        let wanted = [life("c2", State::Current, 1), life("n2", State::Next, 1)];
+        let planned = |keys: [Life<'_>; 2], cause| planned(&[keys[0], keys[1], wanted[0], wanted[1]], cause);
+        assert_eq!(planned(keys(State::Current, DAY - 1), Cause::Schedule), []);
+        let retired = ["c", "n"].map(|kid| Action::Retire { kid: kid.into() });
+        assert_eq!(planned(keys(State::Current, DAY), Cause::Schedule), retired);
+        let old = [life("c", State::Retired, 2 * DAY), life("n", State::Retired, 2 * DAY)].map(|key| Life { alg: Alg::MlDsa65, ..key });
+        assert_eq!(planned(old, Cause::Schedule), ["c", "n"].map(|kid| Action::Remove { kid: kid.into() }));
     }
 
     #[test]

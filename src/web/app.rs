@@ -112,7 +112,8 @@ impl App {
     /// Puts the parts together and starts listening to the ledger.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        let catalog = Arc::new(Catalog::new(Arc::clone(&parts.store), parts.settings.post_quantum));
+        let catalog = Catalog::new(Arc::clone(&parts.store), parts.settings.post_quantum);
+        let catalog = Arc::new(catalog.strangers_use(&parts.settings.registration_grant_types));
         let committed = Arc::new(Notify::new());
         parts.store.listen(Arc::clone(&catalog) as Arc<dyn Listener>);
         let happened = Arc::new(Happened::default());

@@ -21,6 +21,10 @@ pub struct Catalog {
     servers: Cache<String, Arc<ResourceServer>, ahash::RandomState>,
     users: Cache<String, Arc<User>, ahash::RandomState>,
     issuers: Cache<String, Arc<TrustedIssuer>, ahash::RandomState>,
+    /// Whether the post-quantum algorithm is one of this deployment's.
+    post_quantum: bool,
+    /// The grant types of clients nobody here knows.
+    of_strangers: Option<Arc<[String]>>,
     /// Counts what was dropped: a row read before a drop does not enter the cache after it.
     generation: AtomicU64,
 }
@@ -32,15 +36,24 @@ impl Catalog {
 
     /// An empty catalogue over a store. Register it as a [`Listener`].
     #[must_use]
-    pub fn new(store: Arc<dyn Store>) -> Self {
+    pub fn new(store: Arc<dyn Store>, post_quantum: bool) -> Self {
         Self {
             store,
+            of_strangers: None,
+            post_quantum,
             clients: Cache::builder().max_capacity(Self::CAPACITY).build_with_hasher(ahash::RandomState::new()),
             servers: Cache::builder().max_capacity(Self::CAPACITY).build_with_hasher(ahash::RandomState::new()),
             users: Cache::builder().max_capacity(Self::USERS.0).time_to_live(Self::USERS.1).build_with_hasher(ahash::RandomState::new()),
             issuers: Cache::builder().max_capacity(Self::CAPACITY).build_with_hasher(ahash::RandomState::new()),
             generation: AtomicU64::new(0),
         }
+    }
+
+    /// Lets clients that registered or published themselves use these grant types only, whatever their records say.
+    #[must_use]
+    pub fn strangers_use(mut self, grant_types: &[String]) -> Self {
+        self.of_strangers = Some(grant_types.into());
+        self
     }
 
     /// A client with the MACs of its secrets, disabled ones included.
@@ -54,7 +67,10 @@ impl Catalog {
         let before = self.generation.load(Ordering::Acquire);
         let Some(object) = self.store.object(ObjectKind::Client, id).await? else { return Ok(None) };
         // The version is older than the secrets read after it, or as old: a rotation in between refuses what is given.
-        let (client, version): (Client, i64) = (parse(object.document)?, object.version);
+        let (mut client, version): (Client, i64) = (parse(object.document)?, object.version);
+        if let Some(allowed) = self.of_strangers.as_ref().filter(|_| client.origin.is_some()) {
+            client.grant_types.retain(|g| allowed.contains(g));
+        }
         let secret = self.store.secret(ObjectKind::Client, id, KnownClient::SECRET).await?;
         let previous = self.store.secret(ObjectKind::Client, id, KnownClient::PREVIOUS_SECRET).await?;
         let known = Arc::new(KnownClient::new(client, version, [secret, previous]));
@@ -87,7 +103,7 @@ impl Catalog {
         }
         let before = self.generation.load(Ordering::Acquire);
         let Some(object) = self.store.object_by_key(ObjectKind::TrustedIssuer, issuer).await? else { return Ok(None) };
-        let trusted: Arc<TrustedIssuer> = Arc::new(parse(object.document)?);
+        let trusted: Arc<TrustedIssuer> = Arc::new(parse::<TrustedIssuer>(object.document)?.known_to(self.post_quantum));
         self.remember(&self.issuers, issuer, &trusted, before);
         Ok(Some(trusted))
     }

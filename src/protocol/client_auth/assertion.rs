@@ -1,10 +1,10 @@
 //! `private_key_jwt`: the client signs who it is (RFC 7523 §3, OpenID Connect Core §9, FAPI 2.0 §5.3.2.1).
 use ledger::{Artefact, ArtefactKind, Step};
 use serde_json::{Map, Value};
-use tokens::{Alg, jws::Parsed};
+use tokens::{Alg, jws::Parsed, secret::Plain};
 
 use super::{Means, Method, Presented};
-use crate::{Client, Form, OAuthError, Profile, Settings};
+use crate::{Client, Form, OAuthError, Profile, Settings, signing};
 
 /// The one type of assertion (RFC 7523 §2.2).
 pub const TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -16,7 +16,7 @@ const LONGEST_ID: usize = 512;
 /// An assertion as it came, and what it says before anybody looked whether it is true: good for finding keys, for nothing else.
 #[derive(Debug)]
 pub struct Shown {
-    token: String,
+    token: Plain,
     /// Whose token it claims to be.
     pub issuer: String,
     /// The key it names.
@@ -25,7 +25,7 @@ pub struct Shown {
 
 impl Shown {
     pub(super) fn parse(&self) -> Result<Parsed<'_>, OAuthError> {
-        Parsed::parse(&self.token).map_err(|_| OAuthError::client("the assertion is no signed token"))
+        Parsed::parse(self.token.expose()).map_err(|_| OAuthError::client("the assertion is no signed token"))
     }
 }
 
@@ -46,7 +46,7 @@ pub fn present(form: &Form<'_>) -> Result<Presented, OAuthError> {
         None if issuer == subject => subject,
         None => return Err(OAuthError::client("an assertion of another issuer needs a client_id")),
     };
-    let shown = Shown { token: token.to_owned(), issuer: issuer.to_owned(), kid: parsed.kid.clone() };
+    let shown = Shown { token: Plain::new(token.to_owned()), issuer: issuer.to_owned(), kid: parsed.kid.clone() };
     Ok(Presented { client_id: client_id.to_owned(), method: Method::PrivateKeyJwt, secrets: Vec::new(), assertion: Some(shown) })
 }
 
@@ -60,17 +60,28 @@ pub fn algorithms(profile: Profile) -> &'static [Alg] {
     }
 }
 
+/// Whether what somebody else's issuer signs may prove a client or a person here: FAPI 2.0 §5.4.1 binds it too.
+#[must_use]
+pub fn admitted(alg: Alg, settings: &Settings) -> bool {
+    settings.profile != Profile::Fapi2 || algorithms(settings.profile).contains(&alg)
+}
+
 /// The algorithms metadata lists: those, and what a client may register besides.
 #[must_use]
-pub fn registrable(profile: Profile) -> Vec<Alg> {
-    let mut all = algorithms(profile).to_vec();
-    if profile != Profile::Fapi2 && !all.contains(&Alg::RS256) {
-        all.push(Alg::RS256);
+pub fn registrable(settings: &Settings) -> Vec<Alg> {
+    let mut all = algorithms(settings.profile).to_vec();
+    if settings.profile != Profile::Fapi2 {
+        all.extend(signing::supported(settings).filter(|alg| !algorithms(settings.profile).contains(alg)));
     }
     all
 }
 
-fn may_sign(alg: Alg, client: &Client, profile: Profile) -> bool {
+fn may_sign(alg: Alg, client: &Client, settings: &Settings) -> bool {
+    let profile = settings.profile;
+    // What was registered while the deployment knew more algorithms does not count when it knows them no more.
+    if !signing::supported(settings).any(|supported| supported == alg) {
+        return false;
+    }
     match client.token_endpoint_auth_signing_alg.as_deref() {
         Some(registered) => Alg::read(registered) == Some(alg) && (profile != Profile::Fapi2 || algorithms(profile).contains(&alg)),
         None => algorithms(profile).contains(&alg),
@@ -87,7 +98,7 @@ pub(super) fn believe(shown: &Shown, client: &Client, means: &Means<'_>) -> Resu
     if parsed.typ.is_some() && !parsed.is_typ("JWT") && !parsed.is_typ("client-authentication+jwt") {
         return Err(refuse("the typ of the assertion is another"));
     }
-    if !may_sign(parsed.alg, client, means.settings.profile) {
+    if !may_sign(parsed.alg, client, means.settings) {
         return Err(refuse("the assertion is signed with an algorithm that is not allowed"));
     }
     let key = means.keys.find(parsed.kid.as_deref(), parsed.alg).ok_or(refuse("no key of the client's fits the assertion"))?;
@@ -196,7 +207,9 @@ mod tests {
         claims
     }
     fn judged(key: &SigningKey, typ: &str, claims: &Value, client: &Client, profile: Profile) -> Result<Step, OAuthError> {
-        let settings = Settings { profile, ..Settings::for_issuer(ISSUER) };
+        under(Settings { profile, ..Settings::for_issuer(ISSUER) }, key, typ, claims, client)
+    }
+    fn under(settings: Settings, key: &SigningKey, typ: &str, claims: &Value, client: &Client) -> Result<Step, OAuthError> {
         let (mac, keys) = (MacKey::new([7; 32]), Keys::new(KeySet::new(vec![key.verifying()])));
         let token = key.sign_jwt(typ, claims).unwrap();
         let form = format!("client_assertion_type={TYPE}&client_assertion={token}");
@@ -276,6 +289,21 @@ mod tests {
         assert!(!ok(&client(), Profile::Standard) && ok(&registered, Profile::Standard) && ok(&client(), Profile::OidcDynamic));
         assert!(!ok(&client(), Profile::Fapi2) && !ok(&registered, Profile::Fapi2));
         assert!(judged(&es256(), "JWT", &claims(), &registered, Profile::Standard).is_err(), "it registered another");
+    }
+
+    #[test]
+    fn the_post_quantum_algorithm_counts_while_the_deployment_has_it() {
+        let key = SigningKey::generate(Alg::MlDsa65).unwrap().0;
+        let registered = Client { token_endpoint_auth_signing_alg: Some("ML-DSA-65".into()), ..client() };
+        let settings = |profile, post_quantum| Settings { profile, post_quantum, ..Settings::for_issuer(ISSUER) };
+        for (profile, post_quantum, good) in
+            [(Profile::Standard, true, true), (Profile::Standard, false, false), (Profile::Fapi2, true, false)]
+        {
+            let settings = settings(profile, post_quantum);
+            assert_eq!(under(settings.clone(), &key, "JWT", &claims(), &registered).is_ok(), good);
+            assert_eq!(registrable(&settings).contains(&Alg::MlDsa65), good, "metadata says what works");
+        }
+        assert!(under(settings(Profile::Standard, true), &key, "JWT", &claims(), &client()).is_err(), "it registered none");
     }
 
     #[test]

@@ -111,7 +111,7 @@ fn is_address(uri: &str) -> bool {
 
 /// What metadata says beside the methods themselves (RFC 8414 §2, RFC 8705 §5). Comes after everything that adds endpoints.
 pub(crate) fn feature(settings: &Settings, members: &mut Map<String, Value>) {
-    let algorithms: Vec<&str> = assertion::registrable(settings.profile).into_iter().map(Alg::as_str).collect();
+    let algorithms: Vec<&str> = assertion::registrable(settings).into_iter().map(Alg::as_str).collect();
     for endpoint in ["token", "introspection", "revocation"] {
         members.insert(format!("{endpoint}_endpoint_auth_signing_alg_values_supported"), json!(algorithms));
     }
