@@ -10,7 +10,7 @@ use cedar_policy::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{Being, Policy, Question};
+use crate::{Being, Policy, Question, shape};
 
 /// What came out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,6 +42,9 @@ pub struct Compiled {
 /// # Errors
 /// In words, with the place.
 pub fn parse(record: &str, text: &str) -> Result<Vec<Rule>, String> {
+    if let Some(why) = shape::mistake(text) {
+        return Err(why.into());
+    }
     let set: PolicySet = text.parse().map_err(|e: cedar_policy::ParseErrors| e.to_string())?;
     if set.templates().next().is_some() {
         return Err("policies with slots (templates) are not supported".into());

@@ -9,6 +9,7 @@ pub mod authzen;
 pub mod compiled;
 pub mod question;
 pub mod record;
+pub mod shape;
 
 pub use compiled::{Compiled, Verdict};
 pub use question::{Being, Question};
