@@ -377,6 +377,24 @@ fn a_spent_jti_stays_spent_when_the_process_dies() {
 }
 
 #[test]
+fn a_refused_request_spends_its_assertion_too() {
+    let stage = stage();
+    let nothing: [(&str, &[(&str, &str)], &str); 5] = [
+        ("/token", &[("grant_type", "client_credentials"), ("scope", "nobodys")], "invalid_scope"),
+        ("/token", &[("grant_type", "authorization_code"), ("code", "dwc_wrong"), ("redirect_uri", BACK)], "invalid_grant"),
+        ("/token", &[], "invalid_request"),
+        ("/par", &[("client_id", "signer"), ("response_type", "code")], "invalid_request"),
+        ("/device_authorization", &[], "unauthorized_client"),
+    ];
+    for (path, form, error) in nothing {
+        let assertion = with(stage, "signer", json!({}));
+        post(&stage.url(path), &assertion, form).expect_error(400, error);
+        refused(token(stage, &assertion));
+        refused(post(&stage.url(path), &assertion, form));
+    }
+}
+
+#[test]
 fn a_jti_spent_at_one_node_is_spent_at_the_other_and_after_a_restart() {
     let Some(database) = services::postgres() else { return };
     let upstream = Upstream::start();

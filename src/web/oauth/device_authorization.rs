@@ -9,7 +9,7 @@ use bytes::Bytes;
 use edge::limit::Quota;
 use http::StatusCode;
 use ledger::{Guarded, Outcome, StoreError};
-use protocol::{Evidence, grants::device};
+use protocol::{AuthenticatedClient, Evidence, Form, grants::device};
 
 use super::{client, context, form, octets, once, token};
 use crate::{
@@ -38,10 +38,10 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
         if !verdict.allowed {
             return Err(Failed::Limited(limits::Policy { name: "device", quota: BEGUN }.waits(verdict.retry_after_s())));
         }
-        let (evidence, head) = (Evidence::default(), app.revoked.head());
-        let target = device::target(&context(app, &app.keys.load(), head, &evidence), &client, &form)?;
-        let server = token::server(app, &target).await?;
-        let begun = device::begin(&context(app, &app.keys.load(), head, &evidence), &client, &form, &target, server.as_deref())?;
+        let begun = match begin(app, &client, &form).await {
+            Ok(begun) => begun,
+            Err(why) => return Err(once::refused(app, "device_authorization", &parts, &client, why).await),
+        };
         let answer = Bytes::from(begun.json(&app.settings));
         match once::spend(app, "device_authorization", &parts, &client, begun.change).await? {
             Outcome::Applied { .. } => {
@@ -53,4 +53,11 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
         }
     }
     Err(StoreError::Unavailable("the client keeps changing".into()).into())
+}
+
+async fn begin(app: &App, client: &AuthenticatedClient, form: &Form<'_>) -> Result<device::Begun, Failed> {
+    let (evidence, head) = (Evidence::default(), app.revoked.head());
+    let target = device::target(&context(app, &app.keys.load(), head, &evidence), client, form)?;
+    let server = token::server(app, &target).await?;
+    Ok(device::begin(&context(app, &app.keys.load(), head, &evidence), client, form, &target, server.as_deref())?)
 }

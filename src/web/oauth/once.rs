@@ -1,7 +1,8 @@
-//! Assertions that prove a client once (RFC 7523 §3 `jti`): spent in the transaction of what they give.
+//! Assertions that prove a client once (RFC 7523 §3 `jti`): spent in the transaction of what they give,
+//! or alone if they give nothing.
 use http::request::Parts;
 use ledger::{Change, Outcome};
-use protocol::{AuthenticatedClient, OAuthError};
+use protocol::{AuthenticatedClient, Code, OAuthError};
 
 use crate::{App, limits, reply::Failed};
 
@@ -33,6 +34,15 @@ pub(crate) async fn spend_alone(app: &App, endpoint: &'static str, parts: &Parts
         spend(app, endpoint, parts, client, Change::new()).await?;
     }
     Ok(())
+}
+
+/// What is said to a client that was believed and gets nothing: the assertion that proved it is spent all the same.
+pub(crate) async fn refused(app: &App, endpoint: &'static str, parts: &Parts, client: &AuthenticatedClient, why: Failed) -> Failed {
+    match &why {
+        // A client that is not believed has spent its assertion before, or has none.
+        Failed::Refused(error) if error.code != Code::InvalidClient => spend_alone(app, endpoint, parts, client).await.err().unwrap_or(why),
+        _ => why,
+    }
 }
 
 /// The refusal of an assertion that was used before; counted and recorded as any failed authentication.

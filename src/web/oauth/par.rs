@@ -41,9 +41,10 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     for _ in 0..TRIES {
         let client = client(app, "par", &parts, &form).await?;
         admit(app, &parts, &client).await?;
-        match push(app, &parts, &client, &form, (&params, &evidence)).await? {
-            Ok(response) => return Ok(response),
-            Err(_) => app.catalog.forget_client(client.id()),
+        match push(app, &parts, &client, &form, (&params, &evidence)).await {
+            Err(why) => return Err(once::refused(app, "par", &parts, &client, why).await),
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(_)) => app.catalog.forget_client(client.id()),
         }
     }
     Err(StoreError::Unavailable("the client keeps changing".into()).into())
@@ -78,7 +79,7 @@ async fn push(
     let unpacked = request_object::unpacked(app, registered, params, Came::Pushed).await.map_err(told)?;
     // The client has said who it is; RFC 9126 §2.1 wants client_id all the same, but its absence misleads nobody.
     let params = unpacked.unwrap_or_else(|| params.clone().naming(client.id()));
-    let caller = authorize::recognise(&params, Some(registered)).map_err(told)?;
+    let caller = authorize::recognise(&params, Some(registered), app.settings.profile).map_err(told)?;
     let server = server(app, &params, registered).await?;
     let checked = {
         let ring = app.keys.load();

@@ -54,7 +54,7 @@ impl Asked<'_> {
                 Err(if hasty { slow } else { error }.into())
             }
             // At this endpoint every error but that of the client is a 400 (RFC 6749 §5.2).
-            Err(Refused { error, .. }) if error.code == Code::AccessDenied => Ok(Given::Answer(denied(&error))),
+            Err(Refused { error, .. }) if error.code == Code::AccessDenied => Ok(Given::Told(denied(&error))),
             other => conclude(self, flow.grant_type, other).await,
         }
     }

@@ -41,41 +41,39 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     let octets = octets(&parts, body).await?;
     let form = form(&parts, &octets)?;
     let evidence = evidence::evidence(app, &parts, "/token", None)?;
-    for _ in 0..TRIES {
+    for attempt in 1..=TRIES {
         // Before the client is believed: a revocation that is not seen in the catalogue lies above this position.
         let head = app.revoked.head();
         let client = client(app, "token", &parts, &form).await?;
         let asked = Asked { app, client: &client, form: &form, head, evidence: &evidence };
-        let given = match form.get("grant_type") {
-            Some(grants::CLIENT_CREDENTIALS) => asked.client_credentials().await?,
-            Some(grants::AUTHORIZATION_CODE) => asked.code().await?,
-            Some(grants::REFRESH_TOKEN) => asked.refresh().await?,
-            Some(grants::DEVICE_CODE) => {
-                asked.decoupled(&grants::decoupled::DEVICE, "device_code", "device_code is missing").await?
-            }
-            Some(grants::CIBA) => asked.decoupled(&grants::decoupled::BACKCHANNEL, "auth_req_id", "auth_req_id is missing").await?,
-            Some(grants::TOKEN_EXCHANGE) => asked.token_exchange().await?,
-            Some(grants::JWT_BEARER) => asked.jwt_bearer().await?,
-            Some(_) => return Err(OAuthError::new(Code::UnsupportedGrantType, "the grant_type is not supported").into()),
-            None => return Err(OAuthError::request("grant_type is missing").into()),
+        let given = match asked.decided().await {
+            Ok(given) => given,
+            Err(why) => return Err(once::refused(app, "token", &parts, &client, why).await),
         };
         match given {
             Given::Answer(response) => return Ok(response),
+            Given::Told(response) => {
+                once::spend_alone(app, "token", &parts, &client).await?;
+                return Ok(response);
+            }
             Given::Replayed => return Err(once::replayed(app, "token", &parts, &client).await),
             // The client was changed, perhaps on another node: believe it anew, or not at all.
             Given::Refused(Guarded { step: 0 }) => app.catalog.forget_client(client.id()),
-            Given::Refused(_) => {}
+            Given::Refused(_) if attempt < TRIES || form.get("grant_type") == Some(grants::CLIENT_CREDENTIALS) => {}
+            Given::Refused(_) => {
+                let why = OAuthError::grant("a guard of the change keeps refusing").into();
+                return Err(once::refused(app, "token", &parts, &client, why).await);
+            }
         }
     }
-    match form.get("grant_type") {
-        Some(grants::CLIENT_CREDENTIALS) => Err(StoreError::Unavailable("the client keeps changing".into()).into()),
-        _ => Err(OAuthError::grant("a guard of the change keeps refusing").into()),
-    }
+    Err(StoreError::Unavailable("the client keeps changing".into()).into())
 }
 
 /// What became of one try.
 enum Given {
     Answer(Response),
+    /// Nothing was given.
+    Told(Response),
     /// What proved the client was used before.
     Replayed,
     /// By this guard; the first is the client's.
@@ -89,6 +87,22 @@ struct Asked<'a> {
     form: &'a Form<'a>,
     head: u64,
     evidence: &'a Evidence,
+}
+
+impl Asked<'_> {
+    async fn decided(&self) -> Result<Given, Failed> {
+        match self.form.get("grant_type") {
+            Some(grants::CLIENT_CREDENTIALS) => self.client_credentials().await,
+            Some(grants::AUTHORIZATION_CODE) => self.code().await,
+            Some(grants::REFRESH_TOKEN) => self.refresh().await,
+            Some(grants::DEVICE_CODE) => self.decoupled(&grants::decoupled::DEVICE, "device_code", "device_code is missing").await,
+            Some(grants::CIBA) => self.decoupled(&grants::decoupled::BACKCHANNEL, "auth_req_id", "auth_req_id is missing").await,
+            Some(grants::TOKEN_EXCHANGE) => self.token_exchange().await,
+            Some(grants::JWT_BEARER) => self.jwt_bearer().await,
+            Some(_) => Err(OAuthError::new(Code::UnsupportedGrantType, "the grant_type is not supported").into()),
+            None => Err(OAuthError::request("grant_type is missing").into()),
+        }
+    }
 }
 
 /// A code or refresh token by its text, its secret compared.
