@@ -121,6 +121,7 @@ pub fn client() -> Value {
 
             "scope": text("Space-separated: what it may ask for."),
             "allowed_resources": texts("Resource indicators it may ask for (RFC 8707)."),
+            "narrow_only": flag("What it says of itself (RFC 7592, its published document) may ask for less than this record, never for more.", false),
             "first_party": flag("No consent page.", false),
             "require_pkce": flag("False is possible for a confidential client only (RFC 7636).", true),
             "access_token_format": choice("Overrides the resource server's.", &["jwt", "opaque"]),
@@ -148,7 +149,7 @@ pub fn client() -> Value {
                     "audiences": texts("For which of its allowed_resources; absent: all."),
                     "subject_clients": texts("Whose tokens besides its own."),
                     "issuers": texts("The trusted issuers whose JWTs."),
-                    "scopes": texts("What a token of another resource, or one without scope, may become."),
+                    "scopes": texts("What a token of another resource, or one without scope, may become besides the scope it has, which stays at every one of the audiences."),
                 }),
             ),
             "default_max_age": count("Seconds (OpenID Connect Registration §2)."),

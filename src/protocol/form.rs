@@ -1,12 +1,19 @@
 //! Parameters as they came: `application/x-www-form-urlencoded`, read strictly (RFC 6749 §3.1, §3.2, appendix B).
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use crate::OAuthError;
 
 /// Decoded parameters in order. Borrowed from the body where nothing was escaped.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Form<'a> {
     pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+}
+
+impl fmt::Debug for Form<'_> {
+    /// The names alone: among the values are secrets, codes and tokens.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.pairs.iter().map(|(name, _)| name)).finish()
+    }
 }
 
 /// Why a body or query is no form.

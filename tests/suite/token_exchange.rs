@@ -298,6 +298,13 @@ fn another_issuers_jwt_is_exchanged_by_whom_it_names() {
     }
     tried(&MASK, &[("may_act", json!({"sub": "mask"}))]).expect(200);
     tried(&MASK, &[("may_act", json!({"sub": "broker"}))]).expect_error(400, "invalid_request");
+    tried(&MASK, &[("may_act", json!({"sub": "mask", "client_id": "mask"}))]).expect(200);
+    tried(&MASK, &[("may_act", json!({"sub": "broker", "client_id": "mask"}))]).expect_error(400, "invalid_request");
+    tried(&MASK, &[("may_act", json!({}))]).expect_error(400, "invalid_request");
+    // It counts once, here and as a grant.
+    let assertion = made(&[]);
+    exchange(&MASK, &assertion, &[("subject_token_type", JWT)]).expect(200);
+    exchange(&MASK, &assertion, &[("subject_token_type", JWT)]).expect_error(400, "invalid_request");
     tried(&MASK, &[("may_act", json!({"sub": "mask", "iss": "https://else"}))]).expect_error(400, "invalid_request");
 }
 

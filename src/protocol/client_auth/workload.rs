@@ -4,7 +4,10 @@
 use serde_json::Value;
 
 use super::{Means, assertion};
-use crate::{OAuthError, client::Workload};
+use crate::{OAuthError, Settings, client::Workload};
+
+/// The longest such a token may have to live, seconds: what is valid for longer is a secret that nobody changes.
+const LONGEST: i64 = 24 * 3600 + Settings::LEEWAY;
 
 /// Looks whether a trusted issuer's token is the registered workload's, for this server, now.
 ///
@@ -16,7 +19,7 @@ pub(super) fn believe(shown: &assertion::Shown, workload: &Workload, means: &Mea
     if parsed.typ.is_some() && !parsed.is_typ("JWT") {
         return Err(refuse("the typ of the workload's token is another"));
     }
-    if !means.issuer_algorithms.contains(&parsed.alg) {
+    if !means.issuer_algorithms.contains(&parsed.alg) || !assertion::admitted(parsed.alg, means.settings) {
         return Err(refuse("the workload's token is signed with an algorithm that is not allowed"));
     }
     let key = means.keys.find(parsed.kid.as_deref(), parsed.alg).ok_or(refuse("no key of the issuer's fits the workload's token"))?;
@@ -34,7 +37,11 @@ pub(super) fn believe(shown: &assertion::Shown, workload: &Workload, means: &Mea
     if !named {
         return Err(refuse("the workload's token is for somebody else"));
     }
-    assertion::times(&claims, means.now).map(drop)
+    let expires_at = assertion::times(&claims, means.now)?;
+    if expires_at > means.now + LONGEST {
+        return Err(refuse("the workload's token is valid for too long"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -67,6 +74,8 @@ mod tests {
         assert!(!judged("system:serviceaccount:a:c", aud.clone(), exp, &[Alg::ES256]));
         assert!(!judged(sub, json!("x"), exp, &[Alg::ES256]));
         assert!(!judged(sub, aud.clone(), 999_000, &[Alg::ES256]));
+        assert!(judged(sub, aud.clone(), 1_086_400, &[Alg::ES256]));
+        assert!(!judged(sub, aud.clone(), 1_086_411, &[Alg::ES256]), "a token for years");
         assert!(!judged(sub, aud, exp, &[Alg::RS256]), "an algorithm the issuer does not use");
     }
 }

@@ -2,10 +2,13 @@
 use serde_json::{Map, Value};
 use tokens::{Alg, hash, jwk::KeySet, jws::Parsed};
 
-use crate::Settings;
+use super::token_exchange::{DEPTH, depth};
+use crate::{Settings, client_auth};
 
 /// Seconds an assertion may be valid for at most.
 const LIFE: i64 = 3600;
+/// Octets of an `act` or `may_act`: it becomes part of our own tokens.
+const LARGEST: usize = 1024;
 /// Longest name of a subject, octets.
 const LONGEST: usize = 255;
 
@@ -59,7 +62,7 @@ impl Assertion {
 /// # Errors
 /// In words, for the log.
 pub fn believe(parsed: &Parsed<'_>, keys: &KeySet, trust: &Trust<'_>, settings: &Settings, now: i64) -> Result<Assertion, &'static str> {
-    if !trust.algs.contains(&parsed.alg) {
+    if !trust.algs.contains(&parsed.alg) || !client_auth::assertion::admitted(parsed.alg, settings) {
         return Err("not an algorithm of the issuer's");
     }
     if parsed.typ.is_some() && !parsed.is_typ("JWT") {
@@ -116,6 +119,7 @@ pub fn believe(parsed: &Parsed<'_>, keys: &KeySet, trust: &Trust<'_>, settings: 
     };
     let object = |name: &'static str| match claims.get(name) {
         None => Ok(None),
+        Some(value) if depth(value) > DEPTH || value.to_string().len() > LARGEST => Err("act or may_act is too large"),
         Some(value @ Value::Object(_)) => Ok(Some(value.clone())),
         Some(_) => Err(name),
     };
@@ -128,6 +132,7 @@ mod tests {
     use tokens::sign::SigningKey;
 
     use super::*;
+    use crate::Profile;
 
     const NOW: i64 = 1_800_000_000;
 
@@ -170,6 +175,9 @@ mod tests {
             ("jti", json!(5)),
             ("events", json!({})),
             ("act", json!("x")),
+            ("act", json!({"sub": "x".repeat(1024)})),
+            ("act", json!({"act": {"act": {"act": {"act": {"act": {}}}}}})),
+            ("may_act", json!({"sub": "x".repeat(1024)})),
         ] {
             assert!(tried(&trust, "JWT", &[(name, value.clone())]).is_err(), "{name} {value}");
         }
@@ -177,6 +185,20 @@ mod tests {
             assert!(tried(&trust, typ, &[]).is_err(), "{typ}");
         }
         assert!(tried(&Trust { algs: &[Alg::RS256], ..trust }, "JWT", &[]).is_err());
+    }
+
+    #[test]
+    fn under_fapi_an_issuer_signs_as_clients_do() {
+        for (alg, profile, good) in
+            [(Alg::ES384, Profile::Standard, true), (Alg::ES384, Profile::Fapi2, false), (Alg::ES256, Profile::Fapi2, true)]
+        {
+            let key = SigningKey::generate(alg).unwrap().0;
+            let claims = json!({"iss": "https://other", "sub": "alice", "aud": "https://id", "exp": NOW + 60, "jti": "j"});
+            let (token, keys) = (key.sign_jwt("JWT", &claims).unwrap(), KeySet::new(vec![key.verifying()]));
+            let trust = Trust { issuer: "https://other", algs: &[Alg::ES384, Alg::ES256], claim: "sub", person: true };
+            let settings = Settings { profile, ..Settings::for_issuer("https://id") };
+            assert_eq!(believe(&Parsed::parse(&token).unwrap(), &keys, &trust, &settings, NOW).is_ok(), good, "{alg:?} {profile:?}");
+        }
     }
 
     #[test]

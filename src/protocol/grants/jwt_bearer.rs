@@ -129,7 +129,7 @@ pub(super) fn started(
 }
 
 /// The guard that lets an assertion count once.
-fn used(id: Vec<u8>, now: i64, expires_at: i64) -> Step {
+pub(super) fn used(id: Vec<u8>, now: i64, expires_at: i64) -> Step {
     Step::Put(Artefact {
         kind: ArtefactKind::Jti,
         id,

@@ -40,6 +40,9 @@ pub const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// Every grant type of this version.
 pub const ALL: [&str; 7] = [AUTHORIZATION_CODE, REFRESH_TOKEN, CLIENT_CREDENTIALS, DEVICE_CODE, CIBA, TOKEN_EXCHANGE, JWT_BEARER];
 
+/// What clients may use that registered or published themselves, unless the configuration says otherwise: where a person is asked first.
+pub const OF_STRANGERS: [&str; 4] = [AUTHORIZATION_CODE, REFRESH_TOKEN, IMPLICIT, DEVICE_CODE];
+
 /// What a grant gives: the answer may be sent once the change is durable.
 #[derive(Debug)]
 pub struct Granted {

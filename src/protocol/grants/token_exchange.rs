@@ -1,11 +1,17 @@
-//! A token becomes another one (RFC 8693): for another API, never for more, never for longer; who acts is told in it.
+//! A token becomes another one (RFC 8693): for another API, never for more than it names, never for longer; who acts is told in it.
+use std::fmt;
+
 use accounts::User;
 use ledger::{Change, EventKind, NewEvent, ObjectKind, Step};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokens::{Confirmation, access::Origin, id};
 
-use super::{Granted, TOKEN_EXCHANGE, answer, audience, jwt_bearer::started, unauthorized};
+use super::{
+    Granted, TOKEN_EXCHANGE, answer, audience,
+    jwt_bearer::{started, used},
+    unauthorized,
+};
 use crate::{
     AuthenticatedClient, Client, Code, Form, OAuthError, ResourceServer, Scope, client_auth,
     issue::{self, Context, Format, Order},
@@ -21,7 +27,7 @@ pub const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 pub const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 
 /// Actors behind one another in a token at most.
-const DEPTH: usize = 5;
+pub(super) const DEPTH: usize = 5;
 
 /// What a client may exchange: its member `token_exchange`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +43,8 @@ pub struct Policy {
     pub subject_clients: Vec<String>,
     /// The trusted issuers whose JWTs it may exchange.
     pub issuers: Vec<String>,
-    /// What a subject token may become that was for another resource, or that has no scope: names of the new resource.
+    /// What a subject token may become besides, that was for another resource or has no scope: names of the new resource. Names that
+    /// the subject token has keep their meaning at every resource it is exchanged for: `audiences` says which those may be.
     pub scopes: Vec<String>,
 }
 
@@ -120,6 +127,8 @@ pub struct Subject<'a> {
     pub from: Option<Origin>,
     /// What its holder has to prove.
     pub confirmation: Option<Confirmation>,
+    /// The id under which the one use of another issuer's JWT is remembered.
+    pub once: Option<Vec<u8>>,
     /// Who acts already.
     pub act: Option<Value>,
     /// Who may act.
@@ -140,7 +149,7 @@ pub struct Actor {
 }
 
 /// What a request asks for, before any token is looked at.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Asked<'f> {
     /// The client's policy.
     pub policy: Policy,
@@ -152,6 +161,13 @@ pub struct Asked<'f> {
     pub target: String,
     /// Whether the new token has to be a JWT.
     pub jwt: bool,
+}
+
+impl fmt::Debug for Asked<'_> {
+    /// Without the tokens.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asked").field("policy", &self.policy).field("target", &self.target).field("jwt", &self.jwt).finish_non_exhaustive()
+    }
 }
 
 /// Reads a request (RFC 8693 §2.1).
@@ -255,6 +271,9 @@ pub fn decide(
     };
     let access = issue::access_token_until(ctx, &order, Some(subject.expires_at))?;
     let mut change = Change::new().step(client.unchanged());
+    if let Some(once) = &subject.once {
+        change = change.step(used(once.clone(), now, subject.expires_at));
+    }
     match (&subject.hangs, &grant) {
         (Hangs::Grant { id, .. }, _) => change = change.step(Step::GrantLive { id: id.clone(), now }),
         (Hangs::Person { version, session }, Some(grant)) => {
@@ -317,10 +336,10 @@ fn acting(
         None => Some(client.id()),
     };
     if let Some(may) = &subject.may_act {
-        // Whom the subject names, and nobody else (RFC 8693 §4.4).
-        let named = |member: &str| may.get(member).and_then(Value::as_str);
-        let right = [who.unwrap_or(client.id()), client.id()].iter().any(|w| named("sub") == Some(w) || named("client_id") == Some(w));
-        if !right || may.as_object().is_none_or(|m| m.keys().any(|k| !matches!(k.as_str(), "sub" | "client_id"))) {
+        // Whom the subject names, by every member it names them by, and nobody else (RFC 8693 §4.4).
+        let is_meant = |name: &Value| name.as_str().is_some_and(|name| Some(name) == who || name == client.id());
+        let right = |m: &Map<String, Value>| m.iter().all(|(k, v)| matches!(k.as_str(), "sub" | "client_id") && is_meant(v));
+        if !may.as_object().is_some_and(|m| !m.is_empty() && right(m)) {
             return Err(unusable("may_act names another"));
         }
     }
@@ -336,7 +355,8 @@ fn acting(
     Ok(act)
 }
 
-fn depth(act: &Value) -> usize {
+/// How many actors stand behind one another, counted to one too many.
+pub(super) fn depth(act: &Value) -> usize {
     std::iter::successors(Some(act), |a| a.get("act")).take(DEPTH + 1).count()
 }
 

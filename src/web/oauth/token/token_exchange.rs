@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use accounts::User;
-use ledger::{Object, ObjectKind};
+use ledger::{ArtefactKind, Object, ObjectKind};
 use protocol::{
     Scope,
     grants::{
@@ -74,6 +74,7 @@ async fn own(app: &App, text: &str) -> Result<Believed, Failed> {
         hangs,
         from: Some(known.origin()),
         confirmation: known.confirmation.clone(),
+        once: None,
         act: known.actor.clone(),
         may_act: None,
         user: None,
@@ -141,7 +142,13 @@ async fn foreign(app: &App, client_id: &str, text: &str) -> Result<Believed, Fai
         }
     };
     let subject = subject(&id, assertion.expires_at, hangs);
-    let subject = Subject { issuer: Some(assertion.issuer), act: assertion.act, may_act: assertion.may_act, ..subject };
+    let once = assertion.once();
+    if let Some(id) = &once
+        && app.store.artefact(ArtefactKind::Jti, id).await?.is_some()
+    {
+        return Err(unusable("used before").into());
+    }
+    let subject = Subject { issuer: Some(assertion.issuer), once, act: assertion.act, may_act: assertion.may_act, ..subject };
     Ok(Believed { subject, user })
 }
 
@@ -156,6 +163,7 @@ fn subject(id: &str, expires_at: i64, hangs: Hangs) -> Subject<'static> {
         hangs,
         from: None,
         confirmation: None,
+        once: None,
         act: None,
         may_act: None,
         user: None,
