@@ -15,8 +15,9 @@ use tokens::Alg;
 use crate::{
     OAuthError, Profile, Settings, acr,
     authorize::{ResponseMode, ResponseType, jarm, pushed, request_object},
-    backchannel_logout, ciba, client_auth, client_auth::Method, evidence, frontchannel_logout, grants, introspect_jwt, scope,
-    session_state, userinfo,
+    backchannel_logout, ciba, client_auth,
+    client_auth::Method,
+    evidence, frontchannel_logout, grants, introspect_jwt, scope, session_state, userinfo,
 };
 
 /// Members that the `openidconnect` crate leaves to its users.
@@ -59,7 +60,10 @@ pub(crate) type Feature = fn(&Settings, &mut Map<String, Value>);
 const FEATURES: &[Feature] = &[
     grants::device::metadata,
     ciba::metadata,
-    crate::registration::feature, jarm::metadata, pushed::metadata, request_object::metadata, 
+    crate::registration::feature,
+    jarm::metadata,
+    pushed::metadata,
+    request_object::metadata,
     introspect_jwt::feature,
     userinfo::feature,
     evidence::feature,
@@ -88,7 +92,7 @@ pub fn issuer_path(issuer: &str) -> String {
 /// `server_error` if the issuer is no URI.
 pub fn document(settings: &Settings, algs: impl IntoIterator<Item = Alg>) -> Result<Vec<u8>, OAuthError> {
     let fault = |e: url::ParseError| OAuthError::fault(format!("issuer: {e}"));
-    let algs: Vec<Alg> = algs.into_iter().collect();
+    let algs: Vec<Alg> = algs.into_iter().filter(|alg| crate::signing::allowed(settings.profile, *alg)).collect();
     let signing = algs.iter().copied().filter_map(signing).collect();
     let metadata: Metadata = ProviderMetadata::new(
         IssuerUrl::new(settings.issuer.clone()).map_err(fault)?,
@@ -105,7 +109,11 @@ pub fn document(settings: &Settings, algs: impl IntoIterator<Item = Alg>) -> Res
         .set_scopes_supported(Some(scope::IDENTITY.iter().map(|s| ScopeName::new((*s).to_owned())).collect()))
         .set_response_modes_supported(Some(ResponseMode::names(front(settings)).map(response_mode).collect()))
         .set_grant_types_supported(Some(
-            grants::ALL.into_iter().chain(front(settings).then_some(grants::IMPLICIT)).map(|g| CoreGrantType::Extension(g.to_owned())).collect(),
+            grants::ALL
+                .into_iter()
+                .chain(front(settings).then_some(grants::IMPLICIT))
+                .map(|g| CoreGrantType::Extension(g.to_owned()))
+                .collect(),
         ))
         .set_token_endpoint_auth_methods_supported(Some(Method::offered(settings).into_iter().map(auth_method).collect()))
         .set_claim_types_supported(Some(vec![CoreClaimType::Normal]))
@@ -128,7 +136,9 @@ fn more(settings: &Settings) -> More {
     More {
         code_challenge_methods_supported: vec!["S256".into()],
         introspection_endpoint: settings.url("/introspect"),
-        introspection_endpoint_auth_methods_supported: names(&Method::offered(settings).into_iter().filter(|m| *m != Method::None).collect::<Vec<_>>()),
+        introspection_endpoint_auth_methods_supported: names(
+            &Method::offered(settings).into_iter().filter(|m| *m != Method::None).collect::<Vec<_>>(),
+        ),
         revocation_endpoint: settings.url("/revoke"),
         revocation_endpoint_auth_methods_supported: names(&Method::offered(settings)),
         authorization_response_iss_parameter_supported: true,
@@ -167,7 +177,10 @@ fn response_types(settings: &Settings) -> Vec<ResponseTypes<CoreResponseType>> {
         "id_token" => CoreResponseType::IdToken,
         _ => CoreResponseType::Token,
     };
-    ResponseType::names().filter(|name| front(settings) || *name == "code").map(|name| ResponseTypes::new(name.split(' ').map(word).collect())).collect()
+    ResponseType::names()
+        .filter(|name| front(settings) || *name == "code")
+        .map(|name| ResponseTypes::new(name.split(' ').map(word).collect()))
+        .collect()
 }
 
 fn response_mode(name: &str) -> CoreResponseMode {

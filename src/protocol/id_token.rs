@@ -69,7 +69,7 @@ struct Claims<'a> {
 /// `server_error` if no key signs that algorithm.
 pub fn key<'a>(ctx: &Context<'a>, client: &Client) -> Result<&'a SigningKey, OAuthError> {
     let usual = if ctx.settings.profile == Profile::Fapi2 { Alg::ES256 } else { Alg::RS256 };
-    signing::key(ctx.keys, client.id_token_signed_response_alg.as_deref(), usual)
+    signing::key(ctx.keys, ctx.settings.profile, client.id_token_signed_response_alg.as_deref(), usual)
 }
 
 /// Signs an ID token with the algorithm the client registered (default RS256).

@@ -28,7 +28,7 @@ fn names(range: &str) -> bool {
 pub fn sign(answer: &[u8], caller: &Client, keys: &KeyRing, settings: &Settings, now: i64) -> Result<String, OAuthError> {
     // RS256 where nothing is registered (§6); FAPI 2.0 knows no RS256.
     let usual = if settings.profile == Profile::Fapi2 { Alg::ES256 } else { Alg::RS256 };
-    let key = signing::key(keys, caller.introspection_signed_response_alg.as_deref(), usual)?;
+    let key = signing::key(keys, settings.profile, caller.introspection_signed_response_alg.as_deref(), usual)?;
     let told: Value = serde_json::from_slice(answer).map_err(|e| OAuthError::fault(e.to_string()))?;
     let claims = json!({"iss": settings.issuer, "aud": caller.client_id, "iat": now, "token_introspection": told});
     key.sign_jwt(TYP, &claims).map_err(|e| OAuthError::fault(e.to_string()))

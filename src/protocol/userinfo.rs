@@ -65,7 +65,7 @@ pub fn claims(user: &User, granted: &str, asked: Option<&Value>) -> Map<String, 
 /// # Errors
 /// `server_error` if no key signs what the client registered.
 pub fn sign(mut claims: Map<String, Value>, client: &Client, keys: &KeyRing, settings: &Settings) -> Result<String, OAuthError> {
-    let key = signing::key(keys, client.userinfo_signed_response_alg.as_deref(), Alg::RS256)?;
+    let key = signing::key(keys, settings.profile, client.userinfo_signed_response_alg.as_deref(), Alg::RS256)?;
     claims.insert("iss".into(), settings.issuer.as_str().into());
     claims.insert("aud".into(), client.client_id.as_str().into());
     key.sign_jwt("JWT", &claims).map_err(|e| OAuthError::fault(e.to_string()))
@@ -100,7 +100,8 @@ fn put(out: &mut Map<String, Value>, user: &User, name: &str) {
     out.insert(name.to_owned(), value);
 }
 
-fn is_standard(name: &str) -> bool {
+/// Whether it is a claim about people (Core §5.1): no other is told.
+pub(crate) fn is_standard(name: &str) -> bool {
     PROFILE.contains(&name) || EMAIL.contains(&name) || ADDRESS.contains(&name) || PHONE.contains(&name)
 }
 

@@ -18,7 +18,7 @@ fn usual(client: &Client, settings: &Settings) -> Alg {
 pub(super) fn response(voice: Voice<'_>, pairs: &Pairs) -> Result<String, OAuthError> {
     let usual = usual(voice.client, voice.settings);
     let registered = voice.client.authorization_signed_response_alg.as_deref();
-    let key = signing::key(voice.keys, registered.filter(|name| *name != "RS256"), usual)?;
+    let key = signing::key(voice.keys, voice.settings.profile, registered.filter(|name| *name != "RS256"), usual)?;
     let mut claims: Map<String, Value> = pairs.iter().map(|(name, value)| ((*name).to_owned(), Value::from(value.as_str()))).collect();
     claims.insert("iss".into(), Value::from(voice.settings.issuer.as_str()));
     claims.insert("aud".into(), Value::from(voice.client.client_id.as_str()));
@@ -29,6 +29,5 @@ pub(super) fn response(voice: Voice<'_>, pairs: &Pairs) -> Result<String, OAuthE
 
 /// Metadata: how responses can be signed (JARM §4).
 pub(crate) fn metadata(settings: &Settings, members: &mut Map<String, Value>) {
-    let names: Vec<_> = signing::names(settings).into_iter().filter(|n| settings.profile != Profile::Fapi2 || *n != "RS256").collect();
-    members.insert("authorization_signing_alg_values_supported".into(), Value::from(names));
+    members.insert("authorization_signing_alg_values_supported".into(), Value::from(signing::names(settings)));
 }
