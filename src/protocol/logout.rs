@@ -104,7 +104,7 @@ pub fn next(
 }
 
 fn names(hint: &Hint, session: &Session) -> bool {
-    hint.subject == session.subject && hint.session.as_ref().is_none_or(|sid| *sid == session.id)
+    hint.subject == session.subject && hint.session.as_ref() == Some(&session.id)
 }
 
 fn farewell(asked: &Asked, client: Option<&Client>) -> Result<Option<Farewell>, Refusal> {
@@ -170,9 +170,12 @@ mod tests {
 
     #[test]
     fn without_such_a_hint_the_person_is_asked() {
-        for (text, hint) in
-            [("", None), ("id_token_hint=x", Some(hint("another"))), ("client_id=web&post_logout_redirect_uri=https://rp/bye", None)]
-        {
+        for (text, hint) in [
+            ("", None),
+            ("id_token_hint=x", Some(hint("another"))),
+            ("id_token_hint=x", Some(Hint { session: None, ..hint("sid") })),
+            ("client_id=web&post_logout_redirect_uri=https://rp/bye", None),
+        ] {
             let got = next(&asked(text), hint.as_ref(), Some(&client()), Some(&session()), false);
             assert!(matches!(got, Ok(Next::Confirm(_))), "{text}");
         }

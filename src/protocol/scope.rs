@@ -11,8 +11,15 @@ pub struct Scope(Vec<String>);
 pub const IDENTITY: [&str; 6] = ["openid", "profile", "email", "address", "phone", "offline_access"];
 /// Scopes of the authorization server itself: available where it is the audience, and to machines only. What a client may do here is the
 /// client's right, never a person's to give away (RFC 9700 §2.3).
-pub const BUILT_IN: [&str; 7] =
-    ["doorward.admin", "doorward.admin.read", "doorward.introspect", "doorward.feed", "doorward.register", "doorward.decide", "doorward.signals"];
+pub const BUILT_IN: [&str; 7] = [
+    "doorward.admin",
+    "doorward.admin.read",
+    "doorward.introspect",
+    "doorward.feed",
+    "doorward.register",
+    "doorward.decide",
+    "doorward.signals",
+];
 /// What begins a scope of the authorization server itself.
 pub const BUILT_IN_PREFIX: &str = "doorward.";
 
@@ -130,6 +137,19 @@ pub fn grant(requested: Option<&str>, client: &Client, audience: Audience<'_>, p
         return Err(OAuthError::new(Code::InvalidScope, "the resource does not offer this scope"));
     }
     Ok(granted)
+}
+
+/// What of a scope that was given once the client still has and the audience still offers.
+///
+/// # Errors
+/// `invalid_grant` if nothing of it is left.
+pub fn left(given: &Scope, client: &Client, audience: Audience<'_>, party: Party) -> Result<Scope, OAuthError> {
+    let registered = Scope::parse(&client.scope)?;
+    let left = given.only(|token| registered.has(token) && offered(token, audience, party));
+    if left.is_empty() && !given.is_empty() {
+        return Err(OAuthError::grant("nothing is left of the scope that was given"));
+    }
+    Ok(left)
 }
 
 fn offered(token: &str, audience: Audience<'_>, party: Party) -> bool {

@@ -27,6 +27,10 @@ pub fn believe(text: &str, issuer: &str, keys: &KeySet) -> Option<Hint> {
     if text("iss").as_deref() != Some(issuer) || (parsed.typ.is_some() && !parsed.is_typ("JWT")) {
         return None;
     }
+    // What else we sign under that type (userinfo answers) lacks the times that every ID token has (Core §2).
+    if !["exp", "iat"].iter().all(|name| claims.get(*name).is_some_and(Value::is_i64)) {
+        return None;
+    }
     let audience = match claims.get("aud")? {
         Value::String(one) => vec![one.clone()],
         Value::Array(many) => many.iter().filter_map(Value::as_str).map(str::to_owned).collect(),

@@ -47,7 +47,7 @@ pub use return_address::ReturnAddress;
 pub use steps::{Endpoint, accept};
 
 pub use crate::Code;
-use crate::{Client, Evidence, ResourceServer, Settings};
+use crate::{Client, Evidence, Profile, ResourceServer, Settings};
 
 /// What the checks may look at besides the request.
 pub struct Desk<'a> {
@@ -141,7 +141,7 @@ pub fn client_id(params: &Params) -> Result<&str, Refusal> {
 }
 
 /// Makes a caller of a known client: its `redirect_uri` must be one of its own. A refusal here is an error page (RFC 6749 §4.1.2.1).
-pub fn recognise(params: &Params, client: Option<&Client>) -> Result<Caller, Refusal> {
+pub fn recognise(params: &Params, client: Option<&Client>, profile: Profile) -> Result<Caller, Refusal> {
     let asked = client_id(params)?;
     let client =
         client.filter(|c| c.client_id == asked && !c.disabled).ok_or(Refusal::new(Code::InvalidClient, "this client is not known here"))?;
@@ -151,7 +151,7 @@ pub fn recognise(params: &Params, client: Option<&Client>) -> Result<Caller, Ref
         .ok_or(Refusal::new(Code::InvalidRequest, "redirect_uri is missing"))?;
     let address = ReturnAddress::matched(uri, &client.redirect_uris)
         .ok_or(Refusal::new(Code::InvalidRequest, "redirect_uri is not registered for this client"))?;
-    let mode = response_mode::of(params, client);
+    let mode = response_mode::of(params, client, profile);
     let state = params.one("state").ok().flatten().map(str::to_owned);
     Ok(Caller { client_id: client.client_id.clone(), back: Return { address, mode, state } })
 }

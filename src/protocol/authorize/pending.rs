@@ -2,8 +2,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Prompts, Request, ResponseMode, ResponseType, Return, ReturnAddress};
-use crate::Client;
+use super::{Prompts, Request, ResponseMode, ResponseType, Return, ReturnAddress, details};
+use crate::{Client, grants, scope};
 
 /// The stored form of a [`Request`]. Its address is plain text here: it takes the client's record to make a return address again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,15 +76,29 @@ impl Pending {
         Self { pushed: Some(id), ..self }
     }
 
-    /// Goes on with it; `None` if the client has gone, is disabled or has lost that redirect URI meanwhile.
+    /// Goes on with it, as far as the client may still ask for it; `None` if the client has gone, is disabled or has lost that redirect
+    /// URI, the flow, the resource or everything it asked for meanwhile.
     #[must_use]
-    pub fn resume(self, client: Option<&Client>) -> Option<Request> {
+    pub fn resume(self, client: Option<&Client>, issuer: &str) -> Option<Request> {
         let client = client.filter(|c| c.client_id == self.client_id && !c.disabled)?;
         let address = ReturnAddress::matched(&self.redirect_uri, &client.redirect_uris)?;
+        let kind = self.response_type;
+        let registered = client.response_types.iter().any(|r| ResponseType::parse(r) == Some(kind));
+        let flow = (!kind.code || client.may_use(grants::AUTHORIZATION_CODE)) && (!kind.is_front() || client.may_use(grants::IMPLICIT));
+        let resource = self.resource == issuer || client.allowed_resources.contains(&self.resource);
+        if !(registered && flow && resource) {
+            return None;
+        }
+        let asked = self.scope.len();
+        let scope: Vec<String> = self.scope.into_iter().filter(|token| scope::list_has(&client.scope, token)).collect();
+        let details = details::narrowed(None, self.details.as_ref(), client).ok()?;
+        if (scope.is_empty() && asked > 0) || (details.is_none() && self.details.is_some()) {
+            return None;
+        }
         Some(Request {
             client_id: self.client_id,
             back: Return { address, mode: self.mode, state: self.state },
-            scope: self.scope,
+            scope,
             resource: self.resource,
             nonce: self.nonce,
             code_challenge: self.code_challenge,
@@ -96,7 +110,7 @@ impl Pending {
             response_type: self.response_type,
             acr_values: self.acr_values,
             acr_essential: self.acr_essential,
-            details: self.details,
+            details,
             dpop_jkt: self.dpop_jkt,
             pushed: self.pushed,
         })

@@ -24,12 +24,10 @@ pub struct PushedDocument {
     pub until: i64,
 }
 
-/// The reference a request names, if it names a pushed one.
-///
-/// # Errors
-/// It names two.
-pub fn named(params: &Params) -> Result<Option<&str>, Refusal> {
-    Ok(params.one("request_uri")?.filter(|uri| uri.starts_with(PREFIX)))
+/// The reference a request names, if it names a pushed one. Who names two is told so on the way back, like everything given twice.
+#[must_use]
+pub fn named(params: &Params) -> Option<&str> {
+    params.one("request_uri").ok().flatten().filter(|uri| uri.starts_with(PREFIX))
 }
 
 /// Keeps a checked request; the change and the reference.

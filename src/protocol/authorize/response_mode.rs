@@ -2,7 +2,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Code, Desk, Params, Refusal, Request, ResponseType};
-use crate::Client;
+use crate::{Client, Profile};
 
 /// How an answer travels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,15 +24,16 @@ pub enum ResponseMode {
 }
 
 impl ResponseMode {
-    /// The mode of that name for an answer that has tokens in it (`front`) or has not. A query never carries tokens, and only they need
-    /// a fragment.
-    fn parse(name: &str, front: bool) -> Option<Self> {
+    /// The mode of that name for an answer that has tokens in it (`front`) or has not. A query never carries tokens; a fragment is there
+    /// where tokens may come back at all.
+    fn parse(name: &str, front: bool, profile: Profile) -> Option<Self> {
+        let fragments = front || profile == Profile::OidcDynamic;
         Some(match name {
             "query" if !front => Self::Query,
-            "fragment" if front => Self::Fragment,
+            "fragment" if fragments => Self::Fragment,
             "form_post" => Self::FormPost,
             "query.jwt" if !front => Self::QueryJwt,
-            "fragment.jwt" if front => Self::FragmentJwt,
+            "fragment.jwt" if fragments => Self::FragmentJwt,
             "form_post.jwt" => Self::FormPostJwt,
             "jwt" if front => Self::FragmentJwt,
             "jwt" => Self::QueryJwt,
@@ -70,20 +71,20 @@ impl ResponseMode {
 
 /// The mode errors travel in, even errors about the mode.
 #[must_use]
-pub fn of(params: &Params, client: &Client) -> ResponseMode {
+pub fn of(params: &Params, client: &Client, profile: Profile) -> ResponseMode {
     let registered = |kind: &ResponseType| client.response_types.iter().any(|r| ResponseType::parse(r) == Some(*kind));
     let kind = params.one("response_type").ok().flatten().and_then(ResponseType::parse).filter(registered);
     let front = kind.is_some_and(ResponseType::is_front);
-    let asked = params.one("response_mode").ok().flatten().and_then(|name| ResponseMode::parse(name, front));
+    let asked = params.one("response_mode").ok().flatten().and_then(|name| ResponseMode::parse(name, front, profile));
     asked.unwrap_or(ResponseMode::usual(front))
 }
 
 /// Step: a mode we serve for that response type, which was looked at before.
-pub(super) fn known(params: &Params, _: &Desk<'_>, request: &mut Request) -> Result<(), Refusal> {
+pub(super) fn known(params: &Params, desk: &Desk<'_>, request: &mut Request) -> Result<(), Refusal> {
     let front = request.response_type.is_front();
     request.back.mode = match params.one("response_mode")? {
         None => ResponseMode::usual(front),
-        Some(name) => ResponseMode::parse(name, front)
+        Some(name) => ResponseMode::parse(name, front, desk.settings.profile)
             .ok_or(Refusal::new(Code::InvalidRequest, "response_mode is not supported for this response_type"))?,
     };
     Ok(())

@@ -49,7 +49,7 @@ fn run(client: &Client, text: &str) -> Result<Request, (Caller, Refusal)> {
 
 fn run_at(endpoint: Endpoint, profile: Profile, client: &Client, text: &str) -> Result<Request, (Caller, Refusal)> {
     let params = Params::parse(text);
-    let caller = recognise(&params, Some(client)).expect("recognised");
+    let caller = recognise(&params, Some(client), profile).expect("recognised");
     let (server, keys) = (server(), KeySet::new(Vec::new()));
     let settings = Settings { profile, ..Settings::for_issuer(ISSUER) };
     let evidence = Evidence::default();
@@ -114,26 +114,36 @@ fn a_good_request_keeps_what_it_asked() {
     assert_eq!((request.resource.as_str(), request.nonce.as_deref()), ("https://api.example.com", Some("n")));
     assert_eq!(request.code_challenge.as_deref(), Some(CHALLENGE));
     assert_eq!(claims::names(request.claims.as_ref()), ["name"]);
-    assert_eq!(Pending::of(&request).resume(Some(&client())), Some(request));
+    assert_eq!(Pending::of(&request).resume(Some(&client()), ISSUER), Some(request));
 }
 
 #[test]
 fn a_waiting_request_does_not_survive_the_loss_of_its_redirect_uri() {
     let mut later = client();
     later.redirect_uris = vec!["https://rp.example.com/other".into()];
-    assert_eq!(Pending::of(&request("")).resume(Some(&later)), None);
-    assert_eq!(Pending::of(&request("")).resume(Some(&Client { disabled: true, ..client() })), None);
+    assert_eq!(Pending::of(&request("")).resume(Some(&later), ISSUER), None);
+    let narrower = Client { scope: "openid".into(), ..client() };
+    assert_eq!(Pending::of(&request("")).resume(Some(&narrower), ISSUER).map(|r| r.scope), Some(vec!["openid".to_owned()]));
+    for taken in [
+        Client { scope: "profile".into(), ..client() },
+        Client { response_types: vec!["id_token".into()], ..client() },
+        Client { grant_types: vec!["client_credentials".into()], ..client() },
+        Client { allowed_resources: Vec::new(), ..client() },
+    ] {
+        assert_eq!(Pending::of(&request("")).resume(Some(&taken), ISSUER), None, "{taken:?}");
+    }
+    assert_eq!(Pending::of(&request("")).resume(Some(&Client { disabled: true, ..client() }), ISSUER), None);
 }
 
 #[test]
 fn a_bad_or_repeated_client_or_redirect_uri_is_a_page() {
-    let page = |text: &str| recognise(&Params::parse(text), Some(&client())).is_err();
+    let page = |text: &str| recognise(&Params::parse(text), Some(&client()), Profile::Standard).is_err();
     assert!(page(&without("client_id")) && page(&without("redirect_uri")));
     assert!(page(&format!("{GOOD}&client_id=web")));
     assert!(page(&format!("{GOOD}&redirect_uri=https://rp.example.com/cb")));
     assert!(page("client_id=web&redirect_uri=https://evil.example/cb&response_type=code"));
-    assert!(recognise(&Params::parse(GOOD), None).is_err());
-    assert!(recognise(&Params::parse(GOOD), Some(&Client { disabled: true, ..client() })).is_err());
+    assert!(recognise(&Params::parse(GOOD), None, Profile::Standard).is_err());
+    assert!(recognise(&Params::parse(GOOD), Some(&Client { disabled: true, ..client() }), Profile::Standard).is_err());
 }
 
 #[test]
@@ -158,6 +168,39 @@ fn every_other_mistake_is_redirected_with_its_code() {
     assert_eq!(run(&client(), &without("response_type")).unwrap_err().1.code, Code::InvalidRequest);
     assert_eq!(run(&client(), &GOOD.replace("=code&", "=token&")).unwrap_err().1.code, Code::UnsupportedResponseType);
     assert_eq!(run(&client(), &GOOD.replace("openid+read", "openid+admin")).unwrap_err().1.code, Code::InvalidScope);
+}
+
+#[test]
+fn a_code_comes_in_a_fragment_where_fragments_are_offered() {
+    let asked = |profile, mode: &str| {
+        let text = format!("{GOOD}&response_mode={mode}");
+        run_at(Endpoint::Authorize, profile, &client(), &text).map(|request| request.back.mode).map_err(|(caller, _)| caller.back.mode)
+    };
+    assert_eq!(asked(Profile::OidcDynamic, "fragment"), Ok(ResponseMode::Fragment));
+    assert_eq!(asked(Profile::OidcDynamic, "fragment.jwt"), Ok(ResponseMode::FragmentJwt));
+    assert_eq!(asked(Profile::OidcDynamic, "query"), Ok(ResponseMode::Query));
+    assert_eq!(asked(Profile::Standard, "fragment"), Err(ResponseMode::Query));
+}
+
+#[test]
+fn two_references_are_told_on_the_way_back() {
+    let twice = format!("{GOOD}&request_uri={0}a&request_uri={0}b", pushed::PREFIX);
+    assert_eq!(pushed::named(&Params::parse(&twice)), None);
+    assert_eq!(run(&client(), &twice).unwrap_err().1.code, Code::InvalidRequest);
+}
+
+#[test]
+fn only_what_has_the_times_of_an_id_token_is_a_hint() {
+    let key = SigningKey::generate(Alg::ES256).unwrap().0;
+    let keys = KeySet::new(vec![key.verifying()]);
+    let whole = serde_json::json!({"iss": ISSUER, "sub": "u1", "aud": "web", "exp": 5, "iat": 1});
+    let believed = |claims: &Value| hint::believe(&key.sign_jwt("JWT", claims).unwrap(), ISSUER, &keys).map(|h| h.subject);
+    assert_eq!(believed(&whole).as_deref(), Some("u1"), "expired or not");
+    for missing in ["exp", "iat"] {
+        let mut claims = whole.clone();
+        claims.as_object_mut().unwrap().remove(missing);
+        assert_eq!(believed(&claims), None, "{missing}");
+    }
 }
 
 #[test]
@@ -313,7 +356,7 @@ fn a_pushed_request_is_used_up_by_its_answer_and_only_by_its_client_in_time() {
     let [Step::Put(row)] = change.steps.as_slice() else { panic!("one row") };
     assert!(uri.starts_with(pushed::PREFIX) && !row.document.contains(&uri["urn:ietf:params:oauth:request_uri:dwp_".len() + 30..]));
     let presented = pushed::presented(&uri, &mac).expect("ours");
-    let taken = pushed::take(Some(row), &presented, "web", 110).expect("in time").resume(Some(&client())).expect("the client's");
+    let taken = pushed::take(Some(row), &presented, "web", 110).expect("in time").resume(Some(&client()), ISSUER).expect("the client's");
     assert_eq!((taken.nonce.as_deref(), taken.pushed.is_some()), (Some("n"), true));
     assert!(matches!(pushed::consume(&taken, 110), Some(Step::Consume { id, .. }) if id == row.id));
     assert_eq!(pushed::consume(&request(""), 110), None);

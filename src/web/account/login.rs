@@ -79,7 +79,7 @@ impl Waiting {
             Purpose::Account | Purpose::Device(_) | Purpose::Backchannel => Ok(Self::Account),
             Purpose::Authorize(pending) => {
                 let known = app.catalog.client(&pending.client_id).await?.ok_or(Refused::stale())?;
-                let request = pending.as_ref().clone().resume(Some(&known.client)).ok_or(Refused::stale())?;
+                let request = pending.as_ref().clone().resume(Some(&known.client), &app.settings.issuer).ok_or(Refused::stale())?;
                 Ok(Self::Client(Box::new(request), known))
             }
         }

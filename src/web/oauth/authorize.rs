@@ -41,7 +41,7 @@ pub async fn post(State(app): State<Arc<App>>, headers: HeaderMap, posted: Poste
 
 async fn authorize(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -> Result<Response, Refused> {
     let known = documents::client(app, authorize::client_id(params)?, source).await?;
-    if let Some(uri) = pushed::named(params)? {
+    if let Some(uri) = pushed::named(params) {
         let request = taken(app, known.as_deref(), uri).await?;
         let known = known.ok_or(Refused::stale())?;
         return begin(app, headers, source, &known, request).await;
@@ -55,7 +55,7 @@ async fn authorize(app: &App, headers: &HeaderMap, source: IpAddr, params: &Para
         Ok(Some(inside)) => inside,
         _ => params,
     };
-    let caller = match (authorize::recognise(params, client.map(AsRef::as_ref)), &unpacked) {
+    let caller = match (authorize::recognise(params, client.map(AsRef::as_ref), app.settings.profile), &unpacked) {
         // What is wrong with a request object is told where its answer would have gone, if that is known without it.
         (Err(_), Err(refusal)) => return Err((*refusal).into()),
         (caller, _) => caller?,
@@ -92,7 +92,7 @@ async fn taken(app: &App, known: Option<&KnownClient>, uri: &str) -> Result<auth
     let presented = pushed::presented(uri, &app.mac)?;
     let row = app.store.artefact(ArtefactKind::Pushed, &presented.id).await?;
     let pending = pushed::take(row.as_ref(), &presented, &client.client_id, app.clock.now())?;
-    pending.resume(Some(client)).ok_or(Refused::stale())
+    pending.resume(Some(client), &app.settings.issuer).ok_or(Refused::stale())
 }
 
 fn refused(app: &App, client: &Client, caller: &Caller, refusal: Refusal) -> Response {
