@@ -86,6 +86,18 @@ pub fn renew(session: &Session, proof: &Proof<'_>, ttl: i64, now_ms: i64) -> Opt
     Some((renewed, change))
 }
 
+/// The same session after its person showed a further factor and no password: its methods are more, but its person's login was when it
+/// was (`auth_time`, OpenID Connect Core §2) and lasts no longer. `None` if the proof is of another person.
+#[must_use]
+pub fn strengthen(session: &Session, proof: &Proof<'_>, now_ms: i64) -> Option<(Session, Change)> {
+    if session.subject != proof.subject || !live(session, now_ms.div_euclid(1000)) {
+        return None;
+    }
+    let stronger = Session { amr: proof.amr.to_vec(), ..session.clone() };
+    let change = proved(proof).step(Step::UpdateSession(stronger.clone())).event(login(proof, &stronger.id, now_ms));
+    Some((stronger, change))
+}
+
 /// Ends a session and kills the access tokens issued in it. Of `grants` (its person's live ones) those that began in it end too, but not
 /// those that were given for when the person is away (OpenID Connect Back-Channel Logout §2.7). `remember`: seconds after which nothing
 /// of it can be alive.
@@ -174,6 +186,17 @@ mod tests {
         assert_eq!((renewed.id.as_str(), renewed.auth_time, renewed.expires_at), (session.id.as_str(), 1_050, 1_110));
         assert!(renew(&session, &proof("t", &amr), 60, 1_050_000).is_none());
         assert!(renew(&session, &proof("s", &amr), 60, 1_060_000).is_none());
+    }
+
+    #[test]
+    fn a_further_factor_alone_neither_freshens_nor_prolongs_a_login() {
+        let (one, two) = (["pwd".to_owned()], ["pwd".to_owned(), "otp".to_owned()]);
+        let (session, _) = start(&proof("s", &one), 60, 1_000_000, &Fixed);
+        let (stronger, change) = strengthen(&session, &proof("s", &two), 1_050_000).expect("strengthens");
+        assert_eq!((stronger.auth_time, stronger.expires_at, stronger.amr.as_slice()), (1_000, 1_060, two.as_slice()));
+        assert_eq!(change.steps, [Step::ObjectIs { kind: ObjectKind::User, id: "s".into(), version: 3 }, Step::UpdateSession(stronger)]);
+        assert!(strengthen(&session, &proof("t", &two), 1_050_000).is_none());
+        assert!(strengthen(&session, &proof("s", &two), 1_060_000).is_none());
     }
 
     #[test]

@@ -183,9 +183,8 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
             if serde_json::from_value::<User>(account.document).map_or(true, |user| user.disabled) {
                 return Err(Refused::changed());
             }
-            let (now_ms, ttl) = (app.clock.now_ms(), app.settings.session_ttl);
-            let renewed = session::renew(&session, &proof(&session.subject, account.version), ttl, now_ms);
-            let (session, change) = renewed.ok_or(Refused::stale())?;
+            let stronger = session::strengthen(&session, &proof(&session.subject, account.version), app.clock.now_ms());
+            let (session, change) = stronger.ok_or(Refused::stale())?;
             browser.sign_in(&session).await?;
             Walk { session: Some(session), change, ..walk }.go().await
         }
