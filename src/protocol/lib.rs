@@ -29,11 +29,12 @@ pub mod revoke;
 pub mod scope;
 pub mod session_state;
 pub mod settings;
+pub mod signals;
 pub mod signing;
 pub mod status_list;
-pub mod signals;
 pub mod stored;
 pub mod userinfo;
+pub mod visible;
 
 pub use client::Client;
 pub use client_auth::AuthenticatedClient;

@@ -40,7 +40,7 @@ fn individual(claim: &Value) -> bool {
     }
 }
 
-/// The names asked for one by one, sorted, each once; without those every ID token has.
+/// The names asked for one by one, sorted, each once; without those every ID token has, and those nobody is ever told.
 #[must_use]
 pub fn names(claims: Option<&Value>) -> Vec<String> {
     const ALWAYS: [&str; 9] = ["sub", "iss", "aud", "exp", "iat", "auth_time", "acr", "amr", "nonce"];
@@ -48,7 +48,7 @@ pub fn names(claims: Option<&Value>) -> Vec<String> {
         .iter()
         .filter_map(|m| claims?.get(*m)?.as_object())
         .flat_map(|o| o.keys().cloned())
-        .filter(|n| !ALWAYS.contains(&n.as_str()))
+        .filter(|n| !ALWAYS.contains(&n.as_str()) && crate::userinfo::is_standard(n))
         .collect();
     names.sort();
     names.dedup();

@@ -2,7 +2,7 @@
 use serde_json::{Map, Value};
 
 use super::{Code, Desk, Params, Refusal, Request};
-use crate::{Client, OAuthError, ResourceServer};
+use crate::{Client, OAuthError, ResourceServer, visible};
 
 /// Longest accepted text, octets.
 pub const LONGEST: usize = 16 * 1024;
@@ -12,6 +12,9 @@ const MOST: usize = 32;
 const DEPTH: usize = 8;
 /// Longest name of a type.
 const TYPE: usize = 128;
+
+/// The refusal where a request cannot ask in detail: left out silently, they would be missed (RFC 9396 §5).
+pub(crate) const NOT_HERE: OAuthError = bad("authorization_details are not for this endpoint");
 
 const fn bad(hears: &'static str) -> OAuthError {
     OAuthError::new(Code::InvalidAuthorizationDetails, hears)
@@ -123,12 +126,12 @@ pub fn shown(details: Option<&Value>) -> Vec<(String, Vec<String>)> {
 }
 
 fn plain(name: &str) -> String {
-    name.replace('_', " ")
+    visible::plain(name).replace('_', " ")
 }
 
 fn words(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => visible::plain(text),
         Value::Array(all) => all.iter().map(words).collect::<Vec<_>>().join(", "),
         Value::Object(all) => all.iter().map(|(name, value)| format!("{} {}", plain(name), words(value))).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
@@ -197,6 +200,8 @@ mod tests {
             shown(Some(&details)),
             [("payment".to_owned(), vec!["actions: a, b".to_owned(), "instructed amount: value 5".to_owned()])]
         );
+        let turned = serde_json::json!([{"type": "payment", "am\u{202e}ount": "\u{202e}00.001"}]);
+        assert_eq!(shown(Some(&turned))[0].1, ["am\u{fffd}ount: \u{fffd}00.001"]);
     }
 
     proptest::proptest! {

@@ -11,7 +11,7 @@ use tokens::{
 };
 
 use crate::{
-    AuthenticatedClient, Code, OAuthError, ResourceServer, Settings,
+    AuthenticatedClient, Code, OAuthError, Profile, ResourceServer, Settings,
     grants::{
         self, CIBA, audience,
         ciba::{Delivery, SIGNING},
@@ -74,6 +74,10 @@ pub fn begin(
     (target, server): (&str, Option<&ResourceServer>),
 ) -> Result<Begun, OAuthError> {
     let delivery = entitled(client)?;
+    // The person tells by it which request is theirs (FAPI-CIBA §5.2.2).
+    if ctx.settings.profile == Profile::Fapi2 && asked.binding_message.is_none() {
+        return Err(OAuthError::request("binding_message is missing"));
+    }
     let scope = scope::grant(Some(&asked.scope), client.client(), audience(target, ctx.settings, server)?, Party::Person)?;
     let (now, issued) = (ctx.now(), secret::generate(BACKCHANNEL.secret, ctx.now_ms, ctx.entropy, ctx.mac));
     let notification = match (delivery, asked.notification_token.as_deref()) {

@@ -2,7 +2,7 @@
 use serde_json::{Map, Value};
 use tokens::{Alg, hash, jwk::KeySet, jws::Parsed};
 
-use crate::{Client, Code, Form, OAuthError, Settings};
+use crate::{Client, Code, Form, OAuthError, Profile, Settings, visible};
 
 /// Longest `binding_message`, characters.
 const LONGEST_MESSAGE: usize = 64;
@@ -51,7 +51,8 @@ pub struct Once {
 }
 
 /// The parameters a request may carry.
-const PARAMETERS: [&str; 11] = [
+const PARAMETERS: [&str; 12] = [
+    "authorization_details",
     "scope",
     "client_notification_token",
     "acr_values",
@@ -74,15 +75,16 @@ pub enum Sent<'a> {
     Signed(&'a str, Alg),
 }
 
-/// Tells the two apart: a client that registered an algorithm signs, and no other does (CIBA Core §7.1.1).
+/// Tells the two apart: a client that registered an algorithm signs, and no other does (CIBA Core §7.1.1); FAPI wants every request signed
+/// (FAPI-CIBA §5.2.2).
 ///
 /// # Errors
 /// `invalid_request`.
-pub fn sent<'a>(client: &Client, form: &'a Form<'_>) -> Result<Sent<'a>, OAuthError> {
+pub fn sent<'a>(client: &Client, form: &'a Form<'_>, profile: Profile) -> Result<Sent<'a>, OAuthError> {
     let alg = client.backchannel_authentication_request_signing_alg.as_deref().and_then(Alg::read);
     match (form.get("request"), alg) {
-        (None, None) => Ok(Sent::Plain),
-        (None, Some(_)) => Err(OAuthError::request("the request has to be signed")),
+        (None, None) if profile != Profile::Fapi2 => Ok(Sent::Plain),
+        (None, _) => Err(OAuthError::request("the request has to be signed")),
         (Some(_), None) => Err(OAuthError::request("the client is not registered to sign its requests")),
         (Some(_), Some(_)) if PARAMETERS.iter().any(|name| form.has(name)) => {
             Err(OAuthError::request("parameters belong inside the signed request"))
@@ -96,6 +98,9 @@ pub fn sent<'a>(client: &Client, form: &'a Form<'_>) -> Result<Sent<'a>, OAuthEr
 /// # Errors
 /// `invalid_request`, `invalid_binding_message`, `expired_login_hint_token`.
 pub fn of_form(form: &Form<'_>) -> Result<Asked, OAuthError> {
+    if form.has("authorization_details") {
+        return Err(crate::authorize::details::NOT_HERE);
+    }
     read(&|name| Ok(form.get(name).map(str::to_owned)), form.all("resource").map(str::to_owned).collect())
 }
 
@@ -134,6 +139,9 @@ pub fn of_object(text: &str, alg: Alg, keys: &KeySet, client: &Client, issuer: &
     let jti = claims.get("jti").and_then(Value::as_str).filter(|j| (1..=256).contains(&j.len())).ok_or_else(|| refuse("jti is missing"))?;
     let once =
         Once { id: hash::sha256(format!("ciba\0{}\0{jti}", client.client_id).as_bytes()).to_vec(), expires_at: exp + Settings::SKEW };
+    if claims.contains_key("authorization_details") {
+        return Err(crate::authorize::details::NOT_HERE);
+    }
     let text = |name: &str| match claims.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone()).filter(|t| !t.is_empty())),
@@ -167,7 +175,7 @@ fn read(text: &dyn Fn(&str) -> Result<Option<String>, OAuthError>, resource: Vec
         return Err(OAuthError::new(Code::InvalidScope, "scope must contain openid"));
     }
     let binding_message = text("binding_message")?;
-    if binding_message.as_deref().is_some_and(|m| !showable(m)) {
+    if binding_message.as_deref().is_some_and(|m| m.chars().count() > LONGEST_MESSAGE || !visible::is_plain(m)) {
         return Err(OAuthError::new(Code::InvalidBindingMessage, "binding_message has to be at most 64 printable characters"));
     }
     let requested_expiry = match text("requested_expiry")? {
@@ -183,16 +191,6 @@ fn read(text: &dyn Fn(&str) -> Result<Option<String>, OAuthError>, resource: Vec
         return Err(OAuthError::request("acr_values is too long"));
     }
     Ok(Asked { hint, scope, resource, acr, binding_message, notification_token: text("client_notification_token")?, requested_expiry })
-}
-
-/// Whether people see a text as it is: nothing that controls, hides or turns round what stands beside it.
-fn showable(text: &str) -> bool {
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{ffff}')
-            || matches!(u32::from(c), 0xe0000..=0xe0fff | 0xe000..=0xf8ff | 0xf0000..)
-    };
-    text.chars().count() <= LONGEST_MESSAGE && !text.trim().is_empty() && !text.chars().any(hidden)
 }
 
 /// Whether a text can be the bearer token of a notification (RFC 6750 §2.1) with enough in it.
@@ -224,9 +222,17 @@ mod tests {
             ("scope=openid&login_hint=a&requested_expiry=0", Code::InvalidRequest),
             ("scope=openid&login_hint=a&requested_expiry=-1", Code::InvalidRequest),
             ("scope=openid&login_hint=a&binding_message=a%E2%80%AEb", Code::InvalidBindingMessage),
+            ("scope=openid&login_hint=a&authorization_details=%5B%5D", Code::InvalidAuthorizationDetails),
         ] {
             assert_eq!(asked(form), Err(code), "{form}");
         }
+    }
+
+    #[test]
+    fn fapi_wants_every_request_signed() {
+        let (client, form) = (Client::default(), Form::read(b"scope=openid&login_hint=a").unwrap());
+        assert_eq!(sent(&client, &form, Profile::Standard).unwrap(), Sent::Plain);
+        assert_eq!(sent(&client, &form, Profile::Fapi2).unwrap_err().code, Code::InvalidRequest);
     }
 
     #[test]

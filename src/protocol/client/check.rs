@@ -5,7 +5,7 @@ use url::Url;
 use super::{Client, access_token_ttl};
 use crate::{
     authorize::{ResponseType, details, request_object},
-    client_auth, grants, scope, signing,
+    client_auth, grants, scope, signing, visible,
 };
 
 /// Mistakes as they are found.
@@ -62,7 +62,8 @@ impl Client {
     /// Request objects, signed responses and what may be asked for in detail.
     fn requests(&self, found: &mut Found) {
         let named = |name: &Option<String>, possible: &dyn Fn(&str) -> bool| name.as_deref().is_none_or(possible);
-        if !named(&self.request_object_signing_alg, &|n| tokens::Alg::read(n).is_some_and(|alg| request_object::SIGNED_WITH.contains(&alg))) {
+        if !named(&self.request_object_signing_alg, &|n| tokens::Alg::read(n).is_some_and(|alg| request_object::SIGNED_WITH.contains(&alg)))
+        {
             found.at("request_object_signing_alg", "not supported; ES256, PS256, EdDSA, ES384 or RS256");
         }
         if !named(&self.authorization_signed_response_alg, &signing::is_name) {
@@ -114,8 +115,8 @@ impl Client {
             found.at("initiate_login_uri", "must be an https URI (OpenID Connect Core §4)");
         }
         self.logout(found);
-        if self.client_name.as_deref().is_some_and(|n| n.is_empty() || n.chars().count() > 200 || n.chars().any(char::is_control)) {
-            found.at("client_name", "1 to 200 characters without control characters");
+        if self.client_name.as_deref().is_some_and(|n| n.chars().count() > 200 || !visible::is_plain(n)) {
+            found.at("client_name", "1 to 200 characters, none of which controls, hides or turns round others");
         }
     }
 

@@ -19,7 +19,7 @@ use tokens::b64;
 use super::{Posted, Source, consent::describe, interaction::Purpose, login, name_of};
 use crate::{
     App, csrf,
-    pages::{self, Allow, Refused},
+    pages::{self, Allow, Refused, Shown},
     sessions::Browser,
 };
 
@@ -31,6 +31,7 @@ const FORM: &str = "backchannel";
 struct Row {
     id: String,
     client: String,
+    host: Option<String>,
     message: Option<String>,
     scopes: Vec<String>,
 }
@@ -91,10 +92,11 @@ async fn show(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -
 
 async fn row(app: &App, waiting: Waiting) -> Result<Row, Refused> {
     let server = app.catalog.resource_server(&waiting.requested.resource).await?;
-    let named = waiting.known.client.client_name.clone();
+    let shown = Shown::of(&waiting.known.client);
     Ok(Row {
         id: b64::encode(&waiting.request),
-        client: named.unwrap_or_else(|| waiting.known.client.client_id.clone()),
+        client: shown.name,
+        host: shown.host,
         scopes: waiting.requested.scope.split(' ').filter(|s| !s.is_empty()).map(|s| describe(s, server.as_deref())).collect(),
         message: waiting.requested.binding_message,
     })
@@ -148,8 +150,7 @@ async fn answer(app: &App, session: &Session, waiting: &Waiting, approved: bool)
     };
     let mut change = ledger::Change::new().step(waiting.known.unchanged());
     if approved {
-        let before = app.store.consent(&session.subject, &waiting.requested.client_id).await?;
-        change = change.and(answering.approve(before.as_ref(), app.entropy.as_ref()));
+        change = change.and(answering.approve(app.entropy.as_ref()));
         change.steps.extend(backchannel_logout::takes_part(&waiting.known.client, session, &app.settings, app.clock.now()));
     } else {
         change = change.and(answering.deny());

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     App, csrf,
-    pages::{self, Allow, Refused},
+    pages::{self, Allow, Refused, Shown},
     sessions::Browser,
 };
 
@@ -42,6 +42,8 @@ struct SessionRow {
 struct GrantRow {
     id: String,
     client: String,
+    /// Where it publishes its metadata, if it does.
+    host: Option<String>,
     scope: String,
     since: String,
     /// Where a login at the client begins (OpenID Connect Core §4).
@@ -95,9 +97,9 @@ async fn account_page(
     for grant in app.store.grants(Some(&session.subject), None, None, MOST).await?.items {
         let client = app.catalog.client(&grant.client_id).await?;
         let start = client.as_ref().and_then(|c| started_at(&c.client, &app.settings.issuer));
-        let named = client.and_then(|c| c.client.client_name.clone());
-        let (client, since) = (named.unwrap_or(grant.client_id), day(grant.created_at));
-        grants.push(GrantRow { id: grant.id, client, scope: grant.scope, since, start });
+        let shown = client.map(|c| Shown::of(&c.client));
+        let (client, host) = shown.map_or((grant.client_id, None), |shown| (shown.name, shown.host));
+        grants.push(GrantRow { id: grant.id, client, host, scope: grant.scope, since: day(grant.created_at), start });
     }
     let template = AccountPage {
         base: pages::base(&app.settings.issuer),

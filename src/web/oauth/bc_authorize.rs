@@ -65,7 +65,11 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
 }
 
 async fn count(app: &App, client: &AuthenticatedClient, (name, quota): (&'static str, Quota)) -> Result<(), Failed> {
-    let verdict = app.counters.hit(&format!("{name}:{}", client.id()), &quota, 1, app.clock.now_ms()).await;
+    hit(app, &format!("{name}:{}", client.id()), (name, quota)).await
+}
+
+async fn hit(app: &App, key: &str, (name, quota): (&'static str, Quota)) -> Result<(), Failed> {
+    let verdict = app.counters.hit(key, &quota, 1, app.clock.now_ms()).await;
     if verdict.allowed { Ok(()) } else { Err(Failed::Limited(limits::Policy { name, quota }.waits(verdict.retry_after_s()))) }
 }
 
@@ -74,6 +78,10 @@ async fn begin(app: &App, parts: &Parts, form: &Form<'_>, client: &Authenticated
     let (asked, signed) = read(app, form, client).await?;
     let Some(user) = meant(app, client, &asked.hint).await?.filter(|u| !u.disabled) else {
         count(app, client, ("ciba-unknown", UNKNOWN)).await?;
+        if client.client().origin.is_some() {
+            // Whoever makes clients at will is one source all the same.
+            hit(app, &format!("ciba-unknown:{}", limits::source(app, parts)), ("ciba-unknown", UNKNOWN)).await?;
+        }
         return Err(ciba::unknown().into());
     };
     let now = app.clock.now();
