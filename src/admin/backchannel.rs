@@ -18,7 +18,7 @@ pub async fn answer(state: &AdminState, call: &Call, approved: bool) -> Result<A
     if requested.expires_at <= order.at_ms.div_euclid(1000) {
         return Err(Problem::conflict("the request has expired"));
     }
-    let (client, change) = guarded(state, &requested.client_id, subject).await?;
+    let change = guarded(state, &requested.client_id, subject).await?;
     let door = door_id(&row.id);
     let named = call.body.get("amr").and_then(serde_json::Value::as_array).into_iter().flatten();
     let methods: Vec<String> = named.filter_map(|m| m.as_str().map(str::to_owned)).collect();
@@ -32,12 +32,7 @@ pub async fn answer(state: &AdminState, call: &Call, approved: bool) -> Result<A
         methods: &methods,
         now_ms: order.at_ms,
     };
-    let answered = if approved {
-        let before = state.store().consent(subject, &client.client_id).await?;
-        answering.approve(before.as_ref(), state.objects.entropy.as_ref())
-    } else {
-        answering.deny()
-    };
+    let answered = if approved { answering.approve(state.objects.entropy.as_ref()) } else { answering.deny() };
     let mut change = change.and(answered);
     change.events = change.events.into_iter().map(|event| call.actor.sign(event)).collect();
     match state.store().apply(change).await? {
@@ -54,7 +49,7 @@ async fn found(state: &AdminState, text: &str) -> Result<Artefact, Problem> {
 }
 
 /// Client and person have to stand as they are read here, and may both act.
-async fn guarded(state: &AdminState, client_id: &str, subject: &str) -> Result<(Client, Change), Problem> {
+async fn guarded(state: &AdminState, client_id: &str, subject: &str) -> Result<Change, Problem> {
     let gone = || Problem::conflict("the client or the person is gone or disabled");
     let client = state.store().object(ObjectKind::Client, client_id).await?.ok_or_else(gone)?;
     let user = state.store().object(ObjectKind::User, subject).await?.ok_or_else(gone)?;
@@ -63,5 +58,5 @@ async fn guarded(state: &AdminState, client_id: &str, subject: &str) -> Result<(
         return Err(gone());
     }
     let is = |kind, object: &ledger::Object| Step::ObjectIs { kind, id: object.id.clone(), version: object.version };
-    Ok((read, Change::new().step(is(ObjectKind::Client, &client)).step(is(ObjectKind::User, &user))))
+    Ok(Change::new().step(is(ObjectKind::Client, &client)).step(is(ObjectKind::User, &user)))
 }

@@ -30,6 +30,8 @@ use crate::{
 const FROM_SOURCE: Quota = Quota { rate: 30, period_s: 600, burst: 30 };
 /// The same of one account.
 const OF_ACCOUNT: Quota = Quota { rate: 15, period_s: 600, burst: 15 };
+/// Codes that one account looks at, right or wrong: counted before they are, so that many at once are many.
+const TRIES_OF_ACCOUNT: Quota = Quota { rate: 120, period_s: 600, burst: 120 };
 const FORM: &str = "device";
 
 /// A scope on the page.
@@ -126,6 +128,9 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
         return Err(Refused::foreign());
     }
     admit(app, posted.source, &session.subject).await?;
+    if action == "continue" {
+        count(app, &session.subject).await?;
+    }
     let found = match &code {
         Some(code) => find(app, code).await?,
         None => None,
@@ -157,6 +162,16 @@ async fn admit(app: &App, source: IpAddr, subject: &str) -> Result<(), Refused> 
         }
     }
     Ok(())
+}
+
+/// Counts a look at a code.
+async fn count(app: &App, subject: &str) -> Result<(), Refused> {
+    let verdict = app.counters.hit(&format!("user_code_tries:{subject}"), &TRIES_OF_ACCOUNT, 1, app.clock.now_ms()).await;
+    if verdict.allowed {
+        return Ok(());
+    }
+    metrics::counter!("device_requests_total", "outcome" => "throttled").increment(1);
+    Err(Refused::limited(verdict.retry_after_s(), ("user-code", TRIES_OF_ACCOUNT)))
 }
 
 async fn failed(app: &App, source: IpAddr, subject: &str) {
@@ -201,8 +216,7 @@ async fn answer(app: &App, browser: &Browser, session: &Session, waiting: &Waiti
     };
     let mut change = ledger::Change::new().step(waiting.known.unchanged());
     if approved {
-        let before = app.store.consent(&session.subject, &waiting.requested.client_id).await?;
-        change = change.and(answering.approve(before.as_ref(), app.entropy.as_ref()));
+        change = change.and(answering.approve(app.entropy.as_ref()));
         change.steps.extend(backchannel_logout::takes_part(&waiting.known.client, session, &app.settings, app.clock.now()));
     } else {
         change = change.and(answering.deny());
