@@ -78,8 +78,8 @@ impl Store for Scoped {
     async fn participants(&self, session: &str, limit: u32) -> Result<Vec<Artefact>, StoreError> {
         self.inner.participants(session, limit).await
     }
-    async fn left_behind(&self, since: i64, now: i64, limit: u32) -> Result<Vec<Artefact>, StoreError> {
-        self.inner.left_behind(since, now, limit).await
+    async fn left_behind(&self, since: i64, now: i64, page: (u32, u32)) -> Result<Vec<Artefact>, StoreError> {
+        self.inner.left_behind(since, now, page).await
     }
     async fn artefacts(&self, kind: ArtefactKind, prefix: &[u8], after: &[u8], limit: u32) -> Result<Vec<Artefact>, StoreError> {
         self.inner.artefacts(kind, prefix, after, limit).await

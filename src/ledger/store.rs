@@ -68,9 +68,9 @@ pub trait Store: Send + Sync {
     async fn participants(&self, _session: &str, _limit: u32) -> Result<Vec<Artefact>, StoreError> {
         Ok(Vec::new())
     }
-    /// The participants of sessions that ended at or after `since`, the longest ended first, at most `limit`: whoever still has to be
-    /// told. One whose `created_at` is after `now` is not due.
-    async fn left_behind(&self, _since: i64, _now: i64, _limit: u32) -> Result<Vec<Artefact>, StoreError> {
+    /// The participants of sessions that ended at or after `since`, the longest ended first: whoever still has to be
+    /// told; `(skip, limit)`. One whose `created_at` is after `now` is not due.
+    async fn left_behind(&self, _since: i64, _now: i64, _page: (u32, u32)) -> Result<Vec<Artefact>, StoreError> {
         Ok(Vec::new())
     }
     /// The short-lived things of a kind whose id begins with `prefix`, ascending, after the id `after`, at most `limit`.

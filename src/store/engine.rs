@@ -104,8 +104,8 @@ impl<B: Backend> Store for Engine<B> {
     async fn participants(&self, session: &str, limit: u32) -> Result<Vec<Artefact>, StoreError> {
         read::participants(&mut self.backend.reader().await?, session, limit).await
     }
-    async fn left_behind(&self, since: i64, now: i64, limit: u32) -> Result<Vec<Artefact>, StoreError> {
-        read::left_behind(&mut self.backend.reader().await?, since, now, limit).await
+    async fn left_behind(&self, since: i64, now: i64, page: (u32, u32)) -> Result<Vec<Artefact>, StoreError> {
+        read::left_behind(&mut self.backend.reader().await?, since, now, page).await
     }
     async fn artefacts(&self, kind: ArtefactKind, prefix: &[u8], after: &[u8], limit: u32) -> Result<Vec<Artefact>, StoreError> {
         read::artefacts(&mut self.backend.reader().await?, kind, prefix, after, limit).await

@@ -105,8 +105,8 @@ pub(crate) async fn participants<E: Exec>(e: &mut E, session: &str, limit: u32) 
     rows.into_iter().map(to_participant).collect()
 }
 
-pub(crate) async fn left_behind<E: Exec>(e: &mut E, since: i64, now: i64, limit: u32) -> Result<Vec<Artefact>, StoreError> {
-    let rows = e.rows(sql::LEFT_BEHIND, args![since, now, i64::from(limit.clamp(1, PAGE_MAX))]).await?;
+pub(crate) async fn left_behind<E: Exec>(e: &mut E, since: i64, now: i64, (skip, limit): (u32, u32)) -> Result<Vec<Artefact>, StoreError> {
+    let rows = e.rows(sql::LEFT_BEHIND, args![since, now, i64::from(limit.clamp(1, PAGE_MAX)), i64::from(skip)]).await?;
     rows.into_iter().map(to_participant).collect()
 }
 

@@ -42,7 +42,7 @@ statements! {
         WHERE kind = 'participant' AND grant_id = $1 ORDER BY grant_id, id LIMIT $2";
     LEFT_BEHIND = "SELECT a.id, a.mac, a.grant_id, a.document, a.created_at, a.expires_at, a.consumed_at, a.successor, a.seq \
         FROM sessions s CROSS JOIN artefacts a \
-        WHERE s.ended_at IS NOT NULL AND s.ended_at >= $1 AND a.kind = 'participant' AND a.grant_id = s.id AND a.created_at <= $2 ORDER BY s.ended_at LIMIT $3";
+        WHERE s.ended_at IS NOT NULL AND s.ended_at >= $1 AND a.kind = 'participant' AND a.grant_id = s.id AND a.created_at <= $2 ORDER BY s.ended_at LIMIT $3 OFFSET $4";
     /// Those whose ids begin alike, in order.
     ARTEFACTS = "SELECT id, mac, grant_id, document, created_at, expires_at, consumed_at, successor, seq FROM artefacts \
         WHERE kind = $1 AND id > $2 AND id < $3 ORDER BY id LIMIT $4";

@@ -124,19 +124,21 @@ pub(super) async fn who_took_part_is_found_by_session_and_once_that_has_ended(wo
     let ids = |rows: Vec<Artefact>| rows.into_iter().map(|r| r.id).collect::<Vec<_>>();
     assert_eq!(ids(store.participants("ends", 10).await.expect("reads")), [b"1", b"2"]);
     assert_eq!(ids(store.participants("ends", 1).await.expect("reads")), [b"1"]);
-    assert!(store.left_behind(0, NOW + 99, 10).await.expect("reads").is_empty(), "all live");
+    assert!(store.left_behind(0, NOW + 99, (0, 10)).await.expect("reads").is_empty(), "all live");
     let end = Change::new().event(event()).step(Step::EndSession { id: "ends".into(), now: NOW + 2 });
     let end = end.step(Step::EndSessionsOf { subject: "gone".into(), now: NOW + 1 });
     assert!(store.apply(end).await.expect("applies").applied());
-    for (since, now, limit, found) in [
-        (0, NOW + 2, 10, vec![b"3", b"1"]),
-        (NOW + 2, NOW + 2, 10, vec![b"1"]),
-        (0, NOW + 2, 1, vec![b"3"]),
-        (NOW + 3, NOW + 99, 10, vec![]),
+    for (since, now, page, found) in [
+        (0, NOW + 2, (0, 10), vec![b"3", b"1"]),
+        (NOW + 2, NOW + 2, (0, 10), vec![b"1"]),
+        (0, NOW + 2, (0, 1), vec![b"3"]),
+        (0, NOW + 2, (1, 1), vec![b"1"]),
+        (0, NOW + 2, (2, 1), vec![]),
+        (NOW + 3, NOW + 99, (0, 10), vec![]),
     ] {
-        assert_eq!(ids(store.left_behind(since, now, limit).await.expect("reads")), found, "{since} {now} {limit}");
+        assert_eq!(ids(store.left_behind(since, now, page).await.expect("reads")), found, "{since} {now} {page:?}");
     }
-    assert_eq!(store.left_behind(0, NOW + 9, 10).await.expect("reads").len(), 3, "the rest is due later");
+    assert_eq!(store.left_behind(0, NOW + 9, (0, 10)).await.expect("reads").len(), 3, "the rest is due later");
 }
 
 pub(super) async fn things_whose_ids_begin_alike_are_listed_in_order_and_no_others(world: &mut World) {
