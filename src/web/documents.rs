@@ -3,7 +3,11 @@
 //!
 //! As an object such a client has a version like any other, so that guards, consents, revocations and administrators see no difference.
 //! A stranger decides what is fetched: fetches are counted by source and by host, few run at once, and one address is asked by one.
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use edge::limit::Quota;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -20,12 +24,19 @@ use crate::{App, limits::Policy, pages::Refused, reply::Failed};
 
 /// Fetches that one source may cause.
 const OF_SOURCE: Policy = Policy { name: "client-metadata", quota: Quota { rate: 30, period_s: 60, burst: 30 } };
-/// Fetches from one host.
-const OF_HOST: Quota = Quota { rate: 60, period_s: 60, burst: 60 };
+/// Fetches from one host of what is known here.
+const KNOWN_OF_HOST: Quota = Quota { rate: 60, period_s: 60, burst: 60 };
+/// Fetches from one host of what is not: ten sources at their most, so that a few do not keep others out.
+const UNKNOWN_OF_HOST: Quota = Quota { rate: 300, period_s: 60, burst: 300 };
 /// Clients that one host may bring into the database.
 const NEW_OF_HOST: Quota = Quota { rate: 60, period_s: 3600, burst: 60 };
 /// Fetches at once.
 const AT_ONCE: usize = 16;
+/// Fetches at once that one source may cause.
+const AT_ONCE_OF_SOURCE: usize = 4;
+/// How often a record is written again while its document stays the same, seconds: by its age other nodes, and this one after a restart,
+/// know that the document was good.
+const SEEN_S: i64 = 6 * 3600;
 /// How long an address that gave nothing good is left alone, milliseconds.
 const PAUSE_MS: i64 = 10_000;
 /// How long the last good document serves while its address is down, milliseconds.
@@ -53,6 +64,23 @@ pub(crate) struct Documents {
     looked: Cache<String, Looked, ahash::RandomState>,
     lanes: [tokio::sync::Mutex<()>; LANES],
     fetching: tokio::sync::Semaphore,
+    /// Fetches under way, by who caused them.
+    causing: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A fetch under way.
+struct Causing<'a>(&'a Documents, IpAddr);
+
+impl Drop for Causing<'_> {
+    fn drop(&mut self) {
+        let mut all = self.0.causing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.1);
+            }
+        }
+    }
 }
 
 impl Default for Documents {
@@ -61,6 +89,7 @@ impl Default for Documents {
             looked: Cache::builder().max_capacity(10_000).build_with_hasher(ahash::RandomState::new()),
             lanes: [const { tokio::sync::Mutex::const_new(()) }; LANES],
             fetching: tokio::sync::Semaphore::new(AT_ONCE),
+            causing: Mutex::default(),
         }
     }
 }
@@ -69,6 +98,16 @@ impl Documents {
     /// How many addresses there are.
     pub(crate) fn len(&self) -> u64 {
         self.looked.entry_count()
+    }
+
+    fn cause(&self, source: IpAddr) -> Option<Causing<'_>> {
+        let mut all = self.causing.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(source).or_default();
+        if *count >= AT_ONCE_OF_SOURCE {
+            return None;
+        }
+        *count += 1;
+        Some(Causing(self, source))
     }
 
     fn lane(&self, url: &str) -> &tokio::sync::Mutex<()> {
@@ -145,20 +184,37 @@ fn fresh(app: &App, url: &str) -> bool {
 
 /// Looks at an address and remembers what was there.
 async fn look(app: &App, url: &str, source: IpAddr, new: bool) -> Result<(), Trouble> {
-    let before = app.documents.looked.get(url);
     let now_ms = app.clock.now_ms();
+    let before = match app.documents.looked.get(url) {
+        Some(before) => Some(before),
+        // A node that has not looked yet goes by the record.
+        None => stored(app, url, now_ms).await?,
+    };
+    let waits = |seconds| {
+        if let Some(before) = before.filter(|l| l.usable(now_ms)) {
+            // What was good lately serves on.
+            app.documents.looked.entry(url.to_owned()).or_insert(before);
+            return Ok(());
+        }
+        Err(Trouble::Limited(seconds))
+    };
+    let Some(_causing) = app.documents.cause(source) else { return waits(1) };
     if let Some(seconds) = crowded(app, url, source, new).await {
-        // What was good lately serves on.
-        return if before.is_some_and(|l| l.usable(now_ms)) { Ok(()) } else { Err(Trouble::Limited(seconds)) };
+        return waits(seconds);
     }
     let found = fetch(app, url).await;
     let now_ms = app.clock.now_ms();
     let looked = match found {
-        Fetched::Document(octets, seconds) if settle(app, url, &octets).await? => {
-            Looked { until_ms: now_ms + seconds * 1000, good_at_ms: Some(now_ms) }
-        }
-        // It says something else now, or says that it is gone: it is nobody's any more.
-        Fetched::Document(..) | Fetched::Gone => Looked { until_ms: now_ms + PAUSE_MS, good_at_ms: None },
+        Fetched::Document(octets, seconds) => match settle(app, url, &octets).await? {
+            Settled::Client => Looked { until_ms: now_ms + seconds * 1000, good_at_ms: Some(now_ms) },
+            // It says something else now: it is nobody's any more.
+            Settled::Nobody => Looked { until_ms: now_ms + PAUSE_MS, good_at_ms: None },
+            Settled::Crowded(seconds) => return waits(seconds),
+        },
+        // The same if it says that it is gone.
+        Fetched::Gone => Looked { until_ms: now_ms + PAUSE_MS, good_at_ms: None },
+        // Nobody asked the address: nothing is known of it.
+        Fetched::Busy => return waits(1),
         Fetched::Nothing => Looked { until_ms: now_ms + PAUSE_MS, good_at_ms: before.and_then(|l| l.good_at_ms) },
     };
     let outcome = if looked.good_at_ms == Some(now_ms) { "good" } else { "refused" };
@@ -167,14 +223,19 @@ async fn look(app: &App, url: &str, source: IpAddr, new: bool) -> Result<(), Tro
     Ok(())
 }
 
-/// Seconds to wait, if too many documents were fetched for this source or from this host.
+/// What the record of a published client says of its document.
+async fn stored(app: &App, url: &str, now_ms: i64) -> Result<Option<Looked>, StoreError> {
+    let object = app.store.object(ObjectKind::Client, url).await?;
+    Ok(object.map(|o| Looked { until_ms: now_ms, good_at_ms: Some(o.updated_at.saturating_mul(1000)) }))
+}
+
+/// Seconds to wait, if too many documents were fetched for this source or from this host. What nobody here knows uses up nothing of
+/// what is for known clients.
 async fn crowded(app: &App, url: &str, source: IpAddr, new: bool) -> Option<i64> {
     let now_ms = app.clock.now_ms();
     let host = document::host(url).unwrap_or_default();
-    let mut counted = vec![(format!("client_metadata:{source}"), OF_SOURCE.quota), (format!("client_metadata_host:{host}"), OF_HOST)];
-    if new {
-        counted.push((format!("client_metadata_new:{host}"), NEW_OF_HOST));
-    }
+    let (kind, of_host) = if new { ("unknown", UNKNOWN_OF_HOST) } else { ("known", KNOWN_OF_HOST) };
+    let counted = [(format!("client_metadata:{source}"), OF_SOURCE.quota), (format!("client_metadata_{kind}:{host}"), of_host)];
     for (key, quota) in counted {
         let verdict = app.counters.hit(&key, &quota, 1, now_ms).await;
         if !verdict.allowed {
@@ -184,6 +245,13 @@ async fn crowded(app: &App, url: &str, source: IpAddr, new: bool) -> Option<i64>
     None
 }
 
+/// Seconds to wait, if a host has brought too many clients. Counted when one is made: an address where there is none costs nobody else.
+async fn populous(app: &App, url: &str) -> Option<i64> {
+    let key = format!("client_metadata_new:{}", document::host(url).unwrap_or_default());
+    let verdict = app.counters.hit(&key, &NEW_OF_HOST, 1, app.clock.now_ms()).await;
+    (!verdict.allowed).then_some((verdict.retry_after_ms + 999) / 1000)
+}
+
 enum Fetched {
     /// A document and the seconds it may be believed.
     Document(bytes::Bytes, i64),
@@ -191,11 +259,23 @@ enum Fetched {
     Gone,
     /// The address does not answer, or not with a document.
     Nothing,
+    /// Too many others were being fetched: it was not asked.
+    Busy,
+}
+
+/// What became of a document.
+enum Settled {
+    /// It is a client's.
+    Client,
+    /// It makes no client.
+    Nobody,
+    /// Its host has brought too many; seconds.
+    Crowded(i64),
 }
 
 async fn fetch(app: &App, url: &str) -> Fetched {
     let Ok(Ok(_permit)) = tokio::time::timeout(outbound::MAX_TIME, app.documents.fetching.acquire()).await else {
-        return Fetched::Nothing;
+        return Fetched::Busy;
     };
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
@@ -219,8 +299,9 @@ async fn fetch(app: &App, url: &str) -> Fetched {
     }
 }
 
-/// Brings the record to what the document says. `false` if the document makes no client.
-async fn settle(app: &App, url: &str, octets: &[u8]) -> Result<bool, StoreError> {
+/// Brings the record to what the document says.
+async fn settle(app: &App, url: &str, octets: &[u8]) -> Result<Settled, StoreError> {
+    let mut counted = false;
     for _ in 0..ATTEMPTS {
         let stored = app.store.object(ObjectKind::Client, url).await?;
         let before = match &stored {
@@ -231,21 +312,28 @@ async fn settle(app: &App, url: &str, octets: &[u8]) -> Result<bool, StoreError>
         };
         if before.as_ref().is_some_and(|c| !published(c)) {
             // An administrator gave the name to a client of theirs meanwhile.
-            return Ok(true);
+            return Ok(Settled::Client);
         }
         let client = match document::read(url, octets, &app.settings, before.as_ref()) {
             Ok(client) => client,
             Err(refused) => {
                 tracing::warn!(url, why = refused.description, "client metadata makes no client");
-                return Ok(false);
+                return Ok(Settled::Nobody);
             }
         };
         let document = serde_json::to_value(&client).map_err(|e| StoreError::Corrupt(e.to_string()))?;
-        if stored.as_ref().is_some_and(|object| object.document == document) {
-            return Ok(true);
+        let seen_lately = |object: &Object| app.clock.now() < object.updated_at.saturating_add(SEEN_S);
+        if stored.as_ref().is_some_and(|object| object.document == document && seen_lately(object)) {
+            return Ok(Settled::Client);
+        }
+        if stored.is_none()
+            && !std::mem::replace(&mut counted, true)
+            && let Some(seconds) = populous(app, url).await
+        {
+            return Ok(Settled::Crowded(seconds));
         }
         if app.store.apply(change(app, url, document, stored.as_ref())).await?.applied() {
-            return Ok(true);
+            return Ok(Settled::Client);
         }
     }
     Err(StoreError::Unavailable("the client's record kept changing".into()))

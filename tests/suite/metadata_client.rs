@@ -171,6 +171,20 @@ fn one_source_does_not_make_the_server_fetch_without_end() {
 }
 
 #[test]
+fn addresses_where_nothing_is_keep_no_new_client_of_their_host_out() {
+    let town = town();
+    for source in ["127.7.8.1", "127.7.8.2", "127.7.8.3"] {
+        let flooder = crate::kit::http::client_from(source);
+        for n in 0..25 {
+            let id = town.id(&format!("/nothing/{source}/{n}"));
+            assert_ne!(flooder.get(Ask::new(&id).url(town)).go().status, 200);
+        }
+    }
+    let id = town.publish("/beside/nothing", |_| {});
+    assert_eq!(town.seen(&id), "login");
+}
+
+#[test]
 fn a_published_key_proves_a_confidential_client() {
     let town = town();
     let key = Key::new("app-1");
