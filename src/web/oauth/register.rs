@@ -33,6 +33,8 @@ use crate::{
 
 /// Requests of one source.
 const OF_SOURCE: Policy = Policy { name: "registration", quota: Quota { rate: 300, period_s: 60, burst: 300 } };
+/// New clients of one source where anybody may register: no source uses up what is for all.
+const NEW_OF_SOURCE: Policy = Policy { name: "registration-new", quota: Quota { rate: 60, period_s: 60, burst: 60 } };
 /// New clients of all sources together.
 const TOGETHER: Policy = Policy { name: "registration-total", quota: Quota { rate: 600, period_s: 60, burst: 600 } };
 /// How often a change is decided again when somebody else was first.
@@ -93,6 +95,9 @@ async fn create(app: &App, request: Request) -> Result<Response, No> {
     let source = admitted(app, &parts).await?;
     let by = allowed(app, &parts.headers).await?;
     let given = document(&parts, body).await?;
+    if app.settings.open_registration {
+        within(app, &format!("register_new:{source}"), NEW_OF_SOURCE).await?;
+    }
     within(app, "register_together", TOGETHER).await?;
     let client = understood(app, given.clone(), None).await?;
     let desk = desk(app, &source);
