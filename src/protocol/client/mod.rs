@@ -35,6 +35,9 @@ pub struct Client {
     pub scope: String,
     /// Resource indicators it may ask for (RFC 8707).
     pub allowed_resources: Vec<String>,
+    /// What its own registration says may ask for less than the record, and never for more: its administrator narrowed it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub narrow_only: bool,
     /// No consent page.
     pub first_party: bool,
     /// Default true; false possible for a confidential client only.
@@ -182,6 +185,7 @@ impl Default for Client {
             token_endpoint_auth_method: "client_secret_basic".into(),
             scope: String::new(),
             allowed_resources: Vec::new(),
+            narrow_only: false,
             first_party: false,
             require_pkce: true,
             access_token_format: None,
