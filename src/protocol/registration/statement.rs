@@ -10,6 +10,11 @@ pub const MEMBER: &str = "software_statement";
 /// Claims about the statement itself.
 const OF_THE_STATEMENT: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
 
+/// Types of tokens that are no statements (RFC 8725 §3.11), lower case, without `application/`.
+const OTHER_TYPES: [&str; 6] = ["at+jwt", "logout+jwt", "secevent+jwt", "token-introspection+jwt", "oauth-authz-req+jwt", "dpop+jwt"];
+/// Claims of ID tokens, logout tokens and security events (§3.12).
+const OF_OTHER_TOKENS: [&str; 7] = ["nonce", "at_hash", "c_hash", "events", "auth_time", "sid", "cnf"];
+
 /// What a statement says of where it comes from, before it is believed: whose keys to look for.
 #[derive(Debug)]
 pub struct Presented<'a> {
@@ -47,6 +52,12 @@ impl<'a> Presented<'a> {
         let key = key.ok_or_else(|| invalid("is signed with a key that is not known"))?;
         let verified = self.parsed.verify(key).map_err(|_| invalid("has a wrong signature"))?;
         let claims: &Map<String, Value> = &verified;
+        let typ = self.parsed.typ.as_deref().unwrap_or_default().to_ascii_lowercase();
+        if OTHER_TYPES.contains(&typ.strip_prefix("application/").unwrap_or(&typ))
+            || OF_OTHER_TOKENS.iter().any(|c| claims.contains_key(*c))
+        {
+            return Err(invalid("is a token for something else"));
+        }
         let time = |name: &str| claims.get(name).map(|v| v.as_f64().ok_or_else(|| invalid("has a time that is no number"))).transpose();
         let leeway = Settings::LEEWAY as f64;
         if time("exp")?.is_some_and(|exp| exp + leeway <= now as f64) {
