@@ -8,6 +8,7 @@ use ledger::StoreError;
 use parking_lot::Mutex;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, ToSql,
+    config::DbConfig,
     types::{ToSqlOutput, ValueRef},
 };
 
@@ -15,7 +16,7 @@ use crate::{
     exec::{Cell, Exec, Row, Value, Write},
     open::OpenError,
     read,
-    sqlite::{file_error, lock::private},
+    sqlite::{file_error, lock::private, place::Place},
 };
 
 /// Idle readers kept.
@@ -112,6 +113,7 @@ fn cell(value: ValueRef<'_>) -> Result<Cell, StoreError> {
 /// The writing connection.
 pub(crate) struct Writer {
     connection: Connection,
+    place: Option<Arc<Place>>,
 }
 
 impl Writer {
@@ -121,11 +123,27 @@ impl Writer {
         let connection = Connection::open_with_flags(path, flags).map_err(|e| file_error(path, &e))?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.execute_batch(COMMON).and_then(|()| connection.execute_batch(WRITING)).map_err(|e| file_error(path, &e))?;
-        Ok(Self { connection })
+        Ok(Self { connection, place: None })
+    }
+
+    /// From now on nothing is committed unless the files are where they were.
+    pub(crate) fn watch(&mut self, place: &Arc<Place>) {
+        self.place = Some(Arc::clone(place));
+    }
+
+    fn present(&self) -> Result<(), StoreError> {
+        self.place.as_ref().map_or(Ok(()), |place| place.look())
     }
 
     /// Leaves a tidy file behind: the log folded into the database.
     pub(crate) fn finish(self) {
+        if self.present().is_err() {
+            // Closing would remove the log by its name, and that may be another database's now.
+            if let Err(e) = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+                tracing::error!(error = %e, "the log of a database that is gone could not be left alone");
+            }
+            return;
+        }
         if let Err(e) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);") {
             tracing::warn!(error = %e, "the database was closed without a last checkpoint");
         }
@@ -153,11 +171,13 @@ impl Write for Writer {
     const ENGINE: &'static str = "sqlite";
 
     async fn begin(&mut self) -> Result<(u64, [u8; 32]), StoreError> {
+        self.present()?;
         run(&self.connection, "BEGIN IMMEDIATE", &[])?;
         read::head(self).await
     }
     fn commit(&mut self, _head: Option<u64>) -> impl Future<Output = Result<(), StoreError>> + Send {
-        std::future::ready(run(&self.connection, "COMMIT", &[]).map(|_| ()))
+        // Looked at again behind it: what was committed to files that are gone is not durable.
+        std::future::ready(run(&self.connection, "COMMIT", &[]).and_then(|_| self.present()))
     }
     fn rollback(&mut self) -> impl Future<Output = ()> + Send {
         if !self.connection.is_autocommit()
@@ -172,12 +192,18 @@ impl Write for Writer {
 /// Reading connections that wait for use.
 pub(crate) struct Pool {
     path: PathBuf,
+    place: Option<Arc<Place>>,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Pool {
-    pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), idle: Mutex::default() }
+    pub(crate) fn new(path: &Path, place: Option<Arc<Place>>) -> Self {
+        Self { path: path.to_owned(), place, idle: Mutex::default() }
+    }
+
+    /// Whether what is read is what a restart would find.
+    pub(crate) fn present(&self) -> Result<(), StoreError> {
+        self.place.as_ref().map_or(Ok(()), |place| place.glance())
     }
 
     fn connect(&self) -> Result<Connection, StoreError> {
@@ -198,6 +224,7 @@ pub(crate) struct Reader {
 impl Reader {
     /// One from the pool.
     pub(crate) fn from(pool: &Arc<Pool>) -> Result<Self, StoreError> {
+        pool.present()?;
         let idle = pool.idle.lock().pop();
         let connection = idle.map_or_else(|| pool.connect(), Ok)?;
         Ok(Self { connection: Some(connection), pool: Some(Arc::clone(pool)) })
@@ -205,6 +232,7 @@ impl Reader {
 
     /// One that is closed after use (it may be in a transaction).
     pub(crate) fn own(pool: &Arc<Pool>) -> Result<Self, StoreError> {
+        pool.present()?;
         Ok(Self { connection: Some(pool.connect()?), pool: None })
     }
 

@@ -8,7 +8,8 @@ use crate::{open::OpenError, sqlite::file_error};
 
 /// The lock; the system lets go of it when it is dropped or its process dies.
 pub(crate) struct Lock {
-    _file: File,
+    path: PathBuf,
+    file: File,
 }
 
 impl Lock {
@@ -19,10 +20,15 @@ impl Lock {
         let lock = PathBuf::from(lock);
         let file = private(&lock)?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { path: lock, file }),
             Err(TryLockError::WouldBlock) => Err(OpenError::Locked { database: database.to_owned(), lock }),
             Err(TryLockError::Error(e)) => Err(file_error(&lock, &e)),
         }
+    }
+
+    /// Its path, and the file that is held.
+    pub(crate) fn held(&self) -> (&Path, &File) {
+        (&self.path, &self.file)
     }
 }
 

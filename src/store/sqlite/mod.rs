@@ -1,12 +1,16 @@
 //! SQLite: one file, one process, one writing thread, readers inline on whoever asks.
 mod connection;
 mod lock;
+mod place;
 #[cfg(test)]
 mod tests;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -27,6 +31,7 @@ use crate::{
     sqlite::{
         connection::{Pool, Reader, Writer},
         lock::Lock,
+        place::Place,
     },
     writer::{self, BATCH, Job, QUEUE, Shared},
 };
@@ -40,6 +45,7 @@ const COUNTS_FOR: Duration = Duration::from_secs(5);
 pub(crate) struct Sqlite {
     pool: Arc<Pool>,
     clock: Arc<dyn Clock>,
+    fresh: AtomicI64,
     counted: Mutex<Option<(Instant, Counts)>>,
     thread: Option<JoinHandle<()>>,
     _lock: Option<Lock>,
@@ -51,6 +57,8 @@ pub(crate) async fn open(path: PathBuf, clock: Arc<dyn Clock>) -> Result<Engine<
     let mut writer = Writer::open(&path)?;
     migrate::migrate(&mut writer, MIGRATIONS).await?;
     let (head, _) = read::head(&mut writer).await?;
+    let place = Arc::new(Place::of(&path, lock.held())?);
+    writer.watch(&place);
     let shared = Arc::new(Shared::new(Arc::clone(&clock), head));
     let (jobs, waiting) = mpsc::channel(QUEUE);
     let for_writer = Arc::clone(&shared);
@@ -58,19 +66,21 @@ pub(crate) async fn open(path: PathBuf, clock: Arc<dyn Clock>) -> Result<Engine<
         .name("sqlite-writer".to_owned())
         .spawn(move || write(writer, waiting, &for_writer))
         .map_err(|e| OpenError::File { path: path.clone(), why: format!("no thread for the writer: {e}") })?;
-    let pool = Arc::new(Pool::new(&path));
-    Ok(Engine::new(jobs, shared, Sqlite { pool, clock, counted: Mutex::default(), thread: Some(thread), _lock: Some(lock) }))
+    let pool = Arc::new(Pool::new(&path, Some(place)));
+    let fresh = AtomicI64::new(clock.now_ms());
+    Ok(Engine::new(jobs, shared, Sqlite { pool, clock, fresh, counted: Mutex::default(), thread: Some(thread), _lock: Some(lock) }))
 }
 
 /// Opens a file for reading only, beside the process that has its lock.
 pub(crate) async fn open_reading(path: &Path, clock: Arc<dyn Clock>) -> Result<Engine<Sqlite>, OpenError> {
-    let pool = Arc::new(Pool::new(path));
+    let pool = Arc::new(Pool::new(path, None));
     let mut reader = Reader::from(&pool)?;
     migrate::current(&mut reader, MIGRATIONS).await?;
     let (head, _) = read::head(&mut reader).await?;
     drop(reader);
     let shared = Arc::new(Shared::new(Arc::clone(&clock), head));
-    Ok(Engine::reading(shared, Sqlite { pool, clock, counted: Mutex::default(), thread: None, _lock: None }))
+    let fresh = AtomicI64::new(clock.now_ms());
+    Ok(Engine::reading(shared, Sqlite { pool, clock, fresh, counted: Mutex::default(), thread: None, _lock: None }))
 }
 
 /// The writing thread. Its futures are ready when polled: nothing in them waits for anything but the disk.
@@ -140,6 +150,7 @@ impl Backend for Sqlite {
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {
+        self.pool.present()?;
         if let Some((at, counts)) = self.counted.lock().as_ref()
             && at.elapsed() < COUNTS_FOR
         {
@@ -154,7 +165,10 @@ impl Backend for Sqlite {
     }
 
     fn fresh_at_ms(&self) -> i64 {
-        self.clock.now_ms()
+        if self.pool.present().is_ok() {
+            self.fresh.store(self.clock.now_ms(), Ordering::Release);
+        }
+        self.fresh.load(Ordering::Acquire)
     }
 }
 

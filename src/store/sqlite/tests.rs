@@ -105,3 +105,51 @@ async fn a_read_only_database_is_unavailable() {
     assert!(matches!(apply::commit(&mut writer, &[Change::new().event(event()).into()]).await, Err(StoreError::Unavailable(_))));
     writer.rollback().await;
 }
+
+/// One database per way of losing it; each file is put back, or another in its place, before the last look.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_are_removed_or_replaced_are_storage_that_is_away_until_a_restart() {
+    for (name, replaced) in [("doorward.db", false), ("doorward.db", true), ("doorward.db-wal", false), ("doorward.db.lock", true)] {
+        let world = World::sqlite().await;
+        let store = world.store();
+        let change = || told(Step::PutMeta { name: "n".into(), value: vec![1] });
+        assert!(store.apply(change()).await.expect("applies").applied());
+        let (at, kept) = (world.folder.path().join(name), world.folder.path().join("kept"));
+        std::fs::rename(&at, &kept).expect("moves");
+        if replaced {
+            std::fs::copy(&kept, &at).expect("copies");
+        }
+        let fresh = store.fresh_at_ms();
+        assert!(matches!(store.apply(change()).await, Err(StoreError::Unavailable(_))), "{name}: a change looks at once");
+        assert!(matches!(store.head().await, Err(StoreError::Unavailable(_))), "{name}: what a change saw, a read knows");
+        assert!(store.counts().await.is_err(), "{name}");
+        world.clock.0.fetch_add(60_000, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(store.fresh_at_ms(), fresh, "{name}: nobody may take it for up to date");
+        std::fs::rename(&kept, &at).expect("moves back");
+        assert!(store.apply(change()).await.is_err() && store.head().await.is_err(), "{name}: what happened meanwhile is not known");
+        drop(store);
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_alone_notice_it_too_and_the_successors_files_are_left_alone() {
+    let clock: Arc<dyn Clock> = Arc::new(Stopped(0.into()));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let store = open(&format!("sqlite://{}", path("d.db").display()), &Options::default(), clock).await.expect("opens");
+    assert!(store.head().await.is_ok());
+    for name in ["d.db", "d.db-wal", "d.db.lock"] {
+        std::fs::rename(path(name), path(&format!("old-{name}"))).expect("moves");
+        std::fs::copy(path(&format!("old-{name}")), path(name)).expect("copies");
+    }
+    let began = std::time::Instant::now();
+    while store.head().await.is_ok() {
+        assert!(began.elapsed() < std::time::Duration::from_secs(1));
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let log = std::fs::read(path("d.db-wal")).expect("there");
+    assert!(!log.is_empty());
+    drop(store);
+    assert_eq!(std::fs::read(path("d.db-wal")).expect("still there"), log, "its end removes nothing that is not its own");
+}
