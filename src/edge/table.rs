@@ -96,6 +96,8 @@ pub struct Trusted {
     pub algorithms: Vec<Alg>,
     /// Without `application/`.
     pub types: Vec<String>,
+    /// Whether it tells what ends (shared signals): what is known of its tokens is then only as good as what is known of that.
+    pub signals: bool,
 }
 
 /// What a request matched.
@@ -355,7 +357,8 @@ fn trust(given: &TrustedIssuer) -> Trusted {
     let mut types: Vec<String> = given.types().iter().map(bare).collect();
     types.sort();
     types.dedup();
-    Trusted { issuer: given.issuer.as_str().into(), jwks_uri: given.jwks_uri.clone(), algorithms: given.algs(), types }
+    let signals = given.signals_audience.is_some();
+    Trusted { issuer: given.issuer.as_str().into(), jwks_uri: given.jwks_uri.clone(), algorithms: given.algs(), types, signals }
 }
 
 /// Adds the route's policy.

@@ -76,7 +76,11 @@ async fn jwt(worker: &Worker, table: &RouteTable, guard: &Guard, token: &str, no
         return Ok(believed);
     }
     unrevoked(worker, &believed, token)?;
-    if believed.identity.issuer != Issuer::Own {
+    if let Issuer::Foreign(name) = &believed.identity.issuer {
+        // Nobody can be asked about it: without the feed, what its issuer said has ended is not known.
+        if table.trusted(name).is_some_and(|t| t.signals) && !fresh(worker, guard, now_ms) {
+            return Err(Refusal::Undecided("feed"));
+        }
         return Ok(believed);
     }
     let kept_ms = match guard.freshness {

@@ -73,3 +73,38 @@ async fn a_trusted_issuers_tokens_are_believed_by_its_served_keys() {
     assert_eq!(get(&token(&old, "at+jwt", json!({}))).await, 401, "a removed key stops, remembered or not");
     assert_eq!(times.load(Ordering::SeqCst), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_feed_no_issuer_that_sends_signals_is_believed() {
+    let rig = Rig::start().await;
+    let key = SigningKey::generate(Alg::ES256).unwrap().0;
+    let document = Arc::new(Mutex::new(Some(json!({"keys": [key.jwk()]}).to_string())));
+    let (keys_at, _) = serve_document(document).await;
+    for (audience, stale) in [(None, 200), (Some("https://gw.example.com"), 503)] {
+        let outbound = Arc::new(Outbound::new(&[keys_at.to_string()], &[]).unwrap());
+        let (_, at) = rig.sibling(outbound, |table| {
+            let issuer = json!({"issuer": OTHER, "jwks_uri": format!("http://{keys_at}/jwks"), "algorithms": ["ES256"], "signals_audience": audience});
+            let route = |id: &str, freshness: &str| {
+                let auth = json!({"accept": ["jwt"], "issuers": [OTHER], "audience": AUDIENCE, "freshness": freshness});
+                serde_json::from_value(json!({"id": id, "match": {"path_prefix": format!("/{id}/")}, "upstream": table, "auth": auth})).unwrap()
+            };
+            let routes = [route("push", "push"), route("off", "offline")];
+            RouteTable::build(&routes, &[], &[serde_json::from_value(issuer).unwrap()], ISSUER).unwrap()
+        });
+        let (remembered, new) = (token(&key, "at+jwt", json!({})), token(&key, "at+jwt", json!({"jti": "new"})));
+        let get = async |path: &str, token: &str| {
+            let mut stream = TcpStream::connect(at).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: gw\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            status(&read_all(&mut stream, Duration::from_secs(2)).await.0)
+        };
+        rig.fresh_at.store(NOW * 1000 - 4_000, Ordering::SeqCst);
+        assert_eq!(get("/push/x", &remembered).await, 200, "{audience:?}");
+        rig.fresh_at.store(NOW * 1000 - 6_000, Ordering::SeqCst);
+        assert_eq!(get("/push/x", &remembered).await, stale, "{audience:?}");
+        assert_eq!(get("/push/x", &new).await, stale, "{audience:?}");
+        assert_eq!(get("/off/x", &new).await, 200, "who says offline does not ask");
+        rig.fresh_at.store(i64::MAX, Ordering::SeqCst);
+        assert_eq!(get("/push/x", &new).await, 200, "{audience:?}");
+    }
+}
