@@ -43,7 +43,10 @@ fn a_client_that_wants_more_gets_the_second_factor_alone() {
     let (mut visitor, own) = stepping(stage, "acr-step");
     let before = visitor.cookies.clone();
     // What is satisfied is not asked for.
-    visitor.open(&Ask::new(&HOME).with("acr_values", ONE).url(stage)).away();
+    let first = Ask::new(&HOME).with("acr_values", ONE);
+    let code = visitor.open(&first.url(stage)).code(stage, &first);
+    let logged_in = claims(&text(&first.redeem(stage, &code).expect(200).json(), "id_token"))["auth_time"].clone();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
     let ask = Ask::new(&HOME).with("acr_values", TWO);
     let page = visitor.open(&ask.url(stage)).kind("mfa");
     assert!(!page.has("password"));
@@ -51,6 +54,7 @@ fn a_client_that_wants_more_gets_the_second_factor_alone() {
     let code = visitor.otp(&page, &own.code(0)).code(stage, &ask);
     let told = claims(&text(&ask.redeem(stage, &code).expect(200).json(), "id_token"));
     assert_eq!((told["acr"].as_str(), &told["amr"]), (Some(TWO), &json!(["pwd", "otp", "mfa"])));
+    assert_eq!(told["auth_time"], logged_in, "a code is no login");
     assert_ne!(visitor.cookies, before, "the cookie changes with what it is worth");
     // From now on the session is worth it.
     visitor.open(&ask.url(stage)).away();

@@ -225,6 +225,12 @@ fn button(page: &Page, verb: &str, client: &str) -> String {
 }
 
 #[test]
+fn what_is_asked_in_detail_is_refused_and_not_left_out() {
+    let detail = r#"[{"type":"payment"}]"#;
+    asks(&BANK, &[("login_hint", "bob"), ("authorization_details", detail)]).expect_error(400, "invalid_authorization_details");
+}
+
+#[test]
 fn fapi_ciba_id1_refresh_token() {
     let begun = asks(&BANK, &[("login_hint", "bob"), ("scope", "openid offline_access read")]).expect(200).json();
     answered(&begun, "approve").expect(204);

@@ -82,6 +82,8 @@ fn a_device_code_is_its_clients_and_nobody_elses() {
     server.post("/device_authorization", &WEB, &[]).expect_error(400, "unauthorized_client");
     server.post("/device_authorization", &KIOSK, &[("scope", "write")]).expect_error(400, "invalid_scope");
     server.post("/device_authorization", &KIOSK, &[("resource", "https://else.example.com")]).expect_error(400, "invalid_target");
+    let detail = ("authorization_details", r#"[{"type":"payment"}]"#);
+    server.post("/device_authorization", &KIOSK, &[detail]).expect_error(400, "invalid_authorization_details");
     for code in ["", "nonsense", "dwd_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"] {
         let code = [("grant_type", DEVICE_CODE), ("device_code", code)];
         assert_eq!(server.token(&TV, &code).status, 400);
