@@ -253,7 +253,7 @@ pub fn policy() -> Value {
         json!({
             "id": name("URL-safe; generated when absent, never changed."),
             "description": text("For people."),
-            "cedar": { "type": "string", "minLength": 1, "maxLength": 65536, "description": "Cedar policies; what none permits is refused." },
+            "cedar": { "type": "string", "minLength": 1, "maxLength": 65536, "description": "Cedar policies; what none permits is refused. A `forbid` that cannot be evaluated forbids: ask `context has acr` before `context.acr`." },
             "entities": { "type": "array", "maxItems": 1000, "items": { "type": "object" }, "description": "Entities in Cedar's JSON form." },
             "disabled": flag("Left out of every decision.", false),
         }),

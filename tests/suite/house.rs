@@ -150,7 +150,9 @@ fn every_threat_names_a_test_that_exists() {
         .iter()
         .flat_map(|p| {
             let text = std::fs::read_to_string(p).unwrap();
-            text.lines().filter_map(|l| l.trim().trim_start_matches("async ").strip_prefix("fn ")?.split('(').next().map(str::to_owned)).collect::<Vec<_>>()
+            text.lines()
+                .filter_map(|l| l.trim().trim_start_matches("async ").strip_prefix("fn ")?.split('(').next().map(str::to_owned))
+                .collect::<Vec<_>>()
         })
         .collect();
     let threats = read("docs/THREATS.md");

@@ -169,7 +169,9 @@ async fn understood(app: &App, mut given: Map<String, Value>, before: Option<&Cl
 /// What a software statement says, if its issuer is trusted for them.
 async fn vouched(app: &App, presented: &Presented<'_>) -> Result<Map<String, Value>, No> {
     let object = app.store.object_by_key(ObjectKind::TrustedIssuer, &presented.issuer).await?;
-    let issuer: Option<TrustedIssuer> = object.and_then(|o| serde_json::from_value(o.document).ok());
+    let issuer: Option<TrustedIssuer> = object
+        .and_then(|o| serde_json::from_value::<TrustedIssuer>(o.document).ok())
+        .map(|issuer| issuer.known_to(app.settings.post_quantum));
     let issuer = issuer.filter(|i| i.software_statements).ok_or_else(statement::unapproved)?;
     if !issuer.algs().contains(&presented.alg()) {
         return Err(Refused::new(Code::InvalidSoftwareStatement, "software_statement: is not signed as its issuer signs").into());

@@ -27,7 +27,9 @@ pub(crate) async fn post(State(app): State<Arc<App>>, Path(id): Path<String>, re
 async fn serve(app: &App, id: &str, request: Request) -> Result<Response, Failed> {
     let (parts, body) = request.into_parts();
     let object = app.store.object(ObjectKind::TrustedIssuer, id).await?;
-    let issuer = object.map(|o| serde_json::from_value::<TrustedIssuer>(o.document)).transpose();
+    let issuer = object
+        .map(|o| serde_json::from_value::<TrustedIssuer>(o.document).map(|issuer| issuer.known_to(app.settings.post_quantum)))
+        .transpose();
     let issuer = issuer.map_err(|e| StoreError::Corrupt(e.to_string()))?;
     let Some((issuer, audience)) = issuer.as_ref().and_then(|i| Some((i, i.signals_audience.as_deref()?))) else {
         return Ok(reply::problem(StatusCode::NOT_FOUND, "nothing is here"));
