@@ -130,7 +130,8 @@ impl Listener {
                 accepted = self.socket.accept() => accepted,
             };
             let (socket, peer) = match accepted {
-                Ok(accepted) => accepted,
+                // On a listener of both families an IPv4 client has an IPv6 address made of its own.
+                Ok((socket, peer)) => (socket, SocketAddr::new(peer.ip().to_canonical(), peer.port())),
                 Err(error) => {
                     // Out of descriptors or a connection that is gone already: neither is a reason to stop listening.
                     tracing::warn!(listener = self.name, %error, "a connection could not be accepted");

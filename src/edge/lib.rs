@@ -1,10 +1,11 @@
 //! Routes and admission as data and decisions.
 //!
 //! Read in this order: [`route`], [`upstream`] and [`issuer`] (what an administrator writes), [`table`] (all of it, checked
-//! and ready), [`framing`], [`host`], [`path`] and [`headers`] (what a request may look like), [`credentials`] and
+//! and ready), [`framing`], [`host`], [`path`] and [`headers`] (what a request may look like), [`forwarded`], [`credentials`] and
 //! [`identity`] (who calls), [`admission`] (whether it may), [`limit`] (how often).
 pub mod admission;
 pub mod credentials;
+pub mod forwarded;
 pub mod framing;
 pub mod headers;
 pub mod host;

@@ -35,7 +35,8 @@ pub struct Circumstances<'a> {
     /// The normal path.
     pub path: &'a str,
     pub host: &'a str,
-    pub source: IpAddr,
+    /// Not known: neither is it in the context, and whoever asks for it without asking whether it is there is refused.
+    pub source: Option<IpAddr>,
     /// Seconds since the epoch.
     pub now: i64,
 }
@@ -63,7 +64,9 @@ fn question(who: Option<&Identity>, what: &Circumstances<'_>) -> Question {
     put("method", what.method.into());
     put("path", what.path.into());
     put("host", what.host.into());
-    put("source", what.source.to_string().into());
+    if let Some(source) = what.source {
+        put("source", source.to_string().into());
+    }
     put("now", what.now.into());
     if let Some(who) = who {
         put("scopes", who.claims.scope.split(' ').filter(|s| !s.is_empty()).collect());
@@ -116,7 +119,7 @@ mod tests {
 
     fn allowed(text: &str, who: Option<&Identity>, method: &str) -> bool {
         let rules = Rules::new("firmware", text, &Arc::default()).unwrap();
-        let source = IpAddr::from([10, 0, 0, 9]);
+        let source = Some(IpAddr::from([10, 0, 0, 9]));
         rules.ask(who, &Circumstances { route: "firmware", method, path: "/firmware/1", host: "api", source, now: 100 }).allowed
     }
 

@@ -136,7 +136,7 @@ impl Gateway {
             method: question.method.as_str(),
             path: &path,
             host: host.name,
-            source: question.peer,
+            source: Some(question.peer),
             now: now_ms.div_euclid(1000),
         };
         if let Some(rules) = &entry.rules {

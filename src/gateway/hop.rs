@@ -136,7 +136,9 @@ async fn serve(
     let authorized = authorize::authorize(&entry.access, &proved, now_ms).inspect_err(|refusal| {
         trace.about = if refusal.status() == 401 { resource_metadata::address(entry, &shown) } else { None };
     })?;
-    let from = route::client_address(conn.peer.ip(), &parts.headers, |ip| gateway.trusted_peer(ip));
+    let source = edge::forwarded::source(conn.peer.ip(), &parts.headers, |ip| gateway.trusted_peer(ip));
+    // Whom a proxy does not know it answers for.
+    let from = source.unwrap_or_else(|| conn.peer.ip());
     if entry.rules.is_some() {
         let host = parts.headers.get(header::HOST).and_then(|h| edge::host::Host::parse(h.as_bytes()).ok()).map_or("", |h| h.name);
         let what = Circumstances {
@@ -144,7 +146,7 @@ async fn serve(
             method: parts.method.as_str(),
             path: &trace.path,
             host,
-            source: from,
+            source,
             now: worker.now_ms().div_euclid(1000),
         };
         authorize::judge(entry, &authorized, &what)?;
@@ -178,7 +180,8 @@ async fn serve(
         settings: &gateway.parts().settings,
         peer: conn.peer.ip(),
         trusted_peer: conn.trusted,
-        tls: conn.tls,
+        source,
+        scheme: shown.scheme().unwrap_or("http"),
         path: &trace.path,
         identity,
         websocket,

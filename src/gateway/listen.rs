@@ -144,6 +144,8 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
         };
         match accepted {
             Ok((stream, peer)) => {
+                // On a listener of both families an IPv4 client has an IPv6 address made of its own.
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let _ = stream.set_nodelay(true);
                 let (worker, tls) = (Rc::clone(worker), tls.clone());
                 tokio::task::spawn_local(async move {

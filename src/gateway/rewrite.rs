@@ -18,7 +18,10 @@ pub(crate) struct Context<'a> {
     pub settings: &'a Settings,
     pub peer: IpAddr,
     pub trusted_peer: bool,
-    pub tls: bool,
+    /// Whose request it is, where that is known.
+    pub source: Option<IpAddr>,
+    /// How it came to us, or to the trusted proxy.
+    pub scheme: &'static str,
     /// The normal path.
     pub path: &'a str,
     /// The caller's identity headers.
@@ -56,13 +59,16 @@ pub(crate) fn rewrite(parts: &mut Parts, context: &Context<'_>) -> Result<(), Re
 
 /// Tells the address, scheme and host of the request, after what trusted proxies told.
 fn forwarded(parts: &mut Parts, context: &Context<'_>) {
-    let before = parts.headers.get("x-forwarded-for").and_then(|v| v.to_str().ok());
-    let chain = before.map_or_else(|| context.peer.to_string(), |before| format!("{before}, {}", context.peer));
-    if let Ok(value) = HeaderValue::from_str(&chain) {
+    let mut chain: Vec<String> =
+        parts.headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect();
+    if chain.is_empty() {
+        chain.extend(context.source.filter(|source| *source != context.peer).map(|source| source.to_string()));
+    }
+    chain.push(context.peer.to_string());
+    if let Ok(value) = HeaderValue::from_str(&chain.join(", ")) {
         parts.headers.insert("x-forwarded-for", value);
     }
-    let scheme = HeaderValue::from_static(if context.tls { "https" } else { "http" });
-    parts.headers.entry("x-forwarded-proto").or_insert(scheme);
+    parts.headers.entry("x-forwarded-proto").or_insert(HeaderValue::from_static(context.scheme));
     if let Some(host) = parts.headers.get(header::HOST).cloned() {
         parts.headers.entry("x-forwarded-host").or_insert(host);
     }

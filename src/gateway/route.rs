@@ -1,5 +1,5 @@
 //! First phase: what exactly is asked for, and which route is for it.
-use std::{borrow::Cow, net::IpAddr};
+use std::borrow::Cow;
 
 use edge::{
     Refusal, RouteTable,
@@ -66,22 +66,4 @@ pub(crate) fn allowed(uri: &Uri, headers: &HeaderMap, table: &RouteTable) -> Opt
     let path = path::normalise(uri.path()).unwrap_or(Cow::Borrowed("/"));
     let names: Vec<String> = table.methods(host.map_or("", |h| h.name), &path).iter().map(Method::to_string).collect();
     HeaderValue::from_str(&names.join(", ")).ok()
-}
-
-/// Whose request it is, behind trusted proxies: the last address they did not vouch for themselves.
-pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
-    if !trusted(peer) {
-        return peer;
-    }
-    let listed: Vec<&str> =
-        headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim).collect();
-    let mut last = peer;
-    for text in listed.into_iter().rev() {
-        let Ok(ip) = text.parse::<IpAddr>() else { break };
-        last = ip;
-        if !trusted(ip) {
-            break;
-        }
-    }
-    last
 }

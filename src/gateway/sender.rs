@@ -35,15 +35,8 @@ pub(crate) struct Shown<'a> {
 impl Shown<'_> {
     /// How the request came, as far as that is known.
     pub(crate) fn scheme(&self) -> Option<&'static str> {
-        let told = if self.trusted { self.headers.get_all("x-forwarded-proto").iter().next_back() } else { None };
-        let nearest = told.and_then(|value| value.to_str().ok()?.rsplit(',').next().map(str::trim));
-        match (nearest, self.tls) {
-            (Some(text), _) if text.eq_ignore_ascii_case("https") => Some("https"),
-            (Some(text), _) if text.eq_ignore_ascii_case("http") => Some("http"),
-            (_, Some(true)) => Some("https"),
-            (_, Some(false)) => Some("http"),
-            (_, None) => None,
-        }
+        let told = if self.trusted { edge::forwarded::scheme(self.headers) } else { None };
+        told.or_else(|| self.tls.map(|tls| if tls { "https" } else { "http" }))
     }
     /// The host as it was sent.
     pub(crate) fn host(&self) -> Option<&str> {

@@ -68,49 +68,9 @@ pub fn source(app: &App, parts: &Parts) -> IpAddr {
 #[must_use]
 pub fn source_of(app: &App, peer: Option<Peer>, headers: &HeaderMap) -> IpAddr {
     let peer = peer.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |p| p.0.ip().to_canonical());
-    let trusted = |ip: &IpAddr| app.trusted_proxies.iter().any(|net| net.contains(ip));
-    if !trusted(&peer) {
-        return whole(peer);
-    }
-    // The last hop that is not one of ours; what stands left of it is hearsay.
-    let mut hops = forwarded(headers);
-    hops.reverse();
-    let mut nearest = peer;
-    for hop in hops {
-        let Some(ip) = hop else { break };
-        nearest = ip;
-        if !trusted(&ip) {
-            break;
-        }
-    }
-    whole(nearest)
-}
-
-/// The addresses of `X-Forwarded-For` or of `Forwarded` (RFC 7239), in order; `None` where one is unreadable. Where both
-/// came and disagree, the proxy has passed one of them on from who knows whom: neither is believed.
-fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    let lines = |name| headers.get_all(name).into_iter().flat_map(|v| v.to_str().unwrap_or("?").split(',').map(str::trim));
-    let of = |element: &str| {
-        element
-            .split(';')
-            .filter_map(|pair| pair.split_once('='))
-            .find(|(n, _)| n.trim().eq_ignore_ascii_case("for"))
-            .map(|(_, v)| address(v))
-    };
-    let usual: Vec<_> = lines("x-forwarded-for").map(address).collect();
-    let standard: Vec<_> = lines("forwarded").filter_map(of).collect();
-    match (headers.contains_key("x-forwarded-for"), headers.contains_key("forwarded")) {
-        (true, true) if usual != standard => vec![None],
-        (true, _) => usual,
-        (false, _) => standard,
-    }
-}
-
-fn address(text: &str) -> Option<IpAddr> {
-    let text = text.trim().trim_matches('"');
-    let bare = text.strip_prefix('[').and_then(|t| t.split_once(']')).map(|(ip, _)| ip);
-    let ip: Option<IpAddr> = bare.unwrap_or(text).parse().ok();
-    ip.or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|a| a.ip())).map(|ip| ip.to_canonical())
+    let trusted = |ip: IpAddr| app.trusted_proxies.iter().any(|net| net.contains(&ip));
+    // Whom a proxy does not know it answers for.
+    whole(edge::forwarded::source(peer, headers, trusted).unwrap_or(peer))
 }
 
 fn whole(ip: IpAddr) -> IpAddr {
@@ -176,18 +136,6 @@ fn clip(client_id: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn forwarded_addresses_are_read_in_every_spelling() {
-        let mut headers = HeaderMap::new();
-        headers.insert("forwarded", "for=192.0.2.1;proto=https, For=\"[2001:db8::1]:4711\", for=unknown".parse().unwrap());
-        let hops = forwarded(&headers);
-        assert_eq!(hops, [Some("192.0.2.1".parse().unwrap()), Some("2001:db8::1".parse().unwrap()), None]);
-        headers.insert("x-forwarded-for", "198.51.100.7, 10.0.0.1:80".parse().unwrap());
-        assert_eq!(forwarded(&headers), [None], "they disagree");
-        headers.remove("forwarded");
-        assert_eq!(forwarded(&headers), [Some("198.51.100.7".parse().unwrap()), Some("10.0.0.1".parse().unwrap())]);
-    }
 
     #[test]
     fn an_ipv6_source_is_its_network() {
