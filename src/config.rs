@@ -1,5 +1,6 @@
 //! The configuration: one TOML file, every key documented here and overridable by environment, all mistakes reported at once.
 mod check;
+mod fixed;
 pub mod manual;
 pub mod read;
 pub mod setting;
@@ -21,7 +22,7 @@ pub use setting::{Role, Seconds, Secret};
 macro_rules! section {
     ($(#[doc = $about:literal])+ $name:ident { $($(#[doc = $doc:literal])+ $field:ident: $type:ty = $default:literal,)* }) => {
         $(#[doc = $about])+
-        #[derive(Debug, Clone)]
+        #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct $name { $($(#[doc = $doc])+ pub $field: $type,)* }
 
         impl $name {
@@ -32,6 +33,11 @@ macro_rules! section {
                 shape: <$type as setting::Setting>::SHAPE,
                 default: $default,
             }),*];
+
+            /// The keys whose values differ.
+            fn differing(&self, other: &Self) -> Vec<&'static str> {
+                [$((stringify!($field), self.$field != other.$field)),*].into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+            }
 
             fn read(reader: &mut Reader, path: &str) -> Option<Self> {
                 $(let $field = reader.get::<$type>(path, stringify!($field), $default);)*
@@ -219,6 +225,11 @@ section! {
         scopes: Vec<String> = r#"["openid", "profile", "email", "address", "phone", "offline_access"]"#,
         /// Resources (identifiers of resource servers) that registered clients may ask for.
         resources: Vec<String> = "",
+        /// Grant types that clients may use which registered or published themselves (`implicit` only under the profile `oidc-dynamic`).
+        /// By default those where a person is asked first: whoever may register can use every one of them, and with
+        /// `urn:openid:params:grant-type:ciba` ask anybody at any time and learn who has an account. To give one client more, an
+        /// administrator takes its record over by removing its `origin`.
+        grant_types: Vec<String> = r#"["authorization_code", "refresh_token", "implicit", "urn:ietf:params:oauth:grant-type:device_code"]"#,
         /// Whether registered confidential clients that speak OpenID Connect must use PKCE, as public ones always must.
         require_pkce: bool = "false",
     }
@@ -280,7 +291,7 @@ pub struct TlsFiles {
 }
 
 /// Where the gateway's authorization server is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthorizationServer {
     /// In this process or on this database.
     Own,
@@ -336,6 +347,8 @@ pub struct Config {
     pub outbound: OutboundSection,
     /// `[registration]`.
     pub registration: RegistrationSection,
+    /// `[mail]`.
+    pub mail: MailSection,
     /// `[log]`.
     pub log: LogSection,
 }
@@ -396,6 +409,10 @@ impl Config {
             if section.scopes.iter().any(|s| s.starts_with(protocol::scope::BUILT_IN_PREFIX) || !protocol::scope::is_token(s)) {
                 r.wrong("registration.scopes", "must be scope tokens, and none of the server's own (doorward.…)");
             }
+            let known = |g: &String| *g == protocol::grants::IMPLICIT || protocol::grants::ALL.contains(&g.as_str());
+            if !section.grant_types.iter().all(known) {
+                r.wrong("registration.grant_types", "must be grant types of this server");
+            }
         });
         let log = log.inspect(|section| check_log(r, section));
         let storage = storage.and_then(|section| check_storage(r, section));
@@ -414,7 +431,6 @@ impl Config {
         let public_tls = tls.0;
         check_mtls(r, &server, public_tls.is_some());
         check_plain(r, &server, [public_tls.is_some(), gateway_tls.is_some(), admin_tls.is_some()]);
-        mail?;
         let storage = storage?;
         Some(Self {
             file: file.to_owned(),
@@ -436,6 +452,7 @@ impl Config {
             audit: audit?,
             outbound: outbound?,
             registration: registration?,
+            mail: mail?,
             log: log?,
         })
     }
@@ -486,12 +503,14 @@ impl Config {
             mtls_origin: self.mtls_origin(),
             mtls: self.mtls_origin().is_some()
                 || self.public_tls.as_ref().is_some_and(|tls| tls.any_client || !tls.client_ca_files.is_empty()),
+            mtls_authorities: self.public_tls.as_ref().is_some_and(|tls| !tls.client_ca_files.is_empty()),
             post_quantum: self.keys.post_quantum,
             open_registration: self.registration.open,
             registration: self.registration.open || self.registration.enabled,
             client_id_metadata: self.registration.client_id_metadata,
             registration_scopes: self.registration.scopes.clone(),
             registration_resources: self.registration.resources.clone(),
+            registration_grant_types: self.registration.grant_types.clone(),
             registration_require_pkce: self.registration.require_pkce,
             ..protocol::Settings::for_issuer(&self.issuer)
         }

@@ -271,7 +271,7 @@ impl Running {
     async fn reloaded(&self) -> Result<(), Failure> {
         let old = self.config.load_full();
         let new = Config::load(&old.file)?.with_mtls_at(self.ports.mtls);
-        let fixed = fixed(&old, &new);
+        let fixed = old.fixed(&new);
         if !fixed.is_empty() {
             return Err(Failure::Usage(format!("{} can only change with a restart", fixed.join(", "))));
         }
@@ -298,47 +298,6 @@ fn files(config: &Config, place: Place) -> Option<TlsFiles> {
         Place::Gateway => config.gateway_tls.clone(),
         Place::Admin => config.admin_tls.clone(),
     }
-}
-
-/// The keys that differ and cannot change while running.
-fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
-    let (a, b) = (&old.server, &new.server);
-    let secret = |secret: &Option<crate::config::Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
-    let remote = |config: &Config| format!("{:?}", config.authorization_server);
-    [
-        ("server.roles", a.roles != b.roles),
-        ("server.issuer", old.issuer != new.issuer),
-        ("server.public_listen", a.public_listen != b.public_listen),
-        ("server.mtls_listen", a.mtls_listen != b.mtls_listen),
-        ("server.gateway_listen", a.gateway_listen != b.gateway_listen),
-        ("server.admin_listen", a.admin_listen != b.admin_listen),
-        ("server.metrics_listen", a.metrics_listen != b.metrics_listen),
-        ("server.worker_threads", a.worker_threads != b.worker_threads),
-        ("server.max_connections", a.max_connections != b.max_connections),
-        ("server.tls", old.public_tls.is_some() != new.public_tls.is_some()),
-        ("gateway.tls", old.gateway_tls.is_some() != new.gateway_tls.is_some()),
-        ("admin.tls", old.admin_tls.is_some() != new.admin_tls.is_some()),
-        (
-            "storage",
-            old.storage_url.expose() != new.storage_url.expose() || old.key_file != new.key_file || secret(&old.key) != secret(&new.key),
-        ),
-        ("storage.connections", old.connections != new.connections),
-        ("shared_state", secret(&old.shared_state) != secret(&new.shared_state)),
-        ("server.trusted_proxies", a.trusted_proxies != b.trusted_proxies),
-        ("gateway.authorization_server", remote(old) != remote(new)),
-        ("gateway.max_staleness", old.max_staleness != new.max_staleness),
-        ("outbound", (&old.outbound.allow, &old.outbound.extra_ca_file) != (&new.outbound.allow, &new.outbound.extra_ca_file)),
-        (
-            "keys",
-            (old.keys.rotate_every, old.keys.publish_before, old.keys.post_quantum)
-                != (new.keys.rotate_every, new.keys.publish_before, new.keys.post_quantum),
-        ),
-        ("audit", old.audit.keep != new.audit.keep),
-        ("log", (&old.log.format, &old.log.file, &old.log.filter) != (&new.log.format, &new.log.file, &new.log.filter)),
-    ]
-    .into_iter()
-    .filter_map(|(name, differs)| differs.then_some(name))
-    .collect()
 }
 
 enum Heard {
@@ -430,22 +389,4 @@ fn accept_metrics(listener: Listener, shutdown: &Shutdown, metrics: PrometheusHa
         serve_http(accepted, move |request, peer| server::answer(router.clone(), request, peer))
     });
     tokio::spawn(serving);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(rest: &str) -> Config {
-        let text = format!("[server]\nissuer = \"https://id.example.com\"\n{rest}");
-        Config::parse(Path::new("/etc/doorward/doorward.toml"), &text, []).unwrap()
-    }
-
-    #[test]
-    fn a_reload_may_change_lifetimes_and_names_what_it_may_not() {
-        let old = config("");
-        assert!(fixed(&old, &config("[lifetimes]\naccess_token = \"7m\"\n")).is_empty());
-        let new = config("roles = [\"auth\"]\n[storage]\nurl = \"sqlite://other.db\"\n");
-        assert_eq!(fixed(&old, &new), ["server.roles", "storage"]);
-    }
 }

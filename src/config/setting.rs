@@ -165,7 +165,7 @@ impl Setting for Role {
 }
 
 /// A secret; shows nothing when printed.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
