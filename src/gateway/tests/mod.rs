@@ -1,6 +1,7 @@
 //! The gateway against a raw upstream over real sockets: what a client sends octet by octet, what the upstream really sees.
 mod issuers;
 mod open;
+mod proxies;
 mod remote;
 
 use std::{
