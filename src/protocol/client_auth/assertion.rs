@@ -1,5 +1,5 @@
 //! `private_key_jwt`: the client signs who it is (RFC 7523 §3, OpenID Connect Core §9, FAPI 2.0 §5.3.2.1).
-use ledger::{Artefact, ArtefactKind, Step};
+use ledger::{Artefact, ArtefactKind, Step, revocation::SPENT_KEPT_S};
 use serde_json::{Map, Value};
 use tokens::{Alg, jws::Parsed, secret::Plain};
 
@@ -174,7 +174,7 @@ fn once(client_id: &str, jti: &str, now: i64, expires_at: i64) -> Step {
         grant: None,
         document: "{}".into(),
         created_at: now,
-        expires_at: expires_at + Settings::LEEWAY + 1,
+        expires_at: expires_at + Settings::LEEWAY + SPENT_KEPT_S,
         consumed_at: None,
         successor: None,
         seq: 0,
@@ -207,14 +207,14 @@ mod tests {
         claims
     }
     fn judged(key: &SigningKey, typ: &str, claims: &Value, client: &Client, profile: Profile) -> Result<Step, OAuthError> {
-        under(Settings { profile, ..Settings::for_issuer(ISSUER) }, key, typ, claims, client)
+        under(&Settings { profile, ..Settings::for_issuer(ISSUER) }, key, typ, claims, client)
     }
-    fn under(settings: Settings, key: &SigningKey, typ: &str, claims: &Value, client: &Client) -> Result<Step, OAuthError> {
+    fn under(settings: &Settings, key: &SigningKey, typ: &str, claims: &Value, client: &Client) -> Result<Step, OAuthError> {
         let (mac, keys) = (MacKey::new([7; 32]), Keys::new(KeySet::new(vec![key.verifying()])));
         let token = key.sign_jwt(typ, claims).unwrap();
         let form = format!("client_assertion_type={TYPE}&client_assertion={token}");
         let shown = present(&Form::read(form.as_bytes()).unwrap())?;
-        believe(&shown.assertion.unwrap(), client, &means(&mac, &settings, &keys))
+        believe(&shown.assertion.unwrap(), client, &means(&mac, settings, &keys))
     }
     fn es256() -> SigningKey {
         SigningKey::generate(Alg::ES256).unwrap().0
@@ -225,7 +225,7 @@ mod tests {
         let key = es256();
         let ok = |claims: &Value| judged(&key, "JWT", claims, &client(), Profile::Standard);
         let Ok(Step::Put(once)) = ok(&claims()) else { panic!("a true assertion is refused") };
-        assert_eq!((once.kind, once.expires_at), (ArtefactKind::Jti, NOW + 60 + Settings::LEEWAY + 1));
+        assert_eq!((once.kind, once.expires_at), (ArtefactKind::Jti, NOW + 60 + Settings::LEEWAY + SPENT_KEPT_S));
         assert_eq!(ok(&claims()).unwrap(), Step::Put(once.clone()), "the same jti is the same row");
         assert_ne!(ok(&with("jti", json!("2"))).unwrap(), Step::Put(once));
         for good in
@@ -300,10 +300,10 @@ mod tests {
             [(Profile::Standard, true, true), (Profile::Standard, false, false), (Profile::Fapi2, true, false)]
         {
             let settings = settings(profile, post_quantum);
-            assert_eq!(under(settings.clone(), &key, "JWT", &claims(), &registered).is_ok(), good);
+            assert_eq!(under(&settings, &key, "JWT", &claims(), &registered).is_ok(), good);
             assert_eq!(registrable(&settings).contains(&Alg::MlDsa65), good, "metadata says what works");
         }
-        assert!(under(settings(Profile::Standard, true), &key, "JWT", &claims(), &client()).is_err(), "it registered none");
+        assert!(under(&settings(Profile::Standard, true), &key, "JWT", &claims(), &client()).is_err(), "it registered none");
     }
 
     #[test]
