@@ -84,6 +84,9 @@ fn certificates_are_asked_for_where_the_configuration_says_so() {
     assert_eq!(settings(&format!("{server}{tls}client_certificates = \"any\"\n")), (true, None));
     let second = settings(&format!("{server}mtls_listen = \"127.0.0.1:8443\"\n{tls}"));
     assert_eq!(second, (true, Some("https://id.example.com:8443/t/token".into())));
+    let trusting =
+        |more: &str| parse(&format!("{server}mtls_listen = \"127.0.0.1:8443\"\n{tls}{more}"), &[]).unwrap().settings().mtls_authorities;
+    assert!(trusting("client_ca_files = [\"ca\"]\n") && !trusting("client_certificates = \"any\"\n") && !trusting(""));
     let named = settings(&format!("{server}mtls_origin = \"https://mtls.example.com\"\n"));
     assert_eq!(named, (true, Some("https://mtls.example.com/t/token".into())));
 }

@@ -32,6 +32,8 @@ pub struct Settings {
     pub registration_scopes: Vec<String>,
     /// Resources that registered clients may ask for (RFC 8707).
     pub registration_resources: Vec<String>,
+    /// Grant types that clients may use which registered or published themselves.
+    pub registration_grant_types: Vec<String>,
     /// Whether registered confidential clients that speak OpenID Connect need PKCE too (public ones always do).
     pub registration_require_pkce: bool,
     /// Whether a URL may serve as `client_id` (client ID metadata documents).
@@ -40,6 +42,8 @@ pub struct Settings {
     pub mtls_origin: Option<String>,
     /// Whether a public listener of this server asks for client certificates.
     pub mtls: bool,
+    /// Whether it knows authorities of client certificates: without one no chain is trusted, and `tls_client_auth` cannot succeed.
+    pub mtls_authorities: bool,
     /// Whether ML-DSA-65 keys sign beside the classical ones (RFC 9964).
     pub post_quantum: bool,
     /// Whether clients of other sites may ask for the state of the login too, by a cookie of its own.
@@ -101,10 +105,12 @@ impl Settings {
             registration: false,
             registration_scopes: crate::scope::IDENTITY.map(str::to_owned).to_vec(),
             registration_resources: Vec::new(),
+            registration_grant_types: crate::grants::OF_STRANGERS.map(str::to_owned).to_vec(),
             registration_require_pkce: false,
             client_id_metadata: false,
             mtls_origin: None,
             mtls: false,
+            mtls_authorities: false,
             post_quantum: false,
             cross_site_session_state: false,
         }

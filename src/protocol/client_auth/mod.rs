@@ -92,7 +92,8 @@ impl Method {
         match self {
             Self::Basic | Self::Post | Self::None => !matches!(settings.profile, Profile::Fapi2),
             Self::PrivateKeyJwt => true,
-            Self::TlsClientAuth | Self::SelfSignedTls => settings.mtls,
+            Self::TlsClientAuth => settings.mtls && settings.mtls_authorities,
+            Self::SelfSignedTls => settings.mtls,
         }
     }
 

@@ -101,12 +101,18 @@ pub fn read(given: &Map<String, Value>, settings: &Settings, before: Option<&Cli
     if let Some(refused) = Refused::first(crate::signing::mistakes(&members, settings.post_quantum)) {
         return Err(refused);
     }
+    if let Some(refused) = Refused::first(crate::signing::forbidden(&members, settings.profile)) {
+        return Err(refused);
+    }
     let asked_pkce = members.get("require_pkce").and_then(Value::as_bool);
     defaults(&mut members, settings, before)?;
     let mut client: Client =
         serde_json::from_value(Value::Object(members)).map_err(|_| Refused::new(Code::InvalidClientMetadata, "unreadable"))?;
     keep(&mut client, settings, before);
     client.require_pkce = pkce(&client, settings, asked_pkce);
+    if let Some(before) = before.filter(|c| c.narrow_only) {
+        narrow(&mut client, before);
+    }
     agrees(&client)?;
     possible(&client, settings)?;
     addresses(&client)?;
@@ -193,6 +199,7 @@ fn keep(client: &mut Client, settings: &Settings, before: Option<&Client>) {
     let kept = before.unwrap_or(&stranger);
     client.client_id.clone_from(&kept.client_id);
     client.first_party = kept.first_party;
+    client.narrow_only = kept.narrow_only;
     client.allowed_resources.clone_from(&kept.allowed_resources);
     client.access_token_format.clone_from(&kept.access_token_format);
     client.access_token_ttl.clone_from(&kept.access_token_ttl);
@@ -202,6 +209,19 @@ fn keep(client: &mut Client, settings: &Settings, before: Option<&Client>) {
     client.token_exchange.clone_from(&kept.token_exchange);
     client.origin.clone_from(&kept.origin);
     client.disabled = kept.disabled;
+}
+
+/// Leaves of what a client says now only what its record, which its administrator narrowed, says too.
+fn narrow(client: &mut Client, before: &Client) {
+    client.scope = client.scope.split(' ').filter(|s| before.scope.split(' ').any(|b| b == *s)).collect::<Vec<_>>().join(" ");
+    client.grant_types.retain(|g| before.grant_types.contains(g));
+    client.response_types.retain(|r| before.response_types.contains(r));
+    client.authorization_details_types.retain(|t| before.authorization_details_types.contains(t));
+    client.require_pkce |= before.require_pkce;
+    client.require_pushed_authorization_requests |= before.require_pushed_authorization_requests;
+    client.require_signed_request_object |= before.require_signed_request_object;
+    client.dpop_bound_access_tokens |= before.dpop_bound_access_tokens;
+    client.tls_client_certificate_bound_access_tokens |= before.tls_client_certificate_bound_access_tokens;
 }
 
 /// Public clients always need it. A confidential one does unless it speaks OpenID Connect and the deployment lets it go without.
@@ -244,6 +264,9 @@ fn agrees(client: &Client) -> Result<(), Refused> {
 
 /// What this deployment does.
 fn possible(client: &Client, settings: &Settings) -> Result<(), Refused> {
+    if client.grant_types.iter().any(|g| !settings.registration_grant_types.contains(g)) {
+        return Err(Refused::at("grant_types", "none but those that registered clients may use here"));
+    }
     let plain = |r: &String| r == "code";
     if settings.profile != Profile::OidcDynamic && (!client.response_types.iter().all(plain) || client.may_use(IMPLICIT)) {
         let member = if client.response_types.iter().all(plain) { "grant_types" } else { "response_types" };
@@ -259,6 +282,9 @@ fn possible(client: &Client, settings: &Settings) -> Result<(), Refused> {
     }
     if !settings.mtls && method.contains("tls_client_auth") {
         return Err(Refused::at("token_endpoint_auth_method", "client certificates are not asked for here"));
+    }
+    if !settings.mtls_authorities && method == "tls_client_auth" {
+        return Err(Refused::at("token_endpoint_auth_method", "no authority of client certificates is trusted here"));
     }
     if !settings.mtls && client.tls_client_certificate_bound_access_tokens {
         return Err(Refused::at("tls_client_certificate_bound_access_tokens", "client certificates are not asked for here"));
