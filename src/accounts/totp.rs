@@ -131,12 +131,13 @@ fn encoded(text: &str) -> String {
     })
 }
 
-/// Guard: the code of that step has not been used by this account; of two that come at once one is refused (RFC 6238 §5.2).
+/// Guard: the code of that step of that secret has not been used by this account; of two that come at once one is refused (RFC 6238
+/// §5.2). A new secret begins with none used.
 #[must_use]
-pub fn burn(account: &str, step: i64, now: i64) -> Step {
+pub fn burn(account: &str, secret: &Secret, step: i64, now: i64) -> Step {
     Step::Put(Artefact {
         kind: ArtefactKind::Jti,
-        id: hash::sha256(format!("totp\0{account}\0{step}").as_bytes()).to_vec(),
+        id: hash::sha256(&[format!("totp\0{account}\0{step}\0").as_bytes(), secret.0.as_slice()].concat()).to_vec(),
         mac: Vec::new(),
         grant: None,
         document: String::from("{}"),
@@ -214,8 +215,11 @@ mod tests {
     #[test]
     fn a_step_is_burnt_once_an_account() {
         let id = |step: &Step| if let Step::Put(row) = step { row.id.clone() } else { Vec::new() };
-        assert_eq!(id(&burn("a", 5, 0)), id(&burn("a", 5, 9)));
-        assert_ne!(id(&burn("a", 5, 0)), id(&burn("b", 5, 0)));
-        assert_ne!(id(&burn("a", 5, 0)), id(&burn("a", 6, 0)));
+        let burnt = |account: &str, step, now| id(&burn(account, &rfc(), step, now));
+        assert_eq!(burnt("a", 5, 0), burnt("a", 5, 9));
+        assert_ne!(burnt("a", 5, 0), burnt("b", 5, 0));
+        assert_ne!(burnt("a", 5, 0), burnt("a", 6, 0));
+        let enrolled_anew = Secret::generate(&Fixed);
+        assert_ne!(burnt("a", 5, 0), id(&burn("a", &enrolled_anew, 5, 0)), "what was used of the old secret says nothing of the new one");
     }
 }

@@ -207,9 +207,9 @@ async fn verified(app: &App, subject: &str, code: &str, address: IpAddr) -> Resu
     }
     let sealed = app.store.secret(ObjectKind::User, subject, SLOT).await?;
     let secret = sealed.and_then(|s| Secret::open(&s, subject, &app.mac));
-    let step = secret.and_then(|s| s.step_of(code, app.clock.now()));
-    let right = match step {
-        Some(step) => app.store.apply(Change::new().step(totp::burn(subject, step, app.clock.now()))).await?.applied(),
+    let step = secret.and_then(|s| Some((s.step_of(code, app.clock.now())?, s)));
+    let right = match &step {
+        Some((step, secret)) => app.store.apply(Change::new().step(totp::burn(subject, secret, *step, app.clock.now()))).await?.applied(),
         None => false,
     };
     if right {
