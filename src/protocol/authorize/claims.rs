@@ -13,7 +13,7 @@ pub(super) fn requested(params: &Params, _: &Desk<'_>, request: &mut Request) ->
     if text.len() > LONGEST {
         return Err(BAD);
     }
-    let claims: Map<String, Value> = serde_json::from_str(text).map_err(|_| BAD)?;
+    let claims = read(text).ok_or(BAD)?;
     let mut kept = Map::new();
     for member in ["userinfo", "id_token"] {
         match claims.get(member) {
@@ -29,6 +29,11 @@ pub(super) fn requested(params: &Params, _: &Desk<'_>, request: &mut Request) ->
     }
     request.claims = (!kept.is_empty()).then_some(Value::Object(kept));
     Ok(())
+}
+
+/// One object, no member twice and nothing nested deeper than anything else that is read.
+fn read(text: &str) -> Option<Map<String, Value>> {
+    tokens::strict::object(text.as_bytes()).ok()
 }
 
 /// `null`, or an object whose `essential` is a boolean and whose `values` is an array.
@@ -53,4 +58,17 @@ pub fn names(claims: Option<&Value>) -> Vec<String> {
     names.sort();
     names.dedup();
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parameter_is_read_as_strictly_as_any_other_document() {
+        let nested = |levels: usize| format!("{}{}", "{\"a\":".repeat(levels - 1) + "{", "}".repeat(levels));
+        assert!(read(&nested(usize::from(tokens::strict::MAX_DEPTH))).is_some());
+        assert!(read(&nested(usize::from(tokens::strict::MAX_DEPTH) + 2)).is_none());
+        assert!(read(r#"{"userinfo":{"a":null,"a":null}}"#).is_none());
+    }
 }

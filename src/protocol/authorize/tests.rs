@@ -161,6 +161,7 @@ fn every_other_mistake_is_redirected_with_its_code() {
         ("&max_age=-1", Code::InvalidRequest),
         ("&max_age=99999999999999999999", Code::InvalidRequest),
         ("&claims=%5B%5D", Code::InvalidRequest),
+        ("&claims=%7B%22userinfo%22%3A%7B%22name%22%3Anull%2C%22name%22%3Anull%7D%7D", Code::InvalidRequest),
         ("&id_token_hint=x.y.z", Code::InvalidRequest),
     ] {
         assert_eq!(refusal(more), code, "{more}");
