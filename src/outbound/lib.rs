@@ -77,6 +77,27 @@ impl Outbound {
         Ok(Self { allow, tls: Arc::new(client_config(extra_ca)?) })
     }
 
+    /// Whether an address may be called as far as can be told without looking its name up: https, or http where it is excepted; no user;
+    /// no host that is not public by its very name.
+    #[must_use]
+    pub fn permits(&self, url: &str) -> bool {
+        let Ok(url) = Url::parse(url) else { return false };
+        let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else { return false };
+        let excepted = self.excepted(&host, port);
+        let inside = match &host {
+            Host::Domain(name) => {
+                let name = name.trim_end_matches('.').to_ascii_lowercase();
+                name == "localhost" || name.ends_with(".localhost")
+            }
+            Host::Ipv4(ip) => inward(IpAddr::V4(*ip)),
+            Host::Ipv6(ip) => inward(IpAddr::V6(*ip)),
+        };
+        (url.scheme() == "https" || (url.scheme() == "http" && excepted))
+            && (excepted || !inside)
+            && url.username().is_empty()
+            && url.password().is_none()
+    }
+
     /// The TLS configuration without ALPN.
     #[must_use]
     pub fn tls(&self) -> &Arc<ClientConfig> {
@@ -241,6 +262,29 @@ mod tests {
         }
         for ip in ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "100.63.0.1", "172.32.0.1"] {
             assert!(!inward(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    #[test]
+    fn what_can_never_be_called_is_known_without_asking_anybody() {
+        let outbound = Outbound::new(&["10.0.0.7:8080".into()], &[]).unwrap();
+        for url in ["https://rp.example.com/x", "https://8.8.8.8/", "http://10.0.0.7:8080/jwks", "https://10.0.0.7:8080/"] {
+            assert!(outbound.permits(url), "{url}");
+        }
+        for url in [
+            "http://rp.example.com/",
+            "https://169.254.169.254/",
+            "https://[::1]/",
+            "https://0x7f.1/",
+            "https://localhost/",
+            "https://a.localhost./",
+            "https://10.0.0.7/",
+            "https://u:p@rp.example.com/",
+            "http://u@10.0.0.7:8080/",
+            "ftp://rp.example.com/",
+            "rp.example.com",
+        ] {
+            assert!(!outbound.permits(url), "{url}");
         }
     }
 

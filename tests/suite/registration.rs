@@ -98,8 +98,40 @@ fn a_client_registers_and_lives() {
 }
 
 #[test]
-fn a_machine_gets_no_scope_of_the_server_itself() {
+fn strangers_ask_nobody_and_stand_for_nobody_unless_the_configuration_lets_them() {
     let town = town();
+    let ciba = "urn:openid:params:grant-type:ciba";
+    let exchange = "urn:ietf:params:oauth:grant-type:token-exchange";
+    for grant in ["client_credentials", ciba, exchange, "urn:ietf:params:oauth:grant-type:jwt-bearer"] {
+        let asked = json!({"grant_types": [grant], "backchannel_token_delivery_mode": "poll"});
+        register(town, &asked).expect_error(400, "invalid_client_metadata");
+    }
+    // A record from before the configuration was narrowed is held to it.
+    let told = registered(town, &minimal());
+    let id = id_of(&told);
+    let got = town.admin("GET", &format!("/clients/{}", id.id)).go().expect(200);
+    let mut record = got.json();
+    record["grant_types"] = json!(["authorization_code", "client_credentials", ciba]);
+    record["backchannel_token_delivery_mode"] = json!("poll");
+    let put = |record: &Value, tag: &str| town.admin("PUT", &format!("/clients/{}", id.id)).header("if-match", tag).json(record).go();
+    let tag = put(&record, got.header("etag")).expect(200).header("etag").to_owned();
+    town.token(&id, &[("grant_type", "client_credentials")]).expect_error(400, "unauthorized_client");
+    for person in ["alice", "nobody"] {
+        let form = [("scope", "openid"), ("login_hint", person)];
+        let asked = client().post(town.url("/bc-authorize")).basic_auth(id.id, Some(id.secret)).form(&form).go();
+        asked.expect_error(400, "unauthorized_client");
+    }
+    // An administrator who takes it over answers for it.
+    record.as_object_mut().unwrap().remove("origin");
+    put(&record, &tag).expect(200);
+    town.token(&id, &[("grant_type", "client_credentials")]).expect(200);
+}
+
+#[test]
+fn a_machine_gets_no_scope_of_the_server_itself() {
+    let town = &Stage::start(|house| {
+        house.set("registration.open", "true").set("registration.grant_types", r#"["client_credentials"]"#);
+    });
     register(town, &json!({"grant_types": ["client_credentials"], "scope": "doorward.admin"})).expect_error(400, "invalid_client_metadata");
     let told = registered(town, &json!({"grant_types": ["client_credentials"], "scope": "openid doorward.admin doorward.introspect"}));
     assert_eq!(told["scope"], "openid");
@@ -453,4 +485,15 @@ fn a_profile_decides_what_may_be_registered() {
     let mut good = with("token_endpoint_auth_method", json!("private_key_jwt"));
     good["jwks"] = keys;
     registered(&fapi, &good);
+}
+
+#[test]
+fn what_can_never_be_called_is_not_registered() {
+    let town = town();
+    for member in ["jwks_uri", "sector_identifier_uri", "backchannel_logout_uri"] {
+        for uri in ["https://169.254.169.254/x", "https://127.0.0.1:1/x", "https://localhost/x", "https://[::1]/x"] {
+            let answer = register(town, &with(member, json!(uri)));
+            assert_eq!((answer.status, answer.json()["error"].as_str()), (400, Some("invalid_client_metadata")), "{member} {uri}");
+        }
+    }
 }

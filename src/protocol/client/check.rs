@@ -235,6 +235,12 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-pub(crate) fn is_page(uri: &str) -> bool {
+/// Whether this server may ever call it, as far as it can be seen: the outbound rules are asked when it is called.
+pub(crate) fn is_callable(uri: &str) -> bool {
+    let plain = |url: Url| url.host_str().is_some() && url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    is_page(uri) && Url::parse(uri).is_ok_and(plain)
+}
+
+fn is_page(uri: &str) -> bool {
     Url::parse(uri).is_ok_and(|url| url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url)))
 }

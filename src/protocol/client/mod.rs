@@ -5,7 +5,7 @@ use ledger::{Mistake, ObjectKind, Record};
 use serde::{Deserialize, Serialize};
 
 use self::check::Found;
-pub(crate) use self::check::is_page;
+pub(crate) use self::check::is_callable;
 use crate::Settings;
 
 /// A registered client, as administrators and registration write it. Its secret is not in here.

@@ -97,16 +97,9 @@ fn names(client: &Client, method: Option<Method>, found: &mut Vec<(&'static str,
     }
 }
 
-/// Whether keys may be fetched there: https, or an address that the outbound rules except (they are asked when it is called).
+/// Whether keys may be fetched there.
 fn is_address(uri: &str) -> bool {
-    uri.len() <= LONGEST
-        && Url::parse(uri).is_ok_and(|url| {
-            matches!(url.scheme(), "https" | "http")
-                && url.host_str().is_some()
-                && url.username().is_empty()
-                && url.password().is_none()
-                && url.fragment().is_none()
-        })
+    uri.len() <= LONGEST && crate::client::is_callable(uri)
 }
 
 /// What metadata says beside the methods themselves (RFC 8414 §2, RFC 8705 §5). Comes after everything that adds endpoints.
@@ -176,6 +169,8 @@ mod tests {
         assert_eq!(of("private_key_jwt", |c| c.jwks = Some(json!({"keys": []}))), ["jwks"]);
         assert_eq!(of("client_secret_basic", |c| c.jwks = Some(json!([]))), ["jwks"]);
         assert_eq!(of("client_secret_basic", |c| c.jwks_uri = Some("https://u@rp.example.com/".into())), ["jwks_uri"]);
+        assert_eq!(of("client_secret_basic", |c| c.jwks_uri = Some("http://rp.example.com/jwks".into())), ["jwks_uri"]);
+        assert!(of("client_secret_basic", |c| c.jwks_uri = Some("http://127.0.0.1:8/jwks".into())).is_empty());
         let both = |c: &mut Client| {
             c.jwks = Some(set());
             c.jwks_uri = Some("https://rp.example.com/jwks".into());
@@ -196,7 +191,9 @@ mod tests {
         assert_eq!(names(&plain), ["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]);
         let fapi =
             Settings { profile: Profile::Fapi2, mtls: true, mtls_origin: Some("https://id.example.com:8443".into()), ..plain.clone() };
-        assert_eq!(names(&fapi), ["private_key_jwt", "tls_client_auth", "self_signed_tls_client_auth"]);
+        assert_eq!(names(&fapi), ["private_key_jwt", "self_signed_tls_client_auth"], "nobody's chain is trusted");
+        let trusting = Settings { mtls_authorities: true, ..fapi.clone() };
+        assert_eq!(names(&trusting), ["private_key_jwt", "tls_client_auth", "self_signed_tls_client_auth"]);
         let mut told = Map::new();
         told.insert("pushed_authorization_request_endpoint".into(), "there".into());
         feature(&fapi, &mut told);

@@ -47,8 +47,8 @@ pub(crate) fn mistakes(client: &Client) -> Vec<(&'static str, &'static str)> {
         None if client.backchannel_token_delivery_mode.as_deref() == Some("ping") => {
             found.push(("backchannel_client_notification_endpoint", "ping needs one (CIBA Core §4)"));
         }
-        Some(uri) if !crate::client::is_page(uri) || uri.contains('#') => {
-            found.push(("backchannel_client_notification_endpoint", "must be an https URI without fragment"));
+        Some(uri) if !crate::client::is_callable(uri) => {
+            found.push(("backchannel_client_notification_endpoint", "must be an https URI without user and fragment"));
         }
         _ => {}
     }

@@ -111,7 +111,16 @@ pub struct Wish {
     description: Option<Option<String>>,
 }
 
+/// An address for pushes that this server may never call (RFC 8935 §2).
+pub const UNCALLABLE: Malformed = Malformed("delivery.endpoint_url must be an https URL of a public host, without user and fragment");
+
 impl Wish {
+    /// Where pushes are to go.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&str> {
+        self.delivery.as_ref()?.endpoint_url.as_deref()
+    }
+
     /// Reads the members a receiver may choose; those that only the transmitter sets are ignored where they say what is so.
     ///
     /// # Errors
@@ -125,9 +134,12 @@ impl Wish {
             let endpoint_url = match method {
                 PUSH => {
                     let url = text("endpoint_url").ok_or(Malformed("delivery.endpoint_url is missing"))?;
-                    let good = url.len() <= 2048
-                        && Url::parse(url).is_ok_and(|u| matches!(u.scheme(), "https" | "http") && u.fragment().is_none());
-                    Some(good.then(|| url.to_owned()).ok_or(Malformed("delivery.endpoint_url must be an https URL"))?)
+                    // The outbound rules say which http addresses are excepted: whoever has them asks them.
+                    let plain = |u: Url| {
+                        matches!(u.scheme(), "https" | "http") && u.fragment().is_none() && u.username().is_empty() && u.password().is_none()
+                    };
+                    let good = url.len() <= 2048 && Url::parse(url).is_ok_and(plain);
+                    Some(good.then(|| url.to_owned()).ok_or(UNCALLABLE)?)
                 }
                 POLL => None,
                 _ => return Err(Malformed("this delivery method is not supported")),
@@ -335,6 +347,7 @@ mod tests {
             json!({"delivery": {"method": "urn:pigeon"}}),
             json!({"delivery": {"method": PUSH}}),
             json!({"delivery": {"method": PUSH, "endpoint_url": "ftp://x"}}),
+            json!({"delivery": {"method": PUSH, "endpoint_url": "https://u:p@rp/"}}),
             json!({"delivery": {"method": PUSH, "endpoint_url": "https://rp", "authorization_header": "a\r\nb: c"}}),
             json!({"events_requested": "all"}),
             json!({"events_requested": [5]}),

@@ -160,10 +160,26 @@ async fn understood(app: &App, mut given: Map<String, Value>, before: Option<&Cl
         statement::over(&mut given, stated);
     }
     let client = metadata::read(&given, &app.settings, before)?;
+    callable(app, &client)?;
     if let Some(uri) = &client.sector_identifier_uri {
         sector(app, uri, &client).await?;
     }
     Ok(client)
+}
+
+/// What is registered to be called has to be an address that may be called.
+fn callable(app: &App, client: &Client) -> Result<(), Refused> {
+    let called = [
+        ("jwks_uri", &client.jwks_uri),
+        ("sector_identifier_uri", &client.sector_identifier_uri),
+        ("backchannel_logout_uri", &client.backchannel_logout_uri),
+        ("backchannel_client_notification_endpoint", &client.backchannel_client_notification_endpoint),
+    ];
+    let never = |uri: &Option<String>| uri.as_deref().is_some_and(|uri| !app.outbound.permits(uri));
+    match called.into_iter().find(|(_, uri)| never(uri)) {
+        Some((member, _)) => Err(Refused::at(member, "is not an address that this server calls")),
+        None => Ok(()),
+    }
 }
 
 /// What a software statement says, if its issuer is trusted for them.

@@ -53,7 +53,7 @@ async fn create(app: &App, request: Request) -> Result<Response, Refused> {
     let (parts, body) = request.into_parts();
     let client_id = receiver(app, &parts).await?;
     let body = object(&parts, body).await?;
-    let wish = Wish::read(&body).map_err(Refused::Malformed)?;
+    let wish = wish(app, &body)?;
     let authorization = wish.authorization.clone();
     let (head, _) = app.store.head().await?;
     let id = tokens::id::random_text(app.entropy.as_ref(), 16);
@@ -76,6 +76,15 @@ async fn create(app: &App, request: Request) -> Result<Response, Refused> {
         Outcome::Applied { .. } => Ok(told(StatusCode::CREATED, &stream.shown(&app.settings))),
         Outcome::Refused(_) => Err(Refused::Taken),
     }
+}
+
+/// What a receiver wants; an address that can never be called is a mistake.
+fn wish(app: &App, body: &Map<String, Value>) -> Result<Wish, Refused> {
+    let wish = Wish::read(body).map_err(Refused::Malformed)?;
+    if wish.endpoint().is_some_and(|url| !app.outbound.permits(url)) {
+        return Err(Refused::Malformed(stream::UNCALLABLE));
+    }
+    Ok(wish)
 }
 
 async fn read(app: &App, query: Option<&str>, parts: Parts) -> Result<Response, Refused> {
@@ -107,7 +116,7 @@ async fn change(app: &App, request: Request) -> Result<Response, Refused> {
     let client_id = receiver(app, &parts).await?;
     let body = object(&parts, body).await?;
     let id = named(&body)?;
-    let wish = Wish::read(&body).map_err(Refused::Malformed)?;
+    let wish = wish(app, &body)?;
     let whole = parts.method == Method::PUT;
     for _ in 0..super::TRIES {
         let mut held = Held::named(app, &client_id, Some(&id)).await?;
