@@ -98,6 +98,12 @@ impl<'a> Target<'a> {
         Some(Self { scheme, authority, path })
     }
 
+    /// Whether it is at the host that a request names (its `Host`); the default port may be written or not.
+    #[must_use]
+    pub fn is_at(&self, authority: &str) -> bool {
+        Self::new(&self.scheme, authority, "/").is_some_and(|named| named.authority == self.authority)
+    }
+
     /// The parts of an absolute http or https URI; query and fragment are left out, the path goes through `normalise`.
     #[must_use]
     pub fn of(uri: &'a str, normalise: Normalise) -> Option<Self> {

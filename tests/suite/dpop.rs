@@ -338,3 +338,16 @@ fn under_fapi2_every_token_is_bound() {
     // The server's own administration goes on.
     stage.admin("GET", "/users").go().expect(200);
 }
+
+#[test]
+fn a_proof_is_for_the_host_that_the_request_was_sent_to() {
+    let (server, holder) = (server(), Holder::new());
+    let own = server.url("/token");
+    let asked = |host: &str, htu: &str| {
+        BOUND.post(&own, &MACHINES).header("host", host).header("dpop", holder.proof("POST", htu, None)).go().status
+    };
+    let here = own.trim_start_matches("http://").trim_end_matches("/token");
+    assert_eq!(asked(here, &own), 200);
+    assert_eq!(asked("evil.example", &own), 400);
+    assert_eq!(asked("evil.example", "http://evil.example/token"), 400, "and nobody else's address is ours");
+}

@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 
 use axum::response::Response;
-use http::{HeaderName, HeaderValue, request::Parts};
+use http::{HeaderName, HeaderValue, header, request::Parts};
 use ledger::{Change, Outcome};
 use protocol::{Code, Evidence, OAuthError, discovery::issuer_path, evidence};
 use tokens::dpop::{self, Expected, Nonces, Target, Unproved};
 
 use crate::{
     App,
-    app::PeerCertificate,
+    app::{Peer, PeerCertificate},
     reply::{self, Failed},
 };
 
@@ -44,7 +44,12 @@ fn proof(app: &App, parts: &Parts, endpoint: &str, token: Option<&str>, text: &s
         let path = issuer_path(&app.settings.issuer);
         format!("{}{path}{endpoint}", origin.trim_end_matches('/'))
     });
-    let targets: Vec<Target<'_>> = [Some(&own), alias.as_ref()].into_iter().flatten().filter_map(|url| Target::of(url, normal)).collect();
+    let mut targets: Vec<Target<'_>> =
+        [Some(&own), alias.as_ref()].into_iter().flatten().filter_map(|url| Target::of(url, normal)).collect();
+    if let Some(host) = host(app, parts) {
+        // One proof is for one address: that of the origin the request was sent to.
+        targets.retain(|target| target.is_at(host));
+    }
     let nonces = app.settings.dpop_nonce.then(|| nonces(app));
     let (now, algs) = (app.clock.now(), evidence::algs(app.settings.profile));
     let expected =
@@ -56,6 +61,18 @@ fn proof(app: &App, parts: &Parts, endpoint: &str, token: Option<&str>, text: &s
         }
         Unproved::Nonce => OAuthError::new(Code::UseDpopNonce, "the proof needs the nonce of the DPoP-Nonce header"),
     })
+}
+
+/// The host a request was sent to, where it can be told: a trusted proxy may have put its own in the place of its client's.
+fn host<'a>(app: &App, parts: &'a Parts) -> Option<&'a str> {
+    let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+    if peer.is_some_and(|peer| app.trusted_proxies.iter().any(|net| net.contains(&peer))) {
+        return None;
+    }
+    match parts.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => parts.headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default()),
+    }
 }
 
 fn normal(path: &str) -> Option<Cow<'_, str>> {
