@@ -140,7 +140,38 @@ fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<i64>, Refusal>
     }
 }
 
-/// The members as parameters: text as it is, numbers and booleans as text, objects and arrays as JSON text.
+/// Whether a member that is not text may be what its parameter is said to be (RFC 9101 §4, OpenID Connect Core §6.1, RFC 9396 §2). What
+/// is no parameter here is ignored, whatever it is.
+fn typed(name: &str, value: &Value) -> bool {
+    const TEXTS: [&str; 18] = [
+        "acr_values",
+        "claims_locales",
+        "code_challenge",
+        "code_challenge_method",
+        "display",
+        "dpop_jkt",
+        "id_token_hint",
+        "login_hint",
+        "nonce",
+        "prompt",
+        "redirect_uri",
+        "resource",
+        "response_mode",
+        "response_type",
+        "scope",
+        "state",
+        "ui_locales",
+        "client_id",
+    ];
+    match name {
+        "max_age" => value.is_number(),
+        "claims" => value.is_object(),
+        "authorization_details" => value.is_array(),
+        _ => !TEXTS.contains(&name),
+    }
+}
+
+/// The members as parameters: text as it is, numbers as text, objects and arrays as JSON text.
 fn members(claims: &Map<String, Value>) -> Result<Params, Refusal> {
     if claims.contains_key("request") || claims.contains_key("request_uri") {
         return Err(bad("a request object cannot contain another"));
@@ -156,7 +187,8 @@ fn members(claims: &Map<String, Value>) -> Result<Params, Refusal> {
                     pairs.push((name.clone(), text?.to_owned()));
                 }
             }
-            other => pairs.push((name.clone(), other.to_string())),
+            other if typed(name, other) => pairs.push((name.clone(), other.to_string())),
+            _ => return Err(bad("a member of the request object is of another type than its parameter")),
         }
     }
     Params::of(pairs).ok_or(bad("the request object has too many members"))

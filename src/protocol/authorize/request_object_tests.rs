@@ -164,6 +164,29 @@ fn unsigned_and_foreign_objects_are_refused() {
 }
 
 #[test]
+fn a_member_of_another_type_than_its_parameter_is_refused() {
+    let key = key(Alg::ES256);
+    for (name, value) in [
+        ("state", json!(["a"])),
+        ("state", json!(5)),
+        ("nonce", json!({})),
+        ("scope", json!(["openid"])),
+        ("redirect_uri", json!(true)),
+        ("resource", json!(5)),
+        ("max_age", json!(true)),
+        ("claims", json!([])),
+        ("authorization_details", json!({})),
+    ] {
+        let read = Case::new(client()).read(&key, "JWT", &with(name, value.clone()));
+        assert_eq!(read.map(|_| ()).map_err(|r| r.code), Err(Code::InvalidRequestObject), "{name} {value}");
+    }
+    let extension = Case::new(client()).read(&key, "JWT", &with("of_somebody_else", json!([1]))).expect("ignored");
+    assert!(one(&extension, "of_somebody_else").is_some());
+    let text = Case::new(client()).read(&key, "JWT", &with("max_age", json!("7"))).expect("read");
+    assert_eq!(one(&text, "max_age").as_deref(), Some("7"));
+}
+
+#[test]
 fn only_registered_https_addresses_are_fetched() {
     let client = Client { request_uris: vec!["https://rp/ro".into(), "http://rp/plain".into()], ..client() };
     for (uri, may) in [
