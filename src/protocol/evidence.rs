@@ -1,5 +1,5 @@
 //! What a request proves besides who its client is: keys that its sender holds (RFC 8705, RFC 9449).
-use ledger::{Artefact, ArtefactKind, Step};
+use ledger::{Artefact, ArtefactKind, Step, revocation::SPENT_KEPT_S};
 use serde_json::{Map, Value};
 use tokens::{
     Alg, Confirmation,
@@ -73,7 +73,7 @@ pub fn once(proof: &Proof, now: i64, head: u64) -> Step {
         grant: None,
         document: SPENT.into(),
         created_at: now,
-        expires_at: proof.until().max(now.saturating_add(1)),
+        expires_at: proof.until().max(now.saturating_add(1)).saturating_add(SPENT_KEPT_S),
         consumed_at: None,
         successor: None,
         seq: head,
@@ -93,6 +93,11 @@ pub fn refused(reason: &'static str) -> OAuthError {
 /// `invalid_dpop_proof` or `invalid_request` if the client, or the profile, demands a key and the request proves none.
 pub fn demand(client: &Client, evidence: &Evidence, settings: &Settings) -> Result<Option<Confirmation>, OAuthError> {
     let bound = registered(client, evidence)?;
+    if settings.profile == Profile::Fapi2 && bound.is_none() && evidence.certificate.is_some() {
+        return Err(OAuthError::request(
+            "tokens are bound to a key here: the client is not registered for tls_client_certificate_bound_access_tokens, so a DPoP proof is required",
+        ));
+    }
     if settings.profile == Profile::Fapi2 && bound.is_none() {
         return Err(OAuthError::request("tokens are bound to a key here: a DPoP proof or a client certificate is required"));
     }
@@ -200,6 +205,9 @@ mod tests {
         assert_eq!(asked(&client(false, false), &nothing, &standard), Ok(None));
         assert_eq!(asked(&client(false, false), &nothing, &fapi), Err(Code::InvalidRequest));
         assert_eq!(asked(&client(false, false), &certificate(), &fapi), Err(Code::InvalidRequest), "not registered for it");
+        let heard = |evidence: &Evidence| demand(&client(false, false), evidence, &fapi).unwrap_err().description;
+        assert!(heard(&certificate()).contains("not registered for tls_client_certificate_bound_access_tokens"));
+        assert!(!heard(&nothing).contains("not registered"));
         assert_eq!(asked(&client(true, false), &nothing, &standard), Err(Code::InvalidDpopProof));
         assert_eq!(asked(&client(false, true), &nothing, &standard), Err(Code::InvalidRequest));
         let by_key = Confirmation { jkt: Some("k".into()), x5t_s256: None };

@@ -169,7 +169,8 @@ pub fn preflight(methods: &'static str) -> Response {
     response
 }
 
-fn retry(response: Response, seconds: i64) -> Response {
+/// Adds when to come again (RFC 9110 §10.2.3).
+pub(crate) fn retry(response: Response, seconds: i64) -> Response {
     with(response, header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
 }
 
