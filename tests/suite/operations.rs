@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::kit::http::{Go, client, jose_header};
 use crate::kit::seed::{HOME, MACHINE, standard};
-use crate::kit::{House, Stage, raw};
+use crate::kit::{House, Stage, raw, wait_until};
 
 fn made() -> House {
     let house = House::new();
@@ -336,6 +336,59 @@ fn sighup_with_a_bad_file_keeps_the_old_state() {
     std::thread::sleep(Duration::from_millis(500));
     stage.machine_token(&MACHINE, &[]);
     stage.person_tokens(&HOME, "alice");
+}
+
+#[test]
+fn sighup_changes_nothing_that_needs_a_restart() {
+    let stage = Stage::start(|_| {});
+    let config = stage.house.config();
+    let good = std::fs::read_to_string(&config).unwrap();
+    let metadata = || client().get(stage.url("/.well-known/openid-configuration")).go().expect(200).text();
+    let before = metadata();
+    for (at, more) in [
+        ("[server]", "profile = \"oidc-dynamic\""),
+        ("[server]", "profile = \"fapi2\""),
+        ("[server]", "dpop_nonce = true"),
+        ("[server]", "cross_site_session_state = true"),
+        ("", "[registration]\nopen = true\nclient_id_metadata = true"),
+        ("", "[mail]\nsink_dir = \"mail\""),
+    ] {
+        std::fs::write(&config, if at.is_empty() { format!("{good}\n{more}\n") } else { good.replacen(at, &format!("{at}\n{more}"), 1) })
+            .unwrap();
+        let refused = || stage.log().matches("can only change with a restart").count();
+        let said = refused();
+        stage.signal("HUP");
+        wait_until("it is refused", Duration::from_secs(5), || refused() > said);
+        assert_eq!(metadata(), before, "{more}");
+        stage.machine_token(&MACHINE, &[]);
+    }
+}
+
+#[test]
+fn a_database_that_is_moved_away_is_storage_away_until_a_restart() {
+    let house = made();
+    let server = house.serve();
+    let token = server.machine_token(&MACHINE, &[]);
+    let database =
+        std::fs::read_dir(house.dir()).unwrap().map(|e| e.unwrap().path()).find(|p| p.to_string_lossy().ends_with("-wal")).unwrap();
+    let database = database.to_string_lossy().trim_end_matches("-wal").to_owned();
+    for end in ["", "-wal", "-shm", ".lock"] {
+        let (from, kept) = (format!("{database}{end}"), format!("{database}{end}.kept"));
+        std::fs::rename(&from, &kept).unwrap();
+        // Somebody copies it back: another file under the old name.
+        std::fs::copy(&kept, &from).unwrap();
+    }
+    for (path, form) in [("/token", [("grant_type", "client_credentials")]), ("/revoke", [("token", token.as_str())])] {
+        let answer = MACHINE.post(&server.url(path), &form).go().expect(503);
+        assert!(!answer.header("retry-after").is_empty(), "{path}");
+    }
+    let ready = client().get(server.url("/readyz")).go().expect(503);
+    assert!(!ready.header("retry-after").is_empty());
+    assert_eq!(server.stop().0, 0);
+    let server = house.serve();
+    assert!(server.active(&token), "what was not acknowledged did not happen");
+    server.revoke(&MACHINE, &token);
+    assert!(!server.active(&token));
 }
 
 #[test]
