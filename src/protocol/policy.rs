@@ -34,7 +34,7 @@ pub fn policy_json(settings: &Settings) -> Value {
         "grant_types": grants::ALL.into_iter().chain(front.then_some(grants::IMPLICIT)).collect::<Vec<_>>(),
         "token_endpoint_auth_methods": Method::offered(settings).into_iter().map(Method::as_str).collect::<Vec<_>>(),
         "registration": {
-            "served": settings.registration, "open": settings.open_registration, "client_id_metadata": settings.client_id_metadata,
+            "served": settings.registration, "grant_types": settings.registration_grant_types, "open": settings.open_registration, "client_id_metadata": settings.client_id_metadata,
         },
         "code": { "ttl": seconds(settings.code_ttl), "max_ttl": "60s", "uses": 1, "second_use": "revokes what the first gave" },
         "leeway": { "accepted": seconds(Settings::LEEWAY), "refused_over": "60s" },

@@ -7,7 +7,7 @@ use super::{
     manage::{Desk, proves, replacing},
     *,
 };
-use crate::{Client, Profile};
+use crate::{Client, Profile, grants};
 
 /// Counts instead of guessing.
 #[derive(Default)]
@@ -112,12 +112,24 @@ fn what_is_wrong_is_named() {
 
 #[test]
 fn grant_types_and_response_types_follow_each_other() {
-    let machine = json!({"grant_types": ["client_credentials"]});
-    assert!(read_of(&machine).unwrap().response_types.is_empty());
-    let odd = json!({"redirect_uris": ["https://rp/cb"], "grant_types": ["client_credentials"], "response_types": ["code"]});
+    let device = json!({"grant_types": [grants::DEVICE_CODE]});
+    assert!(read_of(&device).unwrap().response_types.is_empty());
+    let odd = json!({"redirect_uris": ["https://rp/cb"], "grant_types": [grants::DEVICE_CODE], "response_types": ["code"]});
     assert_eq!(read_of(&odd).unwrap_err().code, Code::InvalidClientMetadata);
     let idle = json!({"redirect_uris": ["https://rp/cb"], "response_types": []});
     assert!(read_of(&idle).is_err());
+}
+
+#[test]
+fn strangers_use_the_grant_types_that_the_configuration_leaves_them() {
+    for grant in [grants::CIBA, grants::JWT_BEARER, grants::TOKEN_EXCHANGE, grants::CLIENT_CREDENTIALS] {
+        let asked = json!({"grant_types": [grant], "backchannel_token_delivery_mode": "poll"});
+        let refused = read_of(&asked).unwrap_err();
+        assert_eq!(refused.code, Code::InvalidClientMetadata, "{grant}");
+        assert!(refused.description.starts_with("grant_types"), "{grant}: {}", refused.description);
+        let settings = Settings { registration_grant_types: vec![grant.to_owned()], ..settings() };
+        assert!(metadata::read(&given(&asked), &settings, None).is_ok(), "{grant}");
+    }
 }
 
 #[test]
@@ -145,6 +157,54 @@ fn pkce_may_be_left_out_by_confidential_openid_clients_only() {
     assert!(needs(&with("require_pkce", json!(true)), &settings()));
     let strict = Settings { registration_require_pkce: true, ..settings() };
     assert!(needs(&minimal(), &strict) && needs(&with("require_pkce", json!(false)), &strict));
+}
+
+#[test]
+fn a_client_that_its_administrator_narrowed_does_not_widen_itself() {
+    let narrowed = Client {
+        scope: "openid".into(),
+        grant_types: vec!["authorization_code".into()],
+        require_pkce: true,
+        narrow_only: true,
+        ..read_of(&minimal()).unwrap()
+    };
+    let mut wide = minimal();
+    wide["scope"] = json!("openid email");
+    wide["grant_types"] = json!(["authorization_code", "refresh_token"]);
+    wide["narrow_only"] = json!(false);
+    let again = |before: &Client| metadata::read(&given(&wide), &settings(), Some(before)).unwrap();
+    let held = again(&narrowed);
+    assert_eq!((held.scope.as_str(), held.grant_types.as_slice()), ("openid", ["authorization_code".to_owned()].as_slice()));
+    assert!(held.require_pkce && held.narrow_only);
+    let free = again(&Client { narrow_only: false, ..narrowed });
+    assert_eq!((free.scope.as_str(), free.grant_types.len(), free.require_pkce), ("openid email", 2, false));
+}
+
+#[test]
+fn under_fapi_nothing_is_signed_with_rs256() {
+    let fapi = Settings { profile: Profile::Fapi2, ..settings() };
+    let refused = metadata::read(&given(&with("id_token_signed_response_alg", json!("RS256"))), &fapi, None).unwrap_err();
+    assert!(refused.description.starts_with("id_token_signed_response_alg"), "{}", refused.description);
+}
+
+#[test]
+fn a_token_for_something_else_is_no_statement() {
+    let key = tokens::sign::SigningKey::generate(tokens::Alg::ES256).unwrap().0;
+    let believed = |typ: &str, claims: Value| {
+        let given = with(statement::MEMBER, json!(key.sign_jwt(typ, &claims).unwrap()));
+        let given = given.as_object().unwrap().clone();
+        statement::Presented::of(&given).unwrap().unwrap().believe(Some(&key.verifying()), &settings(), 100)
+    };
+    let stated = json!({"iss": "https://o", "software_id": "x"});
+    assert_eq!(believed("JWT", stated.clone()).unwrap().len(), 1);
+    for typ in ["at+jwt", "application/AT+JWT", "logout+jwt", "secevent+jwt"] {
+        assert!(believed(typ, stated.clone()).is_err(), "{typ}");
+    }
+    for claim in ["nonce", "at_hash", "events"] {
+        let mut claims = stated.clone();
+        claims[claim] = json!("x");
+        assert!(believed("JWT", claims).is_err(), "{claim}");
+    }
 }
 
 #[test]
