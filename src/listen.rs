@@ -184,7 +184,13 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    async fn open(socket: TcpStream, peer: SocketAddr, tls: Option<&Arc<Tls>>, stop: CancellationToken, name: &'static str) -> Option<Self> {
+    async fn open(
+        socket: TcpStream,
+        peer: SocketAddr,
+        tls: Option<&Arc<Tls>>,
+        stop: CancellationToken,
+        name: &'static str,
+    ) -> Option<Self> {
         let Some(tls) = tls else {
             let (stream, http2) = tokio::select! {
                 () = stop.cancelled() => return None,

@@ -71,7 +71,9 @@ impl Listener for Bell {
         let concerns = |document: &str| {
             let event: serde_json::Value = serde_json::from_str(document).unwrap_or_default();
             let kind = event.pointer("/data/object").and_then(serde_json::Value::as_str).and_then(ObjectKind::parse);
-            kind.is_none_or(|kind| matches!(kind, ObjectKind::Route | ObjectKind::Upstream | ObjectKind::TrustedIssuer | ObjectKind::Policy))
+            kind.is_none_or(|kind| {
+                matches!(kind, ObjectKind::Route | ObjectKind::Upstream | ObjectKind::TrustedIssuer | ObjectKind::Policy)
+            })
         };
         let changes = |kind: &str| kind.starts_with("object.") || kind.starts_with("storage.");
         if batch.events.iter().any(|event| changes(&event.kind) && concerns(&event.document)) {

@@ -15,8 +15,8 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio_rustls::TlsAcceptor;
 
-pub use self::clients::{Admitted, Shown};
 use self::clients::Clients;
+pub use self::clients::{Admitted, Shown};
 use crate::config::TlsFiles;
 
 /// Installs the one cryptographic provider of the process; further calls change nothing.

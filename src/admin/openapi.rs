@@ -194,13 +194,22 @@ fn responses(operation: &Operation) -> Value {
         Does::Read(kind) | Does::Replace(kind) | Does::Patch(kind) => {
             ("200", with(good("As it is stored.", reference(schema_name(kind))), etag))
         }
-        Does::Delete(_) | Does::ApproveBackchannel | Does::DenyBackchannel | Does::DisableUser | Does::EnableUser | Does::SetPassword | Does::RemoveTotp | Does::EndSession | Does::EndGrant => {
-            ("204", json!({ "description": "Done." }))
-        }
+        Does::Delete(_)
+        | Does::ApproveBackchannel
+        | Does::DenyBackchannel
+        | Does::DisableUser
+        | Does::EnableUser
+        | Does::SetPassword
+        | Does::RemoveTotp
+        | Does::EndSession
+        | Does::EndGrant => ("204", json!({ "description": "Done." })),
         Does::EnrolTotp => (
             "200",
-            good("The second factor, shown this once.", json!({ "type": "object", "required": ["secret", "otpauth_uri"],
-                "properties": { "secret": { "type": "string" }, "otpauth_uri": { "type": "string" } } })),
+            good(
+                "The second factor, shown this once.",
+                json!({ "type": "object", "required": ["secret", "otpauth_uri"],
+                "properties": { "secret": { "type": "string" }, "otpauth_uri": { "type": "string" } } }),
+            ),
         ),
         Does::RotateSecret => (
             "200",

@@ -324,7 +324,9 @@ impl Auth {
         if self.freshness == Freshness::Introspect && foreign {
             out.push(Mistake::new("auth.freshness", "\"introspect\" is for tokens of \"self\" only"));
         }
-        for (at, text) in [("auth.cache_ttl", &self.cache_ttl), ("auth.max_staleness", &self.max_staleness), ("auth.max_age", &self.max_age)] {
+        for (at, text) in
+            [("auth.cache_ttl", &self.cache_ttl), ("auth.max_staleness", &self.max_staleness), ("auth.max_age", &self.max_age)]
+        {
             if text.as_ref().is_some_and(|t| tokens::duration::parse(t).is_none()) {
                 out.push(Mistake::new(at, "a duration such as \"5s\" is needed"));
             }

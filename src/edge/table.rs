@@ -485,7 +485,8 @@ mod tests {
     #[test]
     fn the_post_quantum_algorithm_counts_while_the_deployment_has_it() {
         let issuer: TrustedIssuer =
-            serde_json::from_value(json!({"issuer": "https://x", "jwks_uri": "https://x/jwks", "algorithms": ["ES256", "ML-DSA-65"]})).unwrap();
+            serde_json::from_value(json!({"issuer": "https://x", "jwks_uri": "https://x/jwks", "algorithms": ["ES256", "ML-DSA-65"]}))
+                .unwrap();
         let built = || RouteTable::build(&[], &[], std::slice::from_ref(&issuer), "https://id.example.com").unwrap();
         let taken = |post_quantum| built().known_to(post_quantum).trusted("https://x").unwrap().algorithms.clone();
         assert_eq!((taken(true), taken(false)), (vec![Alg::ES256, Alg::MlDsa65], vec![Alg::ES256]));

@@ -46,8 +46,8 @@ use tokio::sync::{Notify, Semaphore};
 
 pub use explain::{Explanation, Question};
 use jwks::Jwks;
-use outbound::Outbound;
 pub use listen::{Encryption, Judge, Standing};
+use outbound::Outbound;
 pub use source::{Introspect, IntrospectError, Introspection, KeySource, Own, OwnRing};
 
 /// The numbers and names a deployment chooses.

@@ -1,8 +1,8 @@
 //! Authentication context classes and stepping up between them (OpenID Connect Core §2 `acr`, RFC 9470, RFC 8176 for `amr`).
 use serde_json::{Map, Value, json};
 
-pub use tokens::acr::{ALL, ONE, TWO};
 use tokens::acr::level as level_of;
+pub use tokens::acr::{ALL, ONE, TWO};
 
 use crate::Settings;
 

@@ -95,7 +95,10 @@ mod tests {
         assert!(!Scheme::Dpop.lets_in(Some(&key), Some("other"), None) && !Scheme::Dpop.lets_in(Some(&key), None, Some("c")));
         assert!(Scheme::Bearer.lets_in(Some(&certificate), None, Some("c")) && !Scheme::Bearer.lets_in(Some(&certificate), None, None));
         assert!(!Scheme::Dpop.lets_in(Some(&certificate), Some("k"), Some("c")));
-        assert_eq!((Scheme::parse(b"dPoP"), Scheme::parse(b"BEARER"), Scheme::parse(b"Basic")), (Some(Scheme::Dpop), Some(Scheme::Bearer), None));
+        assert_eq!(
+            (Scheme::parse(b"dPoP"), Scheme::parse(b"BEARER"), Scheme::parse(b"Basic")),
+            (Some(Scheme::Dpop), Some(Scheme::Bearer), None)
+        );
     }
 
     #[test]

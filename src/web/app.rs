@@ -11,7 +11,18 @@ use tokens::{Clock, Entropy, keyring::KeyRing, secret::MacKey, status_list::Slot
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{account::hashing::Hashing, catalog::Catalog, credential::Credentials, limits::Failures, logout_delivery::Ended, policies::Policies, oauth::{discovery::Published, status::Lists}, ping::Pings, relying::Relying, signals::Happened};
+use crate::{
+    account::hashing::Hashing,
+    catalog::Catalog,
+    credential::Credentials,
+    limits::Failures,
+    logout_delivery::Ended,
+    oauth::{discovery::Published, status::Lists},
+    ping::Pings,
+    policies::Policies,
+    relying::Relying,
+    signals::Happened,
+};
 
 /// The address of the other end of the connection; the accept loop puts it into the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,11 +15,11 @@ pub mod oauth;
 pub mod pages;
 pub(crate) mod ping;
 mod policies;
-pub mod signals;
 pub mod relying;
 pub mod reply;
 pub mod routes;
 pub mod sessions;
+pub mod signals;
 
 pub use app::{App, Parts, Peer};
 pub use oauth::discovery::ready;

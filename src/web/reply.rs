@@ -137,8 +137,10 @@ fn bearer(error: Option<&OAuthError>) -> Response {
 
 /// 401 with the challenge of RFC 9449 §7.1: a token bound to a key has to come with a proof of it.
 fn bound(error: &OAuthError) -> Response {
-    let challenge = format!("DPoP error=\"{}\", error_description=\"{}\", algs=\"{}\"", error.code.as_str(), error.description, dpop_algs());
-    let status = StatusCode::from_u16(error.code.status()).ok().filter(|s| *s != StatusCode::BAD_REQUEST).unwrap_or(StatusCode::UNAUTHORIZED);
+    let challenge =
+        format!("DPoP error=\"{}\", error_description=\"{}\", algs=\"{}\"", error.code.as_str(), error.description, dpop_algs());
+    let status =
+        StatusCode::from_u16(error.code.status()).ok().filter(|s| *s != StatusCode::BAD_REQUEST).unwrap_or(StatusCode::UNAUTHORIZED);
     match HeaderValue::from_str(&challenge) {
         Ok(challenge) => with(oauth_at(status, error), header::WWW_AUTHENTICATE, challenge),
         Err(_) => oauth_at(status, error),

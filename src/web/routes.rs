@@ -22,7 +22,10 @@ use protocol::{
 use crate::{
     App,
     account::{backchannel, consent, device, login, mfa, page},
-    oauth::{authorize, authzen, bc_authorize, device_authorization, discovery, feed, health, introspect, jwks, logout, par, register, revoke, session, status, token, userinfo},
+    oauth::{
+        authorize, authzen, bc_authorize, device_authorization, discovery, feed, health, introspect, jwks, logout, par, register, revoke,
+        session, status, token, userinfo,
+    },
     pages, reply, signals,
 };
 

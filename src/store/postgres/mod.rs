@@ -27,7 +27,8 @@ use crate::{
     writer::{QUEUE, Shared},
 };
 
-pub(crate) const MIGRATIONS: &[Migration] = migrations!("postgres": 1 "0001_ledger", 2 "0002_ends", 3 "0003_waiting", 4 "0004_participants");
+pub(crate) const MIGRATIONS: &[Migration] =
+    migrations!("postgres": 1 "0001_ledger", 2 "0002_ends", 3 "0003_waiting", 4 "0004_participants");
 
 /// The channel on which nodes wake each other.
 const CHANNEL: &str = "doorward";

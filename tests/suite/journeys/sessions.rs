@@ -5,11 +5,11 @@ use std::time::Duration;
 use serde_json::json;
 use url::Url;
 
+use crate::kit::authority::certified;
 use crate::kit::chrome::{Chrome, installed};
 use crate::kit::http::{Go, claims};
 use crate::kit::seed::{PASSWORD, SPA};
 use crate::kit::visitor::text;
-use crate::kit::authority::certified;
 use crate::kit::{Ask, Stage, Upstream, services, wait_until};
 
 /// A page of the client's own that asks the frame all the time and shows the answer as its title.

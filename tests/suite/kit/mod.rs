@@ -1,8 +1,8 @@
 //! What the tests are made of: a server process, people, clients, an upstream that records, a browser.
 //!
 //! Everything here talks to the real binary from outside, through the public contract alone.
-pub mod apart;
 pub mod apache;
+pub mod apart;
 pub mod authority;
 pub mod chrome;
 pub mod dpop;
