@@ -63,8 +63,8 @@ section! {
         admin_listen: SocketAddr = r#""127.0.0.1:8082""#,
         /// The Prometheus listener; also answers `/healthz`. Plain HTTP.
         metrics_listen: SocketAddr = r#""127.0.0.1:8083""#,
-        /// Networks of the proxies whose `Forwarded` and `X-Forwarded-*` are believed. Plain HTTP on other than loopback addresses
-        /// needs at least one.
+        /// Networks of the proxies whose `Forwarded` and `X-Forwarded-*` are believed. Where both came and disagree, neither is, and the
+        /// source is unknown: a proxy should write one and remove the other. Plain HTTP on other than loopback addresses needs at least one.
         trusted_proxies: Vec<IpNet> = "",
         /// Whether the client certificates are believed that trusted proxies pass on as `Client-Cert` and `Client-Cert-Chain` (RFC 9440).
         /// Set it only if every trusted proxy removes these headers from what its clients send: whoever gets one through is taken for

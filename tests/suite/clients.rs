@@ -26,6 +26,7 @@ fn authlib_registers_itself_signs_what_it_asks_and_reads_signed_answers() {
     let stage = Stage::start(|house| {
         house.set("registration.open", "true").set("registration.resources", &format!("[{API:?}]"));
         house.set("registration.scopes", r#"["openid", "profile", "offline_access", "read"]"#);
+        house.set("registration.grant_types", r#"["authorization_code", "refresh_token", "client_credentials"]"#);
     });
     let steps = ["discovery", "registration", "par", "jarm", "code", "refresh", "client_credentials", "revocation", "management"];
     script.goes(&stage, &steps);

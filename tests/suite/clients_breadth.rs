@@ -12,6 +12,10 @@ fn openid_client_goes_every_other_way() {
     let Some(authority) = certified(&mut house) else { return };
     house.set("registration.open", "true").set("registration.resources", &format!("[{API:?}]"));
     house.set("registration.scopes", r#"["openid", "profile", "email", "offline_access", "read"]"#);
+    let ciba = "urn:openid:params:grant-type:ciba";
+    let device = "urn:ietf:params:oauth:grant-type:device_code";
+    let grants = json!(["authorization_code", "refresh_token", "client_credentials", device, ciba]);
+    house.set("registration.grant_types", &grants.to_string());
     house.bootstrap();
     let mut seed = standard(&upstream.url());
     let secret = "exchanger-secret-4b5c6d7e8f90a1b2c3d4e5f60718293a";

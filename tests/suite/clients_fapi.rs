@@ -7,6 +7,7 @@ fn goes(profile: &'static str, nonce: bool) {
     let stage = Stage::start(|house| {
         house.set("registration.open", "true").set("registration.resources", &format!("[{API:?}]"));
         house.set("registration.scopes", r#"["openid", "profile", "offline_access", "read"]"#);
+        house.set("registration.grant_types", r#"["authorization_code", "refresh_token", "client_credentials"]"#);
         house.text("server.profile", profile).set("server.dpop_nonce", &nonce.to_string());
     });
     let of = |step: &str| ["ES256", "PS256", "EdDSA"].map(|alg| format!("{step} {alg}"));
