@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use edge::Refusal;
-use ledger::{Artefact, ArtefactKind, Change, Outcome, Step, Store};
+use ledger::{Artefact, ArtefactKind, Change, Outcome, Step, Store, revocation::SPENT_KEPT_S};
 use moka::{policy::EvictionPolicy, sync::Cache};
 use tokens::dpop::{MAX_AGE, MAX_AHEAD, Proof};
 
@@ -58,7 +58,7 @@ fn once(id: [u8; 32], proof: &Proof, now: i64, head: u64) -> Step {
         grant: None,
         document: "{}".into(),
         created_at: now,
-        expires_at: proof.until().max(now.saturating_add(1)),
+        expires_at: proof.until().max(now.saturating_add(1)).saturating_add(SPENT_KEPT_S),
         consumed_at: None,
         successor: None,
         seq: head,

@@ -124,6 +124,9 @@ struct Entry {
     expires_at: i64,
 }
 
+/// Seconds what was used once is remembered beyond the time it could count in: the nodes' clocks are not one.
+pub const SPENT_KEPT_S: i64 = 300;
+
 /// Seconds a revocation is kept beyond its expiry: whoever still accepts what it names may have a leeway and a clock that is behind.
 pub const KEPT_LONGER_S: i64 = 300;
 

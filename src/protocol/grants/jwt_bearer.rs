@@ -1,6 +1,6 @@
 //! Another issuer's assertion becomes an access token (RFC 7523 §2.1, RFC 7521 §4.1). No refresh token, no ID token.
 use accounts::User;
-use ledger::{Artefact, ArtefactKind, Change, EventKind, Grant, NewEvent, ObjectKind, Step};
+use ledger::{Artefact, ArtefactKind, Change, EventKind, Grant, NewEvent, ObjectKind, Step, revocation::SPENT_KEPT_S};
 use serde_json::json;
 use tokens::id;
 
@@ -137,7 +137,7 @@ pub(super) fn used(id: Vec<u8>, now: i64, expires_at: i64) -> Step {
         grant: None,
         document: String::new(),
         created_at: now,
-        expires_at: expires_at + Settings::SKEW,
+        expires_at: expires_at + Settings::LEEWAY + SPENT_KEPT_S,
         consumed_at: None,
         successor: None,
         seq: 0,
