@@ -1,4 +1,4 @@
-//! Status lists (Token Status List §8.1): made from rows and live revocations when they are asked for, one at a time.
+//! Status lists (Token Status List §8.1): made from rows and live revocations when they are asked for, each at most once a second.
 use std::sync::Arc;
 
 use axum::{
@@ -12,7 +12,7 @@ use ledger::{ArtefactKind, StoreError};
 use moka::sync::Cache;
 use protocol::status_list;
 use tokens::{id, status_list::SIZE};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::discovery::nowhere;
 use crate::{
@@ -22,21 +22,30 @@ use crate::{
 
 /// Rows read at a time.
 const PAGE: u32 = 4096;
-/// However often something is revoked, a list is made at most once in this time; what was revoked shows within it.
-const PAUSE_MS: i64 = 500;
+/// However often something is revoked, a list is made at most once in this time; what was revoked shows once it is over.
+const PAUSE_MS: i64 = 1_000;
+/// Lists made at once: each is tens of thousands of rows in memory.
+const AT_ONCE: usize = 2;
+const LANES: usize = 64;
 /// How old this node's knowledge of revocations may be when it vouches for a list, milliseconds.
 const STALE_MS: i64 = 1_000;
 
 /// Lists made so far.
 pub(crate) struct Lists {
     made: Cache<[u8; 16], Arc<Made>, ahash::RandomState>,
-    /// One list is made at a time: whoever asks for many waits.
+    /// Each list is made by one, for all who ask for it.
+    lanes: [Mutex<()>; LANES],
+    /// Few are made at once: whoever asks for many waits.
     making: Semaphore,
 }
 
 impl Default for Lists {
     fn default() -> Self {
-        Self { made: Cache::builder().max_capacity(256).build_with_hasher(ahash::RandomState::new()), making: Semaphore::new(1) }
+        Self {
+            made: Cache::builder().max_capacity(256).build_with_hasher(ahash::RandomState::new()),
+            lanes: [const { Mutex::const_new(()) }; LANES],
+            making: Semaphore::new(AT_ONCE),
+        }
     }
 }
 
@@ -44,6 +53,11 @@ impl Lists {
     /// How many are kept.
     pub(crate) fn len(&self) -> u64 {
         self.made.entry_count()
+    }
+
+    fn lane(&self, list: &[u8; 16]) -> &Mutex<()> {
+        let at = usize::from(tokens::hash::sha256(list).first().copied().unwrap_or_default());
+        self.lanes.get(at % LANES).unwrap_or(&self.lanes[0])
     }
 }
 
@@ -91,12 +105,13 @@ async fn serve(app: &App, list: [u8; 16]) -> Result<Option<Arc<Made>>, Failed> {
     if !app.lists.made.contains_key(&list) && app.store.artefacts(ArtefactKind::Status, &list, &list, 1).await?.is_empty() {
         return Ok(None);
     }
+    let _alone = app.lists.lane(&list).lock().await;
+    if let Some(made) = known(app.clock.now_ms()) {
+        return Ok(Some(made));
+    }
     let _permit = app.lists.making.acquire().await.map_err(|_| StoreError::Unavailable("the process is stopping".into()))?;
     let now_ms = app.clock.now_ms();
     fresh(now_ms)?;
-    if let Some(made) = known(now_ms) {
-        return Ok(Some(made));
-    }
     let made = make(app, list, now_ms).await?.map(Arc::new);
     if let Some(made) = &made {
         app.lists.made.insert(list, Arc::clone(made));
@@ -118,8 +133,13 @@ async fn make(app: &App, list: [u8; 16], now_ms: i64) -> Result<Option<Made>, Fa
             Some(_) => break,
         }
     }
-    let bits = status_list::bits(&rows, &app.revoked);
-    let jwt = status_list::signed(&app.settings, &app.keys.load(), &list, &bits, now_ms.div_euclid(1000))?;
+    // Tens of thousands of documents, and all of it compressed: not where requests are answered.
+    let (revoked, settings, keys) = (app.revoked.clone(), app.settings.clone(), app.keys.load_full());
+    let making = tokio::task::spawn_blocking(move || {
+        let bits = status_list::bits(&rows, &revoked);
+        status_list::signed(&settings, &keys, &list, &bits, now_ms.div_euclid(1000))
+    });
+    let jwt = making.await.map_err(|error| StoreError::Unavailable(error.to_string()))??;
     metrics::counter!("status_lists_made_total").increment(1);
     Ok(Some(Made { generation, at_ms: now_ms, jwt: Bytes::from(jwt) }))
 }
