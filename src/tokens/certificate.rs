@@ -11,7 +11,10 @@ use x509_parser::{
     x509::{AttributeTypeAndValue, X509Name},
 };
 
-use crate::{b64, hash, jwk::Jwk};
+use crate::{
+    b64, hash,
+    jwk::{Jwk, PRIVATE},
+};
 
 /// The end-entity certificate of a connection; its private key was proved in the handshake. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +131,14 @@ impl Certificate {
     }
 }
 
-/// The thumbprints of the certificates in a JWK set: the first of each key's `x5c` (RFC 7517 §4.7, RFC 8705 §2.2.2).
+/// Whether a key proves anybody: it is public, and not said to be for something else.
+fn is_for_signatures(key: &Value) -> bool {
+    let purpose = key.get("use").is_none_or(|purpose| purpose == "sig");
+    let operations = key.get("key_ops").is_none_or(|ops| ops.as_array().is_some_and(|ops| ops.iter().any(|op| op == "verify")));
+    purpose && operations && !PRIVATE.iter().any(|member| key.get(member).is_some())
+}
+
+/// The thumbprints of the certificates in a JWK set: the first of each signature key's `x5c` (RFC 7517 §4.7, RFC 8705 §2.2.2).
 #[must_use]
 pub fn of_set(document: &Value) -> Vec<String> {
     let keys = document.get("keys").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -137,7 +147,7 @@ pub fn of_set(document: &Value) -> Vec<String> {
         let der = base64::engine::general_purpose::STANDARD.decode(text).ok()?;
         Some(b64::encode(&hash::sha256(&der)))
     };
-    keys.iter().filter_map(leaf).collect()
+    keys.iter().filter(|key| is_for_signatures(key)).filter_map(leaf).collect()
 }
 
 /// Whether a text is a distinguished name that a certificate can be compared with.
@@ -349,6 +359,13 @@ mod tests {
             "KKX2dUjgrMqgNwrep172jO98PMrc3FVEmHcsLAXAgoZOHAVj6cz++Oxdo50txqYnlGiUdh7mS859gjzSc3ntRQ=="
         );
         assert_eq!(of_set(&json!({"keys": [{"kty": "EC", "x5c": [ON_P256]}, {"kty": "EC"}]})), [certificate(ON_P256).x5t_s256()]);
+        for (member, value, counts) in
+            [("use", json!("sig"), true), ("use", json!("enc"), false), ("d", json!("AA"), false), ("key_ops", json!(["encrypt"]), false)]
+        {
+            let mut key = json!({"kty": "EC", "x5c": [ON_P256]});
+            key[member] = value;
+            assert_eq!(of_set(&json!({"keys": [key]})).len(), usize::from(counts), "{member}");
+        }
     }
 
     proptest::proptest! {

@@ -42,7 +42,7 @@ pub struct Jwk {
 }
 
 /// Members that only a private or symmetric key has (RFC 7518 §6, RFC 9964 §3).
-const PRIVATE: [&str; 9] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"];
+pub(crate) const PRIVATE: [&str; 9] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"];
 /// Octets of an ML-DSA-65 public key (FIPS 204 §4).
 const ML_DSA_65_LEN: usize = 1952;
 
@@ -295,7 +295,7 @@ mod tests {
             with(good.clone(), "alg", json!("ES256")),
             with(good.clone(), "pub", json!(b64::encode(&[1; 1951]))),
             with(good.clone(), "priv", json!("AA")),
-            with(good.clone(), "crv", json!("P-256")),
+            with(good, "crv", json!("P-256")),
         ] {
             assert!(set(std::slice::from_ref(&bad)).is_empty(), "{bad}");
         }
