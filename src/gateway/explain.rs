@@ -112,8 +112,15 @@ impl Gateway {
         }
         let proved = match &entry.access {
             Access::Guarded(guard) => {
-                let shown =
-                    Shown { method: &question.method, headers: &headers, path: &path, tls: None, trusted: false, certificate: None };
+                let shown = Shown {
+                    method: &question.method,
+                    headers: &headers,
+                    path: &path,
+                    tls: None,
+                    trusted: false,
+                    local: None,
+                    certificate: None,
+                };
                 authenticate::prove(&worker, &current.table, guard, presented, &shown, now_ms).await
             }
             Access::Public | Access::Closed => Proved::Nothing,

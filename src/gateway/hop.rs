@@ -37,6 +37,8 @@ use crate::{
 /// What is known of a connection.
 pub(crate) struct Conn {
     pub peer: SocketAddr,
+    /// Where it came in.
+    pub local: Option<SocketAddr>,
     pub tls: bool,
     pub trusted: bool,
     /// The client certificate its handshake proved.
@@ -48,8 +50,8 @@ pub(crate) struct Conn {
 impl Conn {
     /// What a request on it shows beside its credential.
     fn shown<'a>(&'a self, parts: &'a Parts, path: &'a str) -> Shown<'a> {
-        let (tls, trusted) = (Some(self.tls), self.trusted);
-        Shown { method: &parts.method, headers: &parts.headers, path, tls, trusted, certificate: self.certificate.as_ref() }
+        let (tls, trusted, local) = (Some(self.tls), self.trusted, self.local);
+        Shown { method: &parts.method, headers: &parts.headers, path, tls, trusted, local, certificate: self.certificate.as_ref() }
     }
 }
 

@@ -145,20 +145,21 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
         match accepted {
             Ok((stream, peer)) => {
                 // On a listener of both families an IPv4 client has an IPv6 address made of its own.
-                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
+                let (peer, local) = (canonical(peer), stream.local_addr().ok().map(canonical));
                 let _ = stream.set_nodelay(true);
                 let (worker, tls) = (Rc::clone(worker), tls.clone());
                 tokio::task::spawn_local(async move {
                     let _room = room;
                     let Some((tls, judge)) = tls else {
-                        let opened = Opened { peer, tls: false, http2: None, certificate: None };
+                        let opened = Opened { peer, local, tls: false, http2: None, certificate: None };
                         return connection(&worker, stream, opened).await;
                     };
                     if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIME, tls.accept(stream)).await {
                         let session = stream.get_ref().1;
                         let http2 = Some(session.alpn_protocol() == Some(b"h2"));
                         let certificate = session.peer_certificates().map(|chain| judge(chain));
-                        connection(&worker, stream, Opened { peer, tls: true, http2, certificate }).await;
+                        connection(&worker, stream, Opened { peer, local, tls: true, http2, certificate }).await;
                     }
                 });
             }
@@ -181,6 +182,7 @@ async fn drain(worker: &Rc<Worker>) {
 /// A connection before its first request.
 struct Opened {
     peer: SocketAddr,
+    local: Option<SocketAddr>,
     tls: bool,
     /// What ALPN chose; `None` lets the first octets say.
     http2: Option<bool>,
@@ -192,7 +194,7 @@ async fn connection<T>(worker: &Rc<Worker>, mut io: T, opened: Opened)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Opened { peer, tls, http2, certificate } = opened;
+    let Opened { peer, local, tls, http2, certificate } = opened;
     let shared = Arc::new(Shared::default());
     let _entered = worker.enter(&shared);
     let mut first = Vec::new();
@@ -204,7 +206,7 @@ where
         },
     };
     let trusted = worker.gateway.trusted_peer(peer.ip());
-    let conn = Rc::new(Conn { peer, tls, trusted, certificate, shared: (!http2).then(|| Arc::clone(&shared)) });
+    let conn = Rc::new(Conn { peer, local, tls, trusted, certificate, shared: (!http2).then(|| Arc::clone(&shared)) });
     let service = {
         let worker = Rc::clone(worker);
         service_fn(move |request: Request<Incoming>| hop(Rc::clone(&worker), Rc::clone(&conn), request))

@@ -1,8 +1,12 @@
 //! Protected resource metadata (RFC 9728): what clients have to know of the APIs behind this gateway, told before any credential is asked for.
 //!
-//! A route's resource is its audience where that is a URL of the host asked, else the route's own prefix. A document stands at the
-//! well-known path with the resource's path after it (§3.1); the bare well-known path tells of all routes of the host together. What an
-//! administrator routes himself is not shadowed: a public route that matches wins, and so does any route below `/.well-known/`.
+//! A route's resource is its audience where that is a URL, so that a client may ask for tokens by it (RFC 8707), and else the route's own
+//! prefix at the host asked; also where the host asked is the bare address of this very listener, which is nobody's name. A document stands
+//! at the well-known path with the resource's path after it (§3.1), of an audience that is another host's with the route's prefix;
+//! challenges name the audience's own place. The bare well-known path tells of all routes of the host together. What an administrator
+//! routes himself is not shadowed: a public route that matches wins, and so does any route below `/.well-known/`.
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use edge::{
     RouteTable,
@@ -46,20 +50,29 @@ pub(crate) fn answer(
         return None;
     }
     let origin = origin(shown)?;
-    let host = host_name(shown)?;
-    let of_host = || guards(table, host);
+    let all: Vec<(&Guard, Place<'_>)> =
+        guards(table, host_name(shown)?).map(|(entry, guard)| (guard, place(entry, guard, shown))).collect();
     let asked = path.trim_end_matches('/');
-    let guards: Vec<&Guard> = if asked.is_empty() {
-        of_host().map(|(_, guard)| guard).collect()
-    } else {
-        of_host()
-            .filter(|(entry, guard)| resource_path(entry, guard, &origin).trim_end_matches('/') == asked)
-            .map(|(_, guard)| guard)
-            .collect()
-    };
-    if guards.is_empty() {
+    let of = |told: &dyn Fn(&Place<'_>) -> bool| all.iter().find(|(_, place)| told(place)).map(|(_, place)| *place);
+    let here = |place: &Place<'_>| place.path.trim_end_matches('/') == asked;
+    let (resource, chosen): (String, Vec<&Guard>) = if let Some(found) =
+        of(&|place| here(place) && matches!(place.whose, Whose::Audience(_))).or_else(|| (!asked.is_empty()).then(|| of(&here)).flatten())
+    {
+        let chosen = all.iter().filter(|(_, place)| here(place) && place.whose == found.whose).map(|(guard, _)| *guard);
+        (found.whose.audience().map_or_else(|| format!("{origin}{path}"), str::to_owned), chosen.collect())
+    } else if !asked.is_empty() {
         return None;
-    }
+    } else if of(&|place| place.whose.is_here()).is_some() {
+        (format!("{origin}{path}"), all.iter().filter(|(_, place)| place.whose.is_here()).map(|(guard, _)| *guard).collect())
+    } else {
+        // All of them are of another host: of one resource that can be told, of several not.
+        let one = all.first()?.1.whose;
+        if all.iter().any(|(_, place)| place.whose != one) {
+            return None;
+        }
+        (one.audience()?.to_owned(), all.iter().map(|(guard, _)| *guard).collect())
+    };
+    let guards = chosen;
     let mut servers: Vec<&str> = Vec::new();
     let mut scopes: Vec<&str> = Vec::new();
     for guard in &guards {
@@ -74,7 +87,7 @@ pub(crate) fn answer(
         names.dedup();
     }
     let document = Document {
-        resource: format!("{origin}{path}"),
+        resource,
         authorization_servers: servers,
         scopes_supported: scopes,
         bearer_methods_supported: ["header"],
@@ -94,8 +107,10 @@ pub(crate) fn answer(
 /// Where the metadata of a route's resource is, for its challenges (RFC 9728 §5.1).
 pub(crate) fn address(entry: &Entry, shown: &Shown<'_>) -> Option<String> {
     let Access::Guarded(guard) = &entry.access else { return None };
-    let origin = origin(shown)?;
-    let path = resource_path(entry, guard, &origin);
+    let (origin, path) = match (place(entry, guard, shown).whose, identifier(guard)) {
+        (Whose::Audience(_) | Whose::Elsewhere(_), Some((origin, path))) => (origin.to_owned(), path),
+        _ => (origin(shown)?, entry.prefix.as_str()),
+    };
     Some(format!("{origin}{WELL_KNOWN}{}", path.trim_end_matches('/')))
 }
 
@@ -106,19 +121,67 @@ fn guards<'t>(table: &'t RouteTable, host: &str) -> impl Iterator<Item = (&'t En
     })
 }
 
-/// The path of a route's resource on this origin.
-fn resource_path<'a>(entry: &'a Entry, guard: &'a Guard, origin: &str) -> &'a str {
-    let same = |text: &str| {
-        let (scheme, rest) = text.split_once("://")?;
-        let (authority, path) = rest.find('/').and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, ""));
-        let (own_scheme, own_authority) = origin.split_once("://")?;
-        let there = Target::new(scheme, authority, "/").filter(|_| !path.contains(['?', '#']))?;
-        (there == Target::new(own_scheme, own_authority, "/")?).then_some(text.len() - path.len())
-    };
-    match same(&guard.audience).and_then(|at| guard.audience.get(at..)) {
-        Some(path) => path,
-        None => &entry.prefix,
+/// Where on this origin the document of a route's resource stands, and whose resource that is.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    path: &'a str,
+    whose: Whose<'a>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose<'a> {
+    /// The host's own.
+    Host,
+    /// An audience of this host's.
+    Audience(&'a str),
+    /// An audience of another host's.
+    Elsewhere(&'a str),
+}
+
+impl<'a> Whose<'a> {
+    const fn audience(self) -> Option<&'a str> {
+        match self {
+            Self::Host => None,
+            Self::Audience(name) | Self::Elsewhere(name) => Some(name),
+        }
     }
+    const fn is_here(self) -> bool {
+        !matches!(self, Self::Elsewhere(_))
+    }
+}
+
+fn place<'a>(entry: &'a Entry, guard: &'a Guard, shown: &Shown<'_>) -> Place<'a> {
+    let hosts_own = Place { path: &entry.prefix, whose: Whose::Host };
+    let (Some((there, path)), Some(host)) = (identifier(guard), shown.host()) else { return hosts_own };
+    // What stands before the gateway may have ended TLS: the host alone says whose it is.
+    let same = there.split_once("://").is_some_and(|(scheme, authority)| {
+        Target::new(scheme, authority, "/").is_some_and(|target| Target::new(scheme, host, "/").is_some_and(|here| here == target))
+    });
+    if same {
+        Place { path, whose: Whose::Audience(&guard.audience) }
+    } else if names_listener(host, shown.local) {
+        hosts_own
+    } else {
+        Place { path: &entry.prefix, whose: Whose::Elsewhere(&guard.audience) }
+    }
+}
+
+/// Whether a host is the address the request came in at.
+fn names_listener(host: &str, local: Option<SocketAddr>) -> bool {
+    local.is_some_and(|at| {
+        let default = matches!(at.port(), 80 | 443) && host.parse() == Ok(at.ip());
+        default || host.parse() == Ok(at) || (at.ip().is_loopback() && host == format!("localhost:{}", at.port()))
+    })
+}
+
+/// The audience as a resource identifier (§1.2), if it is one: its origin and its path.
+fn identifier(guard: &Guard) -> Option<(&str, &str)> {
+    let text = guard.audience.as_str();
+    let (scheme, rest) = text.split_once("://").filter(|(scheme, _)| matches!(*scheme, "https" | "http"))?;
+    let plain = text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'?' | b'#'));
+    let (authority, path) = rest.split_at_checked(rest.find('/').unwrap_or(rest.len())).filter(|_| plain)?;
+    Target::new(scheme, authority, "/")?;
+    text.split_at_checked(text.len() - path.len())
 }
 
 fn origin(shown: &Shown<'_>) -> Option<String> {

@@ -1,5 +1,5 @@
 //! Second phase, second half: whether the sender of a believed token holds the key it is bound to (RFC 9449 §7.1, RFC 8705 §3).
-use std::borrow::Cow;
+use std::{borrow::Cow, net::SocketAddr};
 
 use edge::{
     Refusal,
@@ -29,6 +29,8 @@ pub(crate) struct Shown<'a> {
     pub tls: Option<bool>,
     /// Whether the peer is a trusted proxy, which may say how the request came to it.
     pub trusted: bool,
+    /// Where it came in.
+    pub local: Option<SocketAddr>,
     pub certificate: Option<&'a Standing>,
 }
 

@@ -34,6 +34,10 @@ fn start() -> World {
     let mut things = route("things", "/v1/things/", "echo", there);
     things["match"]["hosts"] = json!(["things.example.com"]);
     routes.push(things);
+    let mut named =
+        route("named", "/named/", "echo", json!({"accept": ["jwt"], "issuers": ["self"], "audience": "things", "scopes": ["read"]}));
+    named["match"]["hosts"] = json!(["gateway.example.com"]);
+    routes.push(named);
     routes.push(json!({"id": "whole", "match": {"path_prefix": "/", "hosts": ["whole.example.com"]}, "upstream": "echo", "public": true}));
     house.seed(&seed);
     let server = house.serve();
@@ -333,6 +337,20 @@ fn metadata_of_an_audience_on_this_host_and_of_no_route_of_the_administrators() 
     let about = r#"resource_metadata="http://things.example.com/.well-known/oauth-protected-resource/v1""#;
     assert!(challenged.status == 401 && challenged.text.contains(about), "{}", challenged.text);
     assert_eq!(get("elsewhere.example.com", "/.well-known/oauth-protected-resource/v1").status, 404);
+    // The API's own name counts, whatever name the request has for the host.
+    for (host, path) in [("api.example.com", ""), ("api.example.com:443", "/"), ("evil.example.com", "/api")] {
+        let told = get(host, &format!("/.well-known/oauth-protected-resource{path}"));
+        assert!(told.status == 200 && told.text.contains(r#""resource":"https://api.example.com","#), "{host} {}", told.text);
+    }
+    let challenged = get("evil.example.com", "/api/x");
+    let about = r#"resource_metadata="https://api.example.com/.well-known/oauth-protected-resource""#;
+    assert!(challenged.status == 401 && challenged.text.contains(about) && !challenged.text.contains("evil"), "{}", challenged.text);
+    assert_eq!(get("evil.example.com", "/.well-known/oauth-protected-resource").status, 404, "several resources, none of them here");
+    // Whose audience is only a name has the host's: there is none other.
+    let named = get("gateway.example.com", "/.well-known/oauth-protected-resource/named");
+    assert!(named.status == 200 && named.text.contains(r#""resource":"http://gateway.example.com/named","#), "{}", named.text);
+    let all = get("gateway.example.com", "/.well-known/oauth-protected-resource");
+    assert!(all.text.contains(r#""resource":"http://gateway.example.com","#) && !all.text.contains("write"), "{}", all.text);
     let shadowed = get("whole.example.com", "/.well-known/oauth-protected-resource");
     assert!(shadowed.status == 200 && shadowed.text.contains("X-Upstream") || shadowed.text.contains("x-upstream"), "{}", shadowed.text);
 }
@@ -361,10 +379,13 @@ fn behind_a_trusted_proxy_the_scheme_is_the_one_the_proxy_says() {
     let (holder, url) = (Holder::new(), server.through("/api/x"));
     let token = holder.machine_token(&server, &MACHINE);
     let outside = url.replace("http://", "https://");
-    let call = |htu: &str, proto: &str| {
-        let request = client().get(&url).header("authorization", format!("DPoP {token}")).header("x-forwarded-proto", proto);
+    let by = |name: &str, htu: &str, told: &str| {
+        let request = client().get(&url).header("authorization", format!("DPoP {token}")).header(name, told);
         request.header("dpop", holder.proof("GET", htu, Some(&token))).go().status
     };
+    let call = |htu: &str, proto: &str| by("x-forwarded-proto", htu, proto);
+    let standard = |htu: &str, proto: &str| by("forwarded", htu, &format!("for=192.0.2.1;proto={proto}"));
+    assert_eq!((standard(&outside, "https"), standard(&url, "https"), standard(&url, "http")), (200, 401, 200));
     assert_eq!((call(&outside, "https"), call(&url, "https")), (200, 401));
     assert_eq!((call(&outside, "http"), call(&url, "http")), (401, 200));
     // A stranger says nothing about it.
