@@ -11,7 +11,12 @@ use std::{
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::{Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    Layer as _,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use crate::config::LogSection;
 
@@ -28,7 +33,7 @@ pub fn panics() -> u64 {
 /// # Errors
 /// A filter that cannot be read, a file that cannot be opened, or logging that is already started.
 pub fn start_logs(log: &LogSection) -> anyhow::Result<()> {
-    let filter: Targets = log.filter.parse().context("log.filter")?;
+    let filter = filter(&log.filter)?;
     let writer = match &log.file {
         Some(file) => tracing_subscriber::fmt::writer::BoxMakeWriter::new(Mutex::new(open(file)?)),
         None => tracing_subscriber::fmt::writer::BoxMakeWriter::new(io::stderr),
@@ -36,6 +41,21 @@ pub fn start_logs(log: &LogSection) -> anyhow::Result<()> {
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
     let layer = if log.format == "json" { layer.json().flatten_event(true).boxed() } else { layer.boxed() };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().context("logging is already started")
+}
+
+/// What is logged. Below a warning the TLS library writes out what it sends, session tickets among it: whoever reads those could go on with
+/// a client's session.
+fn filter(text: &str) -> anyhow::Result<Targets> {
+    let asked: Targets = text.parse().context("log.filter")?;
+    let quiet = asked
+        .iter()
+        .filter(|(target, _)| target.starts_with("rustls"))
+        .map(|(target, level)| (target.to_owned(), level.min(LevelFilter::WARN)));
+    let quiet: Vec<_> = quiet.collect();
+    let level = asked.default_level().unwrap_or(LevelFilter::OFF).min(LevelFilter::WARN);
+    let named = quiet.iter().any(|(target, _)| target == "rustls");
+    let asked = if named { asked } else { asked.with_target("rustls", level) };
+    Ok(asked.with_targets(quiet))
 }
 
 fn open(file: &Path) -> anyhow::Result<std::fs::File> {
@@ -153,6 +173,19 @@ pub fn build_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_filter_lets_the_tls_library_write_out_what_it_sends() {
+        for text in ["trace", "rustls=trace", "info,rustls=debug", "warn,rustls::server::hs=trace,rustls=trace"] {
+            let filter = filter(text).unwrap();
+            for target in ["rustls", "rustls::server::hs", "rustls::msgs::handshake"] {
+                assert!(!filter.would_enable(target, &tracing::Level::INFO), "{text} {target}");
+                assert!(filter.would_enable(target, &tracing::Level::WARN), "{text} {target}");
+            }
+        }
+        let filter = filter("error,access=trace").unwrap();
+        assert!(!filter.would_enable("rustls", &tracing::Level::WARN) && filter.would_enable("access", &tracing::Level::TRACE));
+    }
 
     #[test]
     fn every_promised_metric_is_there_from_the_start() {

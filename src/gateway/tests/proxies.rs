@@ -85,11 +85,12 @@ async fn whom_a_trusted_proxy_names_in_either_header_is_the_source() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_upstream_is_told_what_the_proxies_told() {
     let rig = Rig::start().await;
-    let at = behind(&rig, "127.0.0.1:0", "127.0.0.1/32");
-    for (fields, chain, scheme) in [
-        ("Forwarded: for=192.0.2.1;proto=https\r\n", "192.0.2.1, 127.0.0.1", "https"),
-        ("X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 192.0.2.2\r\n", "6.6.6.6, 192.0.2.2, 127.0.0.1", "http"),
+    for (listen, fields, chain, scheme) in [
+        ("127.0.0.1:0", "Forwarded: for=192.0.2.1;proto=https\r\n", "192.0.2.1, 127.0.0.1", "https"),
+        ("[::]:0", "Forwarded: for=192.0.2.1;proto=https\r\n", "192.0.2.1, 127.0.0.1", "https"),
+        ("[::]:0", "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 192.0.2.2\r\n", "6.6.6.6, 192.0.2.2, 127.0.0.1", "http"),
     ] {
+        let at = behind(&rig, listen, "127.0.0.1/32");
         assert_eq!(get(at, "/told/x", fields).await, 200);
         let seen = rig.upstream.seen().to_lowercase();
         assert!(
