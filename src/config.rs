@@ -34,17 +34,24 @@ macro_rules! section {
                 default: $default,
             }),*];
 
-            /// The keys whose values differ.
-            fn differing(&self, other: &Self) -> Vec<&'static str> {
-                [$((stringify!($field), self.$field != other.$field)),*].into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
-            }
-
             fn read(reader: &mut Reader, path: &str) -> Option<Self> {
                 $(let $field = reader.get::<$type>(path, stringify!($field), $default);)*
                 Some(Self { $($field: $field?,)* })
             }
         }
+
+        impl Compared for $name {
+            fn differing(&self, other: &Self) -> Vec<&'static str> {
+                [$((stringify!($field), self.$field != other.$field)),*].into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+            }
+        }
     };
+}
+
+/// A section that can be compared with itself read anew.
+trait Compared {
+    /// The keys whose values differ.
+    fn differing(&self, other: &Self) -> Vec<&'static str>;
 }
 
 section! {

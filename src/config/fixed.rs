@@ -1,5 +1,5 @@
 //! What cannot change while a process runs: everything but certificates, lifetimes and the patience of a drain.
-use super::{Config, TlsFiles};
+use super::{Compared as _, Config, TlsFiles};
 
 impl Config {
     /// The keys that differ and take effect with a restart only. Whatever is not named as changeable here is compared: a new field of the
