@@ -40,4 +40,6 @@ One TOML file, given as `--config FILE`. `doorward check --config FILE` says eve
 - One process at a time runs on an SQLite file: a second `serve`, and every command that writes (`bootstrap`, `seed`, `gc`, `keys rotate`,
   `keys revoke`, `restore`), is refused while it does. What only reads runs beside it: `check`, `audit verify`, `audit export`, `keys list`,
   `explain`, `backup`, `seed --plan`.
+- The files of an SQLite database stay where they are while a process runs on them. Once one was removed, moved or replaced, nothing is served
+  until a restart: what would be written then is in no file that the restart finds.
 ";
