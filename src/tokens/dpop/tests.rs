@@ -239,3 +239,13 @@ proptest::proptest! {
         proptest::prop_assert!(tried(&String::from_utf8(bent).expect("ascii"), None, None).is_err());
     }
 }
+
+#[test]
+fn an_address_is_at_the_host_that_a_request_names() {
+    let at = |uri: &str, host: &str| Target::of(uri, |path| Some(path.into())).expect("an address").is_at(host);
+    assert!(at("https://id.example.com/token", "id.example.com") && at("https://id.example.com/token", "ID.example.com:443"));
+    assert!(!at("https://id.example.com/token", "id.example.com:8443") && at("https://id.example.com:8443/token", "id.example.com:8443"));
+    for host in ["", "evil.example", "id.example.com.evil", "u@id.example.com", "id.example.com/x"] {
+        assert!(!at("https://id.example.com/token", host), "{host}");
+    }
+}
