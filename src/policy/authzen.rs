@@ -500,7 +500,7 @@ mod tests {
         };
         let who = json!({"subject": {"type": "user", "id": "ignored"}, "action": {"name": "read"}, "resource": {"type": "record", "id": "record-1"}});
         assert_eq!(seek(Sought::Subject, &who)["results"], json!([{"type": "user", "id": "alice"}, {"type": "user", "id": "bob"}]));
-        let mut paged = who.clone();
+        let mut paged = who;
         paged["page"] = json!({"limit": 1});
         let first = seek(Sought::Subject, &paged);
         assert_eq!(first["results"], json!([{"type": "user", "id": "alice"}]));

@@ -212,7 +212,7 @@ fn plain(value: &Value) -> Value {
 mod tests {
     use super::*;
 
-    fn compiled(cedar: &str, entities: Value) -> Compiled {
+    fn compiled(cedar: &str, entities: &Value) -> Compiled {
         let entities = entities.as_array().cloned().unwrap_or_default();
         Compiled::new(&[Policy { id: "p".into(), cedar: cedar.into(), entities, ..Policy::default() }]).unwrap()
     }
@@ -225,7 +225,7 @@ mod tests {
         let rules = compiled(
             r#"permit(principal in Group::"staff", action == Action::"read", resource);
                @id("archived") forbid(principal, action, resource) when { resource has archived && resource.archived };"#,
-            json!([{"uid": {"type": "User", "id": "a"}, "attrs": {}, "parents": [{"type": "Group", "id": "staff"}]}]),
+            &json!([{"uid": {"type": "User", "id": "a"}, "attrs": {}, "parents": [{"type": "Group", "id": "staff"}]}]),
         );
         assert!(
             rules.ask(&asked("a", "read")).allowed && !rules.ask(&asked("a", "write")).allowed && !rules.ask(&asked("b", "read")).allowed
@@ -244,7 +244,7 @@ mod tests {
     fn what_a_question_knows_supersedes_what_is_stored_and_does_not_stay() {
         let rules = compiled(
             r#"permit(principal, action, resource) when { principal.role == "admin" };"#,
-            json!([{"uid": {"type": "User", "id": "a"}, "attrs": {"role": "user"}, "parents": []}]),
+            &json!([{"uid": {"type": "User", "id": "a"}, "attrs": {"role": "user"}, "parents": []}]),
         );
         let mut admin = asked("a", "read");
         admin.principal = admin.principal.with("role", "admin");
@@ -260,7 +260,7 @@ mod tests {
                permit(principal, action, resource) when { principal.nothing };
                @id("step-up") forbid(principal, action, resource) unless { context.acr == "urn:doorward:acr:2" };
                @id("old") forbid(principal, action, resource) when { context has auth_time && context.auth_time < 100 };"#,
-            json!([]),
+            &json!([]),
         );
         let told = |context: Value| {
             let verdict = rules.ask(&Question { context: context.as_object().cloned().unwrap_or_default(), ..asked("a", "read") });
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_question_cannot_speak_cedar() {
-        let rules = compiled(r#"permit(principal, action, resource) when { principal.friend == User::"root" };"#, json!([]));
+        let rules = compiled(r#"permit(principal, action, resource) when { principal.friend == User::"root" };"#, &json!([]));
         let mut sly = asked("a", "read");
         sly.principal = sly.principal.with("friend", json!({"__entity": {"type": "User", "id": "root"}}));
         assert!(!rules.ask(&sly).allowed);
@@ -290,7 +290,7 @@ mod tests {
     fn what_is_named_anywhere_can_be_found() {
         let rules = compiled(
             r#"permit(principal == User::"a", action in [Action::"read", Action::"write"], resource == Doc::"d");"#,
-            json!([{"uid": {"type": "User", "id": "b"}, "attrs": {}, "parents": []}]),
+            &json!([{"uid": {"type": "User", "id": "b"}, "attrs": {}, "parents": []}]),
         );
         assert_eq!(rules.named("User").collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(rules.named("Action").collect::<Vec<_>>(), ["read", "write"]);

@@ -60,8 +60,8 @@ mod tests {
             use ledger::Record as _;
             let policy = policy(&condition);
             if policy.mistakes().is_empty() {
-                let compiled = Compiled::new(&[policy.clone()]).unwrap();
-                let beside = compiled.clone().beside("r", &policy.cedar).unwrap();
+                let compiled = Compiled::new(std::slice::from_ref(&policy)).unwrap();
+                let beside = compiled.beside("r", &policy.cedar).unwrap();
                 let question = Question {
                     principal: Being::new("User", "a"),
                     action: "x".into(),

@@ -46,7 +46,7 @@ fn clients(secure: &Secure, heard: &Upstream) -> Value {
     let at = |query: &str| format!("{}/raw?answer={query}", heard.url());
     let coded = |answer: &str| percent_encoding::utf8_percent_encode(answer, percent_encoding::NON_ALPHANUMERIC).to_string();
     json!({"clients": [
-        ciba(&BANK, json!({})), ciba(&SIGNER, signs.clone()), ciba(&OATH, signs.clone()),
+        ciba(&BANK, json!({})), ciba(&SIGNER, signs.clone()), ciba(&OATH, signs),
         ciba(&Id { id: "other-signer", ..SIGNER }, json!({"backchannel_authentication_request_signing_alg": "ES256", "jwks": {"keys": [OTHER.jwk()]}})),
         ping("bell", format!("{}/told", heard.url())),
         ping("bell-https", secure.put("/told", &json!({}))),

@@ -379,7 +379,8 @@ fn a_spent_jti_stays_spent_when_the_process_dies() {
 #[test]
 fn a_refused_request_spends_its_assertion_too() {
     let stage = stage();
-    let nothing: [(&str, &[(&str, &str)], &str); 5] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+    let nothing: [Case<'_>; 5] = [
         ("/token", &[("grant_type", "client_credentials"), ("scope", "nobodys")], "invalid_scope"),
         ("/token", &[("grant_type", "authorization_code"), ("code", "dwc_wrong"), ("redirect_uri", BACK)], "invalid_grant"),
         ("/token", &[], "invalid_request"),

@@ -161,7 +161,7 @@ fn fapi2_ensure_different_state_inside_and_outside_request_object() {
 fn fapi2_ensure_request_object_without_redirect_uri_fails() {
     let Scene { stage, one, .. } = scene();
     let ask = Ask::new(&one.id);
-    let object = one.object_of(&one.claims(stage, &ask.clone().without("redirect_uri")));
+    let object = one.object_of(&one.claims(stage, &ask.without("redirect_uri")));
     let answer = one.push_object(stage, &object, &[("redirect_uri", one.id.redirect)]);
     assert!(answer.status == 400 && ["invalid_request", "invalid_request_object"].contains(&text(&answer.json(), "error").as_str()));
 }

@@ -103,7 +103,8 @@ fn where_it_is_off_nothing_is_fetched() {
 fn a_document_that_is_none_is_no_client() {
     let town = town();
     assert_eq!(town.seen(&town.publish("/bad/good", |_| {})), "login", "the proof that the others fail for their own reasons");
-    let cases: [(&str, &dyn Fn(&mut Value)); 6] = [
+    type Case<'a> = (&'a str, &'a dyn Fn(&mut Value));
+    let cases: [Case<'_>; 6] = [
         ("/bad/other-id", &|d| d["client_id"] = json!("https://app.example.com/else")),
         ("/bad/secret", &|d| d["client_secret"] = json!("s")),
         ("/bad/method", &|d| d["token_endpoint_auth_method"] = json!("client_secret_basic")),

@@ -345,7 +345,7 @@ fn a_security_event_token_that_is_not_for_us_is_refused_with_its_reason() {
 fn a_receiver_that_is_disabled_hears_nothing_more_and_one_that_is_deleted_leaves_no_stream() {
     let (s, r) = (&stage().server, Receiver::new(6));
     let stream = r.open(json!({"delivery": {"method": POLL}, "events_requested": []}));
-    let (url, token) = (stream["delivery"]["endpoint_url"].as_str().unwrap().to_owned(), r.token.clone());
+    let (url, token) = (stream["delivery"]["endpoint_url"].as_str().unwrap().to_owned(), r.token);
     let waiting = std::thread::spawn(move || client().post(url).bearer_auth(token).json(&json!({})).timeout(Duration::from_secs(40)).go());
     std::thread::sleep(Duration::from_millis(300));
     let mut receiver = s.admin("GET", "/clients/receiver6").go().expect(200).json();

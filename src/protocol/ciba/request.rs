@@ -137,8 +137,10 @@ pub fn of_object(text: &str, alg: Alg, keys: &KeySet, client: &Client, issuer: &
         return Err(refuse("valid for too long"));
     }
     let jti = claims.get("jti").and_then(Value::as_str).filter(|j| (1..=256).contains(&j.len())).ok_or_else(|| refuse("jti is missing"))?;
-    let once =
-        Once { id: hash::sha256(format!("ciba\0{}\0{jti}", client.client_id).as_bytes()).to_vec(), expires_at: exp + Settings::LEEWAY + ledger::revocation::SPENT_KEPT_S };
+    let once = Once {
+        id: hash::sha256(format!("ciba\0{}\0{jti}", client.client_id).as_bytes()).to_vec(),
+        expires_at: exp + Settings::LEEWAY + ledger::revocation::SPENT_KEPT_S,
+    };
     if claims.contains_key("authorization_details") {
         return Err(crate::authorize::details::NOT_HERE);
     }

@@ -136,7 +136,10 @@ impl Wish {
                     let url = text("endpoint_url").ok_or(Malformed("delivery.endpoint_url is missing"))?;
                     // The outbound rules say which http addresses are excepted: whoever has them asks them.
                     let plain = |u: Url| {
-                        matches!(u.scheme(), "https" | "http") && u.fragment().is_none() && u.username().is_empty() && u.password().is_none()
+                        matches!(u.scheme(), "https" | "http")
+                            && u.fragment().is_none()
+                            && u.username().is_empty()
+                            && u.password().is_none()
                     };
                     let good = url.len() <= 2048 && Url::parse(url).is_ok_and(plain);
                     Some(good.then(|| url.to_owned()).ok_or(UNCALLABLE)?)

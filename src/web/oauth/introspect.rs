@@ -12,8 +12,7 @@ use protocol::{
     AuthenticatedClient, OAuthError,
     client_auth::Method,
     introspect::{self, RefreshFound},
-    introspect_jwt,
-    pairwise,
+    introspect_jwt, pairwise,
     stored::RefreshDocument,
 };
 use tokens::secret::{self, SecretKind};
