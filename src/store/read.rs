@@ -13,10 +13,15 @@ use crate::{
 const PAGE_MAX: u32 = 1000;
 
 pub(crate) async fn artefact<E: Exec>(e: &mut E, kind: ArtefactKind, id: &[u8]) -> Result<Option<Artefact>, StoreError> {
-    let Some(mut r) = row(e, sql::ARTEFACT, args![kind.as_str(), id]).await? else { return Ok(None) };
-    Ok(Some(Artefact {
+    let Some(r) = row(e, sql::ARTEFACT, args![kind.as_str(), id]).await? else { return Ok(None) };
+    to_artefact(kind, id.to_vec(), r).map(Some)
+}
+
+/// An artefact from its row after the id.
+fn to_artefact(kind: ArtefactKind, id: Vec<u8>, mut r: Row) -> Result<Artefact, StoreError> {
+    Ok(Artefact {
         kind,
-        id: id.to_vec(),
+        id,
         mac: r.blob()?,
         grant: r.maybe_text()?,
         document: r.text()?,
@@ -25,7 +30,16 @@ pub(crate) async fn artefact<E: Exec>(e: &mut E, kind: ArtefactKind, id: &[u8]) 
         consumed_at: r.maybe_int()?,
         successor: r.maybe_blob()?,
         seq: r.place()?,
-    }))
+    })
+}
+
+/// Artefacts of one kind from rows that begin with their ids.
+fn to_artefacts(kind: ArtefactKind, rows: Vec<Row>) -> Result<Vec<Artefact>, StoreError> {
+    let with_id = |mut r: Row| {
+        let id = r.blob()?;
+        to_artefact(kind, id, r)
+    };
+    rows.into_iter().map(with_id).collect()
 }
 
 pub(crate) async fn artefacts<E: Exec>(
@@ -37,21 +51,7 @@ pub(crate) async fn artefacts<E: Exec>(
 ) -> Result<Vec<Artefact>, StoreError> {
     let Some(end) = past(prefix) else { return Ok(Vec::new()) };
     let rows = e.rows(sql::ARTEFACTS, args![kind.as_str(), after.max(prefix), end.as_slice(), i64::from(limit)]).await?;
-    let artefact = |mut r: Row| {
-        Ok(Artefact {
-            kind,
-            id: r.blob()?,
-            mac: r.blob()?,
-            grant: r.maybe_text()?,
-            document: r.text()?,
-            created_at: r.int()?,
-            expires_at: r.int()?,
-            consumed_at: r.maybe_int()?,
-            successor: r.maybe_blob()?,
-            seq: r.place()?,
-        })
-    };
-    rows.into_iter().map(artefact).collect()
+    to_artefacts(kind, rows)
 }
 
 /// The first key after every one that begins with `prefix`.
@@ -68,46 +68,17 @@ fn past(prefix: &[u8]) -> Option<Vec<u8>> {
 
 pub(crate) async fn waiting<E: Exec>(e: &mut E, owner: &str, now: i64, limit: u32) -> Result<Vec<Artefact>, StoreError> {
     let rows = e.rows(sql::WAITING, args![owner, now, i64::from(limit.clamp(1, PAGE_MAX))]).await?;
-    let waiting = |mut r: Row| {
-        Ok(Artefact {
-            kind: ArtefactKind::Backchannel,
-            id: r.blob()?,
-            mac: r.blob()?,
-            grant: r.maybe_text()?,
-            document: r.text()?,
-            created_at: r.int()?,
-            expires_at: r.int()?,
-            consumed_at: r.maybe_int()?,
-            successor: r.maybe_blob()?,
-            seq: r.place()?,
-        })
-    };
-    rows.into_iter().map(waiting).collect()
-}
-
-fn to_participant(mut r: Row) -> Result<Artefact, StoreError> {
-    Ok(Artefact {
-        kind: ArtefactKind::Participant,
-        id: r.blob()?,
-        mac: r.blob()?,
-        grant: r.maybe_text()?,
-        document: r.text()?,
-        created_at: r.int()?,
-        expires_at: r.int()?,
-        consumed_at: r.maybe_int()?,
-        successor: r.maybe_blob()?,
-        seq: r.place()?,
-    })
+    to_artefacts(ArtefactKind::Backchannel, rows)
 }
 
 pub(crate) async fn participants<E: Exec>(e: &mut E, session: &str, limit: u32) -> Result<Vec<Artefact>, StoreError> {
     let rows = e.rows(sql::PARTICIPANTS, args![session, i64::from(limit.clamp(1, PAGE_MAX))]).await?;
-    rows.into_iter().map(to_participant).collect()
+    to_artefacts(ArtefactKind::Participant, rows)
 }
 
 pub(crate) async fn left_behind<E: Exec>(e: &mut E, since: i64, now: i64, (skip, limit): (u32, u32)) -> Result<Vec<Artefact>, StoreError> {
     let rows = e.rows(sql::LEFT_BEHIND, args![since, now, i64::from(limit.clamp(1, PAGE_MAX)), i64::from(skip)]).await?;
-    rows.into_iter().map(to_participant).collect()
+    to_artefacts(ArtefactKind::Participant, rows)
 }
 
 fn to_grant(mut r: Row) -> Result<Grant, StoreError> {

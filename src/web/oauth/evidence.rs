@@ -5,12 +5,13 @@ use std::borrow::Cow;
 use axum::response::Response;
 use http::{HeaderName, HeaderValue, header, request::Parts};
 use ledger::{Change, Outcome};
-use protocol::{Code, Evidence, OAuthError, discovery::issuer_path, evidence};
+use protocol::{Code, Evidence, OAuthError, evidence};
 use tokens::dpop::{self, Expected, Nonces, Target, Unproved};
 
 use crate::{
     App,
     app::{Peer, PeerCertificate},
+    pages,
     reply::{self, Failed},
 };
 
@@ -41,7 +42,7 @@ pub(crate) fn evidence(app: &App, parts: &Parts, endpoint: &str, token: Option<&
 fn proof(app: &App, parts: &Parts, endpoint: &str, token: Option<&str>, text: &str) -> Result<dpop::Proof, OAuthError> {
     let own = app.settings.url(endpoint);
     let alias = app.settings.mtls_origin.as_ref().map(|origin| {
-        let path = issuer_path(&app.settings.issuer);
+        let path = pages::base(&app.settings.issuer);
         format!("{}{path}{endpoint}", origin.trim_end_matches('/'))
     });
     let mut targets: Vec<Target<'_>> =

@@ -32,7 +32,7 @@ use protocol::{
 };
 use tokens::{Alg, certificate::Certificate, keyring::KeyRing};
 
-use crate::{App, app::PeerCertificate, limits, reply::Failed};
+use crate::{App, app::PeerCertificate, limits, pages, reply::Failed};
 
 /// How long a body may take.
 const BODY_TIME: Duration = Duration::from_secs(30);
@@ -100,11 +100,10 @@ pub(crate) async fn client(app: &App, endpoint: &'static str, parts: &Parts, for
         Some(known) => keys(app, presented.needs(&known.client), &known.client, certificate, Some(source)).await?,
         None => Default::default(),
     };
-    let base = protocol::discovery::issuer_path(&app.settings.issuer);
     let means = Means {
         mac: &app.mac,
         settings: &app.settings,
-        path: parts.uri.path().strip_prefix(base.as_str()).unwrap_or_default(),
+        path: parts.uri.path().strip_prefix(pages::base(&app.settings.issuer)).unwrap_or_default(),
         now: app.clock.now(),
         keys: &keys,
         issuer_algorithms: &issuer,
