@@ -1,171 +1,21 @@
 //! Admission: authenticate, authorize, limit. Forwarding needs the [`Permit`] that only the last of them gives.
+//!
+//! The phases take whatever gives an [`Identity`] ([`Who`]), and hand it on: a reference here, a kept belief in the gateway.
+use std::rc::Rc;
+
 use http::HeaderValue;
 use tokens::{Confirmation, access, confirmation::Scheme};
 
 use crate::{
-    framing::Violation,
     identity::{Identity, Issuer, Kind},
     limit::Verdict,
+    refusal::Refusal,
     route::Freshness,
-    step_up::{Lack, StepUp},
+    step_up::StepUp,
 };
 
 /// Seconds of clock difference forgiven.
 pub const LEEWAY: i64 = 10;
-
-/// Why a request is not forwarded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The octets of the connection are not well-framed HTTP.
-    Framing(Violation),
-    /// The request can be read in two ways, or not at all.
-    Malformed(&'static str),
-    /// Two token-style credentials.
-    Ambiguous,
-    /// No route is for it.
-    NoRoute,
-    /// TRACE, TRACK, CONNECT, or a method no route of that path has.
-    Method,
-    /// The route lets nobody through.
-    Closed,
-    /// No credential.
-    Missing,
-    /// A credential that is not believed, with the reason for the log.
-    Invalid(&'static str),
-    /// A token whose sender is not the one it is bound to, or that has to be bound (RFC 9449 §7.1).
-    Unbound(&'static str),
-    /// A DPoP proof that is missing, wrong or was used before.
-    Unproved(&'static str),
-    /// A DPoP proof has to carry a nonce of ours (RFC 9449 §9).
-    Nonce,
-    /// Believed, but the person was not authenticated well or recently enough (RFC 9470); in which scheme the token came.
-    StepUp(Scheme, Lack),
-    /// Believed, but a scope is missing.
-    Scope,
-    /// Believed, but no policy of the route permits this.
-    Policy,
-    /// The body is larger than the route takes.
-    TooLarge,
-    /// The request did not come in time.
-    TooSlow,
-    /// Over the route's quota.
-    Limited(Verdict),
-    /// It cannot be known whether the credential is good.
-    Undecided(&'static str),
-    /// The upstream cannot be reached or answers nonsense.
-    BadUpstream(&'static str),
-    /// The upstream does not answer in time.
-    SlowUpstream,
-}
-
-impl Refusal {
-    /// The status of the answer.
-    #[must_use]
-    pub const fn status(self) -> u16 {
-        match self {
-            Self::Framing(violation) => violation.status(),
-            Self::Malformed(_) | Self::Ambiguous => 400,
-            Self::Missing | Self::Invalid(_) | Self::Unbound(_) | Self::Unproved(_) | Self::Nonce | Self::StepUp(..) => 401,
-            Self::Closed | Self::Scope | Self::Policy => 403,
-            Self::NoRoute => 404,
-            Self::Method => 405,
-            Self::TooSlow => 408,
-            Self::TooLarge => 413,
-            Self::Limited(_) => 429,
-            Self::BadUpstream(_) => 502,
-            Self::Undecided(_) => 503,
-            Self::SlowUpstream => 504,
-        }
-    }
-
-    /// A short stable name for logs and metrics. The client never hears it.
-    #[must_use]
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::Framing(violation) => violation.reason(),
-            Self::Nonce => "dpop_nonce",
-            Self::StepUp(..) => "step_up",
-            Self::Unbound(why)
-            | Self::Unproved(why)
-            | Self::Malformed(why)
-            | Self::Invalid(why)
-            | Self::Undecided(why)
-            | Self::BadUpstream(why) => why,
-            Self::Ambiguous => "two_credentials",
-            Self::NoRoute => "no_route",
-            Self::Method => "method",
-            Self::Closed => "route_closed",
-            Self::Missing => "no_credential",
-            Self::Scope => "scope",
-            Self::Policy => "policy",
-            Self::TooLarge => "body_too_large",
-            Self::TooSlow => "request_timeout",
-            Self::Limited(_) => "rate_limit",
-            Self::SlowUpstream => "upstream_timeout",
-        }
-    }
-
-    /// The problem document (RFC 9457): one for each status, whatever the reason.
-    #[must_use]
-    pub const fn body(self) -> &'static str {
-        match self.status() {
-            400 => r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"The request is malformed or ambiguous."}"#,
-            401 => r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"A valid access token is needed."}"#,
-            403 => r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The access token does not allow this."}"#,
-            404 => r#"{"type":"about:blank","title":"Not Found","status":404,"detail":"No route is for this request."}"#,
-            405 => r#"{"type":"about:blank","title":"Method Not Allowed","status":405,"detail":"The route does not take this method."}"#,
-            408 => r#"{"type":"about:blank","title":"Request Timeout","status":408,"detail":"The request did not come in time."}"#,
-            413 => r#"{"type":"about:blank","title":"Content Too Large","status":413,"detail":"The body is larger than the route takes."}"#,
-            414 => r#"{"type":"about:blank","title":"URI Too Long","status":414,"detail":"The request target is longer than 8 KiB."}"#,
-            429 => r#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"The quota is used up; try again later."}"#,
-            431 => {
-                r#"{"type":"about:blank","title":"Request Header Fields Too Large","status":431,"detail":"More than 32 KiB or 100 header fields."}"#
-            }
-            502 => r#"{"type":"about:blank","title":"Bad Gateway","status":502,"detail":"The upstream gave no valid answer."}"#,
-            504 => r#"{"type":"about:blank","title":"Gateway Timeout","status":504,"detail":"The upstream did not answer in time."}"#,
-            505 => r#"{"type":"about:blank","title":"HTTP Version Not Supported","status":505,"detail":"HTTP/1.1 or HTTP/2 is needed."}"#,
-            _ => {
-                r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The access token cannot be checked right now."}"#
-            }
-        }
-    }
-
-    /// `WWW-Authenticate` (RFC 6750 §3), where one belongs.
-    #[must_use]
-    pub fn challenge(self, access: Option<&Access>) -> Option<HeaderValue> {
-        match self {
-            Self::Missing => Some(HeaderValue::from_static("Bearer")),
-            Self::Invalid(_) => Some(HeaderValue::from_static(r#"Bearer error="invalid_token""#)),
-            Self::Unbound(_) => Some(dpop("error=\"invalid_token\", ")),
-            Self::Unproved(_) => Some(dpop("error=\"invalid_dpop_proof\", ")),
-            Self::Nonce => Some(dpop("error=\"use_dpop_nonce\", ")),
-            Self::Ambiguous => Some(HeaderValue::from_static(r#"Bearer error="invalid_request""#)),
-            Self::Policy => Some(HeaderValue::from_static(r#"Bearer error="insufficient_scope""#)),
-            Self::StepUp(scheme, lack) => match access {
-                Some(Access::Guarded(guard)) => Some(guard.step_up.challenge(scheme, lack)),
-                _ => Some(StepUp::default().challenge(scheme, lack)),
-            },
-            Self::Scope => match access {
-                Some(Access::Guarded(guard)) => Some(guard.insufficient.clone()),
-                _ => Some(HeaderValue::from_static(r#"Bearer error="insufficient_scope""#)),
-            },
-            _ => None,
-        }
-    }
-
-    /// Whether the connection cannot go on after it.
-    #[must_use]
-    pub const fn closes(self) -> bool {
-        matches!(self, Self::Framing(_) | Self::TooSlow | Self::TooLarge)
-    }
-}
-
-/// The challenge of the scheme `DPoP` (RFC 9449 §7.1) with these parameters before the algorithms.
-#[must_use]
-pub fn dpop(parameters: &str) -> HeaderValue {
-    let text = format!("DPoP {parameters}algs=\"{}\"", tokens::dpop::ALGS.map(tokens::Alg::as_str).join(" "));
-    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("DPoP"))
-}
 
 /// Which bindings a route demands of a token; none: a bound token has to be proved all the same, an unbound one is good.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -224,13 +74,38 @@ pub enum Access {
     Guarded(Guard),
 }
 
+/// Which kinds of credential a route takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "a set of named kinds")]
+pub struct Accepts {
+    pub jwt: bool,
+    pub opaque: bool,
+    pub api_key: bool,
+    pub mtls: bool,
+    pub session: bool,
+    /// No credential is good too; a bad one is not.
+    pub none: bool,
+}
+
+impl Accepts {
+    /// Whether a credential of this kind may be good.
+    #[must_use]
+    pub const fn kind(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Jwt => self.jwt,
+            Kind::Opaque => self.opaque,
+            Kind::ApiKey => self.api_key,
+            Kind::Certificate => self.mtls,
+            Kind::Session => self.session,
+        }
+    }
+}
+
 /// A route's demands on a credential.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Guard {
-    pub jwt: bool,
-    pub opaque: bool,
-    /// No credential is good too; a bad one is not.
-    pub optional: bool,
+    pub accepts: Accepts,
+    /// Of tokens.
     pub issuers: Vec<Issuer>,
     pub audience: String,
     /// All of them.
@@ -259,49 +134,81 @@ impl Guard {
     /// Whether a credential of this kind and issuer can be good here at all.
     #[must_use]
     pub fn accepts(&self, kind: Kind, issuer: &Issuer) -> bool {
-        (match kind {
-            Kind::Jwt => self.jwt,
-            Kind::Opaque => self.opaque,
-        }) && self.issuers.contains(issuer)
+        self.accepts.kind(kind)
+            && match kind {
+                Kind::Jwt | Kind::Opaque => self.issuers.contains(issuer),
+                Kind::ApiKey => *issuer == Issuer::Own,
+                Kind::Certificate => matches!(issuer, Issuer::Authority(_)),
+                Kind::Session => !matches!(issuer, Issuer::Authority(_)),
+            }
+    }
+
+    /// Whether what was issued for these audiences is meant for this route. Tokens say it; a key that says none is for every
+    /// audience that its scopes and routes allow; certificates and sessions are for whom their route names.
+    #[must_use]
+    fn is_audience(&self, kind: Kind, aud: &[String]) -> bool {
+        match kind {
+            Kind::Jwt | Kind::Opaque => aud.contains(&self.audience),
+            Kind::ApiKey => aud.is_empty() || self.audience.is_empty() || aud.contains(&self.audience),
+            Kind::Certificate | Kind::Session => true,
+        }
+    }
+}
+
+/// Whatever stands for a caller.
+pub trait Who {
+    /// Who it is.
+    fn identity(&self) -> &Identity;
+}
+
+impl Who for &Identity {
+    fn identity(&self) -> &Identity {
+        self
+    }
+}
+
+impl<T: AsRef<Identity>> Who for Rc<T> {
+    fn identity(&self) -> &Identity {
+        (**self).as_ref()
     }
 }
 
 /// What is known of the request's credential.
 #[derive(Debug, Clone, Copy)]
-pub enum Proof<'a> {
+pub enum Proof<W> {
     /// None was presented.
     Nothing,
     /// One that was believed, now or before, and is not revoked.
-    Believed(&'a Identity),
+    Believed(W),
     /// One that was not.
     Refused(Refusal),
 }
 
 /// Who calls. Only [`authenticate`] makes one.
 #[derive(Debug, Clone, Copy)]
-pub struct Caller<'a>(Option<&'a Identity>);
+pub struct Caller<W>(Option<W>);
 
 /// Who may call. Only [`authorize`] makes one.
 #[derive(Debug, Clone, Copy)]
-pub struct Authorized<'a>(Option<&'a Identity>);
+pub struct Authorized<W>(Option<W>);
 
 /// Leave to forward one request. Only [`limit`] makes one.
 #[derive(Debug, Clone, Copy)]
-pub struct Permit<'a>(Option<&'a Identity>);
+pub struct Permit<W>(Option<W>);
 
-impl<'a> Authorized<'a> {
+impl<W: Who> Authorized<W> {
     /// The caller; `None` where nobody needs to be known.
     #[must_use]
-    pub const fn identity(&self) -> Option<&'a Identity> {
-        self.0
+    pub fn identity(&self) -> Option<&Identity> {
+        self.0.as_ref().map(Who::identity)
     }
 }
 
-impl<'a> Permit<'a> {
+impl<W> Permit<W> {
     /// The caller; `None` where nobody needs to be known.
     #[must_use]
-    pub const fn identity(&self) -> Option<&'a Identity> {
-        self.0
+    pub const fn caller(&self) -> Option<&W> {
+        self.0.as_ref()
     }
 }
 
@@ -309,22 +216,23 @@ impl<'a> Permit<'a> {
 ///
 /// # Errors
 /// 401 (with the challenge to step up where only that is lacking), 403 for a closed route, or the refusal the proof brought.
-pub fn authenticate<'a>(access: &Access, proof: Proof<'a>, now: i64) -> Result<Caller<'a>, Refusal> {
+pub fn authenticate<W: Who>(access: &Access, proof: Proof<W>, now: i64) -> Result<Caller<W>, Refusal> {
     let guard = match access {
         Access::Public => return Ok(Caller(None)),
         Access::Closed => return Err(Refusal::Closed),
         Access::Guarded(guard) => guard,
     };
-    let who = match proof {
-        Proof::Nothing if guard.optional => return Ok(Caller(None)),
+    let believed = match proof {
+        Proof::Nothing if guard.accepts.none => return Ok(Caller(None)),
         Proof::Nothing => return Err(Refusal::Missing),
         Proof::Refused(refusal) => return Err(refusal),
-        Proof::Believed(who) => who,
+        Proof::Believed(believed) => believed,
     };
+    let who = believed.identity();
     if !guard.accepts(who.kind, &who.issuer) {
         return Err(Refusal::Invalid("issuer"));
     }
-    if !who.claims.aud.contains(&guard.audience) {
+    if !guard.is_audience(who.kind, &who.claims.aud) {
         return Err(Refusal::Invalid("audience"));
     }
     access::timely(&who.claims, now, LEEWAY).map_err(|r| Refusal::Invalid(r.reason()))?;
@@ -332,16 +240,16 @@ pub fn authenticate<'a>(access: &Access, proof: Proof<'a>, now: i64) -> Result<C
     let bound = who.claims.cnf.as_ref().is_some_and(|cnf| cnf.jkt.is_some());
     let scheme = if bound { Scheme::Dpop } else { Scheme::Bearer };
     guard.step_up.check(&who.claims, now).map_err(|lack| Refusal::StepUp(scheme, lack))?;
-    Ok(Caller(Some(who)))
+    Ok(Caller(Some(believed)))
 }
 
 /// Second: whether this caller may.
 ///
 /// # Errors
 /// [`Refusal::Scope`].
-pub fn authorize<'a>(access: &Access, caller: Caller<'a>) -> Result<Authorized<'a>, Refusal> {
-    if let (Access::Guarded(guard), Some(who)) = (access, caller.0)
-        && !guard.scopes.iter().all(|scope| who.claims.has_scope(scope))
+pub fn authorize<W: Who>(access: &Access, caller: Caller<W>) -> Result<Authorized<W>, Refusal> {
+    if let (Access::Guarded(guard), Some(who)) = (access, &caller.0)
+        && !guard.scopes.iter().all(|scope| who.identity().claims.has_scope(scope))
     {
         return Err(Refusal::Scope);
     }
@@ -352,7 +260,7 @@ pub fn authorize<'a>(access: &Access, caller: Caller<'a>) -> Result<Authorized<'
 ///
 /// # Errors
 /// [`Refusal::Limited`].
-pub fn limit(authorized: Authorized<'_>, verdict: Option<Verdict>) -> Result<Permit<'_>, Refusal> {
+pub fn limit<W>(authorized: Authorized<W>, verdict: Option<Verdict>) -> Result<Permit<W>, Refusal> {
     match verdict {
         Some(verdict) if !verdict.allowed => Err(Refusal::Limited(verdict)),
         _ => Ok(Permit(authorized.0)),
@@ -368,9 +276,7 @@ mod tests {
 
     fn guarded(optional: bool) -> Access {
         Access::Guarded(Guard {
-            jwt: true,
-            opaque: false,
-            optional,
+            accepts: Accepts { jwt: true, none: optional, ..Accepts::default() },
             issuers: vec![Issuer::Own],
             audience: "api".into(),
             scopes: vec!["read".into()],
@@ -383,7 +289,7 @@ mod tests {
         })
     }
 
-    fn decide(access: &Access, proof: Proof<'_>) -> Result<(), u16> {
+    fn decide(access: &Access, proof: Proof<&Identity>) -> Result<(), u16> {
         let caller = authenticate(access, proof, 500).map_err(Refusal::status)?;
         let authorized = authorize(access, caller).map_err(Refusal::status)?;
         limit(authorized, None).map(|_| ()).map_err(Refusal::status)

@@ -13,6 +13,8 @@ pub enum Issuer {
     Own,
     /// A trusted issuer, by its `iss`.
     Foreign(Arc<str>),
+    /// A certificate authority of the listener, by its name.
+    Authority(Arc<str>),
 }
 
 /// What kind of credential it was.
@@ -22,6 +24,35 @@ pub enum Kind {
     Jwt,
     /// An opaque token, introspected (RFC 7662).
     Opaque,
+    /// An API key, asked about as an opaque token is.
+    ApiKey,
+    /// The client certificate of the connection.
+    Certificate,
+    /// A browser's session at this gateway.
+    Session,
+}
+
+impl Kind {
+    /// Its name in routes, logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jwt => "jwt",
+            Self::Opaque => "opaque",
+            Self::ApiKey => "api_key",
+            Self::Certificate => "mtls",
+            Self::Session => "session",
+        }
+    }
+}
+
+/// The device a credential stands for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Device {
+    pub id: String,
+    /// What sort of device it is; policies know it as `DeviceType`.
+    pub kind: String,
+    pub groups: Vec<String>,
 }
 
 /// A believed credential. Times, audience, scope and revocations are asked again on every request.
@@ -30,8 +61,10 @@ pub struct Identity {
     pub issuer: Issuer,
     pub kind: Kind,
     pub claims: AccessClaims,
-    /// The key that signed it.
+    /// The key that signed it, or the API key it is.
     pub kid: Option<String>,
+    /// The device it stands for, if it does.
+    pub device: Option<Arc<Device>>,
 }
 
 /// A claim that cannot be put into a header.
@@ -51,7 +84,7 @@ impl Identity {
             session: self.claims.sid.as_deref(),
             client: self.claims.client_id.as_deref(),
             subject: Some(&self.claims.sub),
-            device: None,
+            device: self.device.as_ref().map(|device| device.id.as_str()),
             key: self.kid.as_deref(),
             seq: self.claims.seq,
             from: self.claims.from.as_ref(),
@@ -118,6 +151,7 @@ pub(crate) mod tests {
             issuer: Issuer::Own,
             kind: Kind::Jwt,
             kid: Some("k".into()),
+            device: None,
             claims: AccessClaims {
                 iss: "https://id.example.com".into(),
                 sub: text("sub").unwrap_or_default(),

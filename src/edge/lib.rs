@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`route`], [`upstream`] and [`issuer`] (what an administrator writes), [`table`] (all of it, checked
 //! and ready), [`framing`], [`host`], [`path`] and [`headers`] (what a request may look like), [`forwarded`], [`credentials`] and
-//! [`identity`] (who calls), [`admission`] (whether it may), [`limit`] (how often).
+//! [`identity`] (who calls), [`admission`] (whether it may), [`limit`] (how often), [`refusal`] (what is said if not).
 pub mod admission;
 pub mod credentials;
 pub mod forwarded;
@@ -13,15 +13,17 @@ pub mod identity;
 pub mod issuer;
 pub mod limit;
 pub mod path;
+pub mod refusal;
 pub mod route;
 pub mod rules;
 pub mod step_up;
 pub mod table;
 pub mod upstream;
 
-pub use admission::{Permit, Refusal};
+pub use admission::Permit;
 pub use issuer::TrustedIssuer;
 pub use limit::{Counters, Quota, Verdict, gcra};
+pub use refusal::Refusal;
 pub use route::Route;
 pub use table::RouteTable;
 pub use upstream::Upstream;

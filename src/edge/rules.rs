@@ -6,7 +6,8 @@
 //! `context has acr` before `context.acr` where a token may have none.
 use std::{net::IpAddr, sync::Arc};
 
-use policy::{Being, Compiled, Question, Verdict};
+pub use policy::Verdict as Judgement;
+use policy::{Being, Compiled, Question};
 use serde_json::{Map, Value, json};
 
 use crate::identity::{Identity, Issuer};
@@ -53,7 +54,7 @@ impl Rules {
 
     /// Decides over a request.
     #[must_use]
-    pub fn ask(&self, who: Option<&Identity>, what: &Circumstances<'_>) -> Verdict {
+    pub fn ask(&self, who: Option<&Identity>, what: &Circumstances<'_>) -> Judgement {
         self.compiled.ask(&question(who, what))
     }
 }
@@ -99,7 +100,7 @@ fn principal(who: &Identity) -> Being {
         }
         // A machine's subject is the client itself (RFC 9068 §2.2), also in what another client exchanged of its tokens.
         Issuer::Own => Being::new("Client", &*claims.sub),
-        Issuer::Foreign(issuer) => return Being::new("ForeignUser", format!("{issuer}|{}", claims.sub)),
+        Issuer::Foreign(issuer) | Issuer::Authority(issuer) => return Being::new("ForeignUser", format!("{issuer}|{}", claims.sub)),
     };
     let (roles, groups) = (list("roles"), list("groups"));
     for role in &roles {

@@ -74,7 +74,7 @@ impl StepUp {
             let _ = write!(text, r#", max_age="{max_age}""#);
         }
         match scheme {
-            Scheme::Dpop => crate::admission::dpop(&format!("{text}, ")),
+            Scheme::Dpop => crate::refusal::dpop(&format!("{text}, ")),
             Scheme::Bearer => HeaderValue::from_str(&format!("Bearer {text}"))
                 .unwrap_or_else(|_| HeaderValue::from_static(r#"Bearer error="insufficient_user_authentication""#)),
         }

@@ -8,7 +8,7 @@ use policy::{Compiled, Policy};
 use tokens::Alg;
 
 use crate::{
-    admission::{Access, Guard, SenderConstraint},
+    admission::{Accepts, Access, Guard, SenderConstraint},
     headers::Aliases,
     identity::Issuer,
     issuer::TrustedIssuer,
@@ -447,9 +447,14 @@ fn guard(auth: &Auth, trusted: &[Arc<Trusted>], own: &str) -> Result<Guard, Stri
     let accepts = |kind: &str| auth.accept.iter().any(|a| a == kind);
     let demands = |kind: &str| auth.sender_constraint.iter().any(|s| s == kind);
     Ok(Guard {
-        jwt: accepts("jwt"),
-        opaque: accepts("opaque"),
-        optional: accepts("none"),
+        accepts: Accepts {
+            jwt: accepts("jwt"),
+            opaque: accepts("opaque"),
+            api_key: accepts("api_key"),
+            mtls: accepts("mtls"),
+            session: accepts("session"),
+            none: accepts("none"),
+        },
         issuers,
         audience: auth.audience.clone().unwrap_or_default(),
         insufficient: Guard::insufficient(&auth.scopes),

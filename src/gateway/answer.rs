@@ -22,7 +22,7 @@ pub(crate) fn refuse(refusal: Refusal, entry: Option<&Entry>, allow: Option<Head
         headers.insert(header::WWW_AUTHENTICATE, located(challenge, about));
     }
     if refusal == Refusal::Missing {
-        headers.append(header::WWW_AUTHENTICATE, located(edge::admission::dpop(""), about));
+        headers.append(header::WWW_AUTHENTICATE, located(edge::refusal::dpop(""), about));
     }
     match refusal {
         Refusal::Limited(verdict) => {

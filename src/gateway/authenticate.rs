@@ -1,27 +1,10 @@
-//! Second phase: whether the credential is believed. Known tokens cost a look-up; what may have changed is asked again.
-use std::{rc::Rc, sync::Arc};
+//! Second phase: whether the credential is believed, whatever kind it is of. One file a kind.
+use std::rc::Rc;
 
-use edge::{
-    Refusal, RouteTable,
-    admission::{Guard, LEEWAY},
-    credentials::Presented,
-    identity::{Identity, Issuer, Kind},
-    route::Freshness,
-};
-use futures_util::FutureExt;
-use tokens::{access, confirmation::Scheme, dpop::Proof, jws::Parsed};
+use edge::{Refusal, RouteTable, admission::Guard, credentials::Presented};
+use tokens::{confirmation::Scheme, dpop::Proof};
 
-use crate::{
-    seen::Believed,
-    sender::{self, Shown},
-    source::{IntrospectError, Introspection},
-    worker::{Asking, Worker},
-};
-
-/// How long an answer about an opaque token is kept where its route does not say.
-const OPAQUE_TTL_MS: i64 = 60_000;
-/// How long one answer serves while the feed is stale.
-const STALE_TTL_MS: i64 = 1_000;
+use crate::{asked::Asked, bearer, seen::Believed, sender, worker::Worker};
 
 /// What the credential proved.
 pub(crate) enum Proved {
@@ -37,209 +20,24 @@ pub(crate) async fn prove(
     table: &RouteTable,
     guard: &Guard,
     presented: Presented<'_>,
-    shown: &Shown<'_>,
+    asked: &Asked<'_>,
     now_ms: i64,
 ) -> Proved {
     let (proved, scheme, token) = match presented {
         Presented::Nothing => return Proved::Nothing,
         Presented::Unusable(why) => return Proved::Refused(Refusal::Invalid(why)),
-        Presented::Jwt(..) if !guard.jwt => return Proved::Refused(Refusal::Invalid("credential_kind")),
-        Presented::Opaque(..) if !guard.opaque => return Proved::Refused(Refusal::Invalid("credential_kind")),
-        Presented::Jwt(token, scheme) => (jwt(worker, table, guard, token, now_ms).await, scheme, token),
-        Presented::Opaque(token, scheme) => (opaque(worker, guard, token, now_ms).await, scheme, token),
+        Presented::Jwt(..) if !guard.accepts.jwt => return Proved::Refused(Refusal::Invalid("credential_kind")),
+        Presented::Opaque(..) if !guard.accepts.opaque => return Proved::Refused(Refusal::Invalid("credential_kind")),
+        Presented::Jwt(token, scheme) => (bearer::jwt(worker, table, guard, token, now_ms).await, scheme, token),
+        Presented::Opaque(token, scheme) => (bearer::opaque(worker, guard, token, now_ms).await, scheme, token),
     };
     let bound = |believed: Rc<Believed>| {
-        let proof = sender::check(&worker.gateway, guard, (scheme, token), &believed, shown, now_ms)?;
+        let proof = sender::check(&worker.gateway, guard, (scheme, token), &believed, asked, now_ms)?;
         Ok(Proved::Believed(believed, proof))
     };
     match proved.and_then(bound) {
         Ok(proved) => proved,
         Err(Refusal::Invalid(why)) if scheme == Scheme::Dpop => Proved::Refused(Refusal::Unbound(why)),
         Err(refusal) => Proved::Refused(refusal),
-    }
-}
-
-async fn jwt(worker: &Worker, table: &RouteTable, guard: &Guard, token: &str, now_ms: i64) -> Result<Rc<Believed>, Refusal> {
-    let known = worker.seen.borrow_mut().get(token);
-    let believed = match known {
-        Some(known) if keys_stand(worker, table, &known) => known,
-        _ => {
-            let new = Rc::new(Box::pin(believe(worker, table, guard, token, now_ms)).await?);
-            // Believed under a table that another has replaced since, it counts for this request alone.
-            if std::ptr::eq(Arc::as_ptr(&worker.gateway.parts().table.load()), table) {
-                worker.seen.borrow_mut().put(token.into(), Rc::clone(&new));
-            }
-            new
-        }
-    };
-    if guard.freshness == Freshness::Offline {
-        return Ok(believed);
-    }
-    unrevoked(worker, &believed, token)?;
-    if let Issuer::Foreign(name) = &believed.identity.issuer {
-        // Nobody can be asked about it: without the feed, what its issuer said has ended is not known.
-        if table.trusted(name).is_some_and(|t| t.signals) && !fresh(worker, guard, now_ms) {
-            return Err(Refusal::Undecided("feed"));
-        }
-        return Ok(believed);
-    }
-    let kept_ms = match guard.freshness {
-        Freshness::Introspect => guard.cache_ttl_ms.unwrap_or(0),
-        _ if fresh(worker, guard, now_ms) => return Ok(believed),
-        _ => STALE_TTL_MS,
-    };
-    if now_ms - believed.confirmed_ms.get() >= kept_ms {
-        match Box::pin(ask(worker, token)).await {
-            Ok(Introspection::Active(_)) => believed.confirmed_ms.set(now_ms),
-            Ok(Introspection::Inactive) => {
-                worker.seen.borrow_mut().forget(token);
-                return Err(Refusal::Invalid("inactive"));
-            }
-            Err(_) => return Err(Refusal::Undecided("introspection")),
-        }
-        unrevoked(worker, &believed, token)?;
-    }
-    Ok(believed)
-}
-
-async fn opaque(worker: &Worker, guard: &Guard, token: &str, now_ms: i64) -> Result<Rc<Believed>, Refusal> {
-    let kept_ms = match guard.freshness {
-        Freshness::Introspect => guard.cache_ttl_ms.unwrap_or(0),
-        Freshness::Offline => guard.cache_ttl_ms.unwrap_or(i64::MAX),
-        Freshness::Push if fresh(worker, guard, now_ms) => guard.cache_ttl_ms.unwrap_or(OPAQUE_TTL_MS),
-        Freshness::Push => STALE_TTL_MS,
-    };
-    let known = worker.seen.borrow_mut().get(token);
-    if let Some(known) = known
-        && now_ms - known.confirmed_ms.get() < kept_ms
-    {
-        if guard.freshness != Freshness::Offline {
-            unrevoked(worker, &known, token)?;
-        }
-        return Ok(known);
-    }
-    let head = worker.gateway.parts().revoked.head();
-    match Box::pin(ask(worker, token)).await {
-        Ok(Introspection::Active(mut claims)) => {
-            // Whoever answered may know less than is known here: its own position counts, and every revocation is asked about.
-            if !claims.raw.contains_key("seq") {
-                claims.seq = head;
-            }
-            let identity = Identity { issuer: Issuer::Own, kind: Kind::Opaque, claims: *claims, kid: None };
-            let new = Rc::new(Believed::new(identity, u64::MAX, 0, now_ms));
-            worker.seen.borrow_mut().put(token.into(), Rc::clone(&new));
-            unrevoked(worker, &new, token)?;
-            Ok(new)
-        }
-        Ok(Introspection::Inactive) => {
-            worker.seen.borrow_mut().forget(token);
-            Err(Refusal::Invalid("inactive"))
-        }
-        Err(_) => Err(Refusal::Undecided("introspection")),
-    }
-}
-
-/// Checks a token never seen: whose it is, its signature, its claims.
-async fn believe(worker: &Worker, table: &RouteTable, guard: &Guard, token: &str, now_ms: i64) -> Result<Believed, Refusal> {
-    let invalid = |why: tokens::Refusal| Refusal::Invalid(why.reason());
-    let parsed = Parsed::parse(token).map_err(invalid)?;
-    let parts = worker.gateway.parts();
-    let iss = parsed.unverified_issuer().ok_or(Refusal::Invalid("issuer"))?;
-    let trusted = if *iss == *parts.own.issuer { None } else { Some(table.trusted(iss).ok_or(Refusal::Invalid("issuer"))?) };
-    let issuer = trusted.map_or(Issuer::Own, |t| Issuer::Foreign(Arc::clone(&t.issuer)));
-    if !guard.accepts(Kind::Jwt, &issuer) {
-        return Err(Refusal::Invalid("issuer"));
-    }
-    if trusted.is_some_and(|t| !t.algorithms.contains(&parsed.alg)) {
-        return Err(Refusal::Invalid("algorithm"));
-    }
-    let keys = worker.keys_of(&issuer, table).ok_or(Refusal::Invalid("issuer"))?;
-    let mut generation = keys.generation();
-    let key = match keys.find(parsed.kid.as_deref(), parsed.alg) {
-        Some(key) => key,
-        None => {
-            keys.refresh().await;
-            generation = keys.generation();
-            match keys.find(parsed.kid.as_deref(), parsed.alg) {
-                Some(key) => key,
-                None if keys.usable() => return Err(Refusal::Invalid("unknown_key")),
-                None => return Err(Refusal::Undecided("keys")),
-            }
-        }
-    };
-    let foreign_types: Vec<&str> = trusted.map(|t| t.types.iter().map(String::as_str).collect()).unwrap_or_default();
-    let expected = access::Expected {
-        issuer: iss,
-        audience: Some(guard.audience.as_str()),
-        typ: if trusted.is_some() { &foreign_types } else { &[access::TYP] },
-        now: now_ms.div_euclid(1000),
-        leeway: LEEWAY,
-    };
-    let claims = access::believe(&parsed, &key, &expected).map_err(invalid)?.into_inner();
-    let identity = Identity { issuer, kind: Kind::Jwt, claims, kid: key.kid().map(str::to_owned) };
-    // Never checked against any revocation yet.
-    Ok(Believed::new(identity, u64::MAX, generation, i64::MIN / 2))
-}
-
-/// Whether the keys a token was verified with are still the issuer's.
-fn keys_stand(worker: &Worker, table: &RouteTable, believed: &Believed) -> bool {
-    match &believed.identity.issuer {
-        Issuer::Own => worker.gateway.parts().own.keys.generation() == believed.keys,
-        foreign @ Issuer::Foreign(_) => {
-            worker.keys_of(foreign, table).is_some_and(|keys| keys.usable() && keys.generation() == believed.keys)
-        }
-    }
-}
-
-/// Whether nothing known kills it. While no revocation comes in, that is one comparison.
-fn unrevoked(worker: &Worker, believed: &Believed, token: &str) -> Result<(), Refusal> {
-    let revoked = &worker.gateway.parts().revoked;
-    let generation = revoked.generation();
-    if believed.checked.get() == generation {
-        return Ok(());
-    }
-    if revoked.revoked(&believed.identity.facts()).is_some() || believed.identity.ended_elsewhere(revoked) {
-        worker.seen.borrow_mut().forget(token);
-        return Err(Refusal::Invalid("revoked"));
-    }
-    believed.checked.set(generation);
-    Ok(())
-}
-
-/// Whether the revocations known here are recent enough for this route.
-fn fresh(worker: &Worker, guard: &Guard, now_ms: i64) -> bool {
-    let parts = worker.gateway.parts();
-    now_ms - (parts.own.fresh_at_ms)() <= guard.max_staleness_ms.unwrap_or(parts.settings.max_staleness_ms)
-}
-
-/// Asks the authorization server; requests with the same token at the same time share one question.
-async fn ask(worker: &Worker, token: &str) -> Result<Introspection, IntrospectError> {
-    let pending = worker.asking.borrow().get(token).cloned();
-    let asking = pending.unwrap_or_else(|| {
-        let (introspect, owned) = (Arc::clone(&worker.gateway.parts().own.introspect), token.to_owned());
-        let asking = async move { introspect.introspect(&owned).await }.boxed_local().shared();
-        worker.asking.borrow_mut().insert(token.into(), asking.clone());
-        asking
-    });
-    let waiting = Waiting { worker, token, asking };
-    waiting.asking.clone().await
-}
-
-/// A request that waits for an answer. A question that is answered, or that nobody waits for any more, is forgotten: it would be polled by
-/// nobody, and hold what it has (a connection to the database) for ever.
-struct Waiting<'a> {
-    worker: &'a Worker,
-    token: &'a str,
-    asking: Asking,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let mut all = self.worker.asking.borrow_mut();
-        // The map holds one and this request another.
-        let last = || self.asking.peek().is_some() || self.asking.strong_count().is_none_or(|holders| holders <= 2);
-        if all.get(self.token).is_some_and(|other| other.ptr_eq(&self.asking)) && last() {
-            all.remove(self.token);
-        }
     }
 }

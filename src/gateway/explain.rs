@@ -4,21 +4,13 @@ use std::{net::IpAddr, sync::Arc};
 use edge::{
     Refusal,
     admission::Access,
-    credentials,
-    rules::Circumstances,
     table::{Entry, Matched},
 };
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Gateway,
-    authenticate::{self, Proved},
-    authorize,
-    sender::Shown,
-    worker::Worker,
-};
+use crate::{Gateway, account::Account, admit, asked::Asked, worker::Worker};
 
 /// A request to be explained.
 #[derive(Debug, Clone)]
@@ -104,53 +96,45 @@ impl Gateway {
         out.route = Some(entry.id.to_string());
         out.upstream = Some(entry.upstream.id.to_string());
         out.steps.push(format!("route is {} (prefix {}), {}", entry.id, entry.prefix, demands(entry)));
-        let presented = credentials::presented(&question.headers, query).map_err(|_| Refusal::Ambiguous)?;
-        let now_ms = worker.now_ms();
         let mut headers = question.headers.clone();
         if let Ok(host) = HeaderValue::from_str(&question.host) {
             headers.insert(header::HOST, host);
         }
-        let proved = match &entry.access {
-            Access::Guarded(guard) => {
-                let shown = Shown {
-                    method: &question.method,
-                    headers: &headers,
-                    path: &path,
-                    tls: None,
-                    trusted: false,
-                    local: None,
-                    certificate: None,
-                };
-                authenticate::prove(&worker, &current.table, guard, presented, &shown, now_ms).await
-            }
-            Access::Public | Access::Closed => Proved::Nothing,
-        };
-        if let Proved::Believed(believed, _) = &proved {
-            let claims = &believed.identity.claims;
-            out.steps.push(format!(
-                "credential of issuer {}, scope {:?}, audience {:?}, acr {}, auth_time {}, good until {}",
-                claims.iss,
-                claims.scope,
-                claims.aud,
-                claims.raw.get("acr").unwrap_or(&serde_json::Value::Null),
-                claims.raw.get("auth_time").unwrap_or(&serde_json::Value::Null),
-                claims.exp
-            ));
-        }
-        let authorized = authorize::authorize(&entry.access, &proved, now_ms)?;
-        let what = Circumstances {
-            route: &entry.id,
-            method: question.method.as_str(),
+        let asked = Asked {
+            method: &question.method,
+            headers: &headers,
             path: &path,
-            host: host.name,
-            source: Some(question.peer),
-            now: now_ms.div_euclid(1000),
+            query,
+            peer: question.peer,
+            trusted: false,
+            tls: None,
+            local: None,
+            certificate: None,
+            rehearsal: true,
         };
-        if let Some(rules) = &entry.rules {
-            let verdict = rules.ask(authorized.identity(), &what);
-            out.steps.push(format!("policy says {}: {:?} {:?}", if verdict.allowed { "yes" } else { "no" }, verdict.by, verdict.faults));
-        }
-        authorize::judge(entry, &authorized, &what)
+        let mut account = Account::default();
+        let admitted = admit::admit(&worker, &current, entry, &asked, &mut account).await;
+        told(&account, out);
+        admitted.map(|_| ())
+    }
+}
+
+/// What was learned on the way.
+fn told(account: &Account, out: &mut Explanation) {
+    if let Some(believed) = &account.who {
+        let claims = &believed.identity.claims;
+        out.steps.push(format!(
+            "credential of issuer {}, scope {:?}, audience {:?}, acr {}, auth_time {}, good until {}",
+            claims.iss,
+            claims.scope,
+            claims.aud,
+            claims.raw.get("acr").unwrap_or(&serde_json::Value::Null),
+            claims.raw.get("auth_time").unwrap_or(&serde_json::Value::Null),
+            claims.exp
+        ));
+    }
+    if let Some(verdict) = &account.judged {
+        out.steps.push(format!("policy says {}: {:?} {:?}", if verdict.allowed { "yes" } else { "no" }, verdict.by, verdict.faults));
     }
 }
 
@@ -168,7 +152,7 @@ fn demands(entry: &Entry) -> String {
             } else {
                 format!(", acr one of {:?}, a login at most {:?} seconds ago", guard.step_up.acr_values, guard.step_up.max_age)
             },
-            if guard.optional { ", credential optional" } else { "" }
+            if guard.accepts.none { ", credential optional" } else { "" }
         ),
     }
 }

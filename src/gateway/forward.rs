@@ -17,6 +17,7 @@ use crate::{
     body::{Broken, Progress, RequestBody},
     pool::{Kept, Line, Pool, Sender, Taken},
     rewrite,
+    seen::Believed,
 };
 
 /// A kept connection idle for longer than this may have been closed by the other side without our knowing yet.
@@ -38,7 +39,7 @@ pub(crate) async fn forward(
     request: &mut Option<Request<RequestBody>>,
     progress: &Progress,
     websocket: bool,
-    _permit: &Permit<'_>,
+    _permit: &Permit<Rc<Believed>>,
 ) -> Result<Answered, Refusal> {
     let mut unreachable = Refusal::BadUpstream("connect");
     for target in pool.order(&entry.upstream).take(4) {

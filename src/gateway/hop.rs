@@ -7,29 +7,22 @@ use std::{
     time::Instant,
 };
 
-use edge::{
-    Refusal,
-    admission::{self, Access},
-    credentials::{self, Presented},
-    rules::Circumstances,
-    table::Entry,
-};
+use edge::{Refusal, table::Entry};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::{
-    Standing, answer,
-    authenticate::{self, Proved},
-    authorize,
+    Standing,
+    account::Account,
+    admit, answer,
+    asked::Asked,
     body::{AnswerBody, Progress, RequestBody},
     forward,
     framed::{Busy, Shared},
-    limit,
     live::Lease,
     resource_metadata, rewrite,
     route::{self, Routed},
-    sender::Shown,
     tunnel,
     worker::{Current, Worker},
 };
@@ -48,10 +41,20 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    /// What a request on it shows beside its credential.
-    fn shown<'a>(&'a self, parts: &'a Parts, path: &'a str) -> Shown<'a> {
-        let (tls, trusted, local) = (Some(self.tls), self.trusted, self.local);
-        Shown { method: &parts.method, headers: &parts.headers, path, tls, trusted, local, certificate: self.certificate.as_ref() }
+    /// What a request on it asks.
+    fn asked<'a>(&'a self, parts: &'a Parts, path: &'a str) -> Asked<'a> {
+        Asked {
+            method: &parts.method,
+            headers: &parts.headers,
+            path,
+            query: parts.uri.query(),
+            peer: self.peer.ip(),
+            trusted: self.trusted,
+            tls: Some(self.tls),
+            local: self.local,
+            certificate: self.certificate.as_ref(),
+            rehearsal: false,
+        }
     }
 }
 
@@ -62,12 +65,12 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Inc
     let (busy, refused) = conn.shared.as_ref().map(Shared::begin).map_or((None, None), |(busy, refused)| (Some(busy), refused));
     let current = worker.current();
     let (method, websocket) = (request.method().clone(), is_websocket(&request));
-    let mut trace = Trace { method, websocket, route: None, allow: None, path: String::new(), about: None, busy };
+    let mut trace = Trace { method, websocket, account: Account::default(), allow: None, about: None, busy };
     let served = match refused {
         Some(refusal) => Err(refusal),
         None => serve(&worker, &current, &conn, request, &mut trace).await,
     };
-    let route = trace.route;
+    let route = trace.account.route;
     let entry = route.and_then(|at| current.table.entries().get(at));
     let mut answer = served.unwrap_or_else(|refusal| {
         current.meter(route).refuse(refusal.reason());
@@ -103,7 +106,7 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Inc
     current.meter(route).answer(answer.status().as_u16(), elapsed);
     tracing::debug!(
         target: "access",
-        peer = %conn.peer.ip(), method = %trace.method, path = trace.path, route = entry.map_or("", |e| &*e.id),
+        peer = %conn.peer.ip(), method = %trace.method, path = trace.account.path, route = entry.map_or("", |e| &*e.id),
         status = answer.status().as_u16(), us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), "served"
     );
     Ok(answer)
@@ -116,7 +119,6 @@ async fn serve(
     request: Request<Incoming>,
     trace: &mut Trace,
 ) -> Result<Response<AnswerBody>, Refusal> {
-    let gateway = &worker.gateway;
     let (mut parts, body) = request.into_parts();
     let routed = route::route(&mut parts, &current.table);
     if let Some(answer) = metadata(worker, current, conn, &parts, &routed) {
@@ -127,44 +129,28 @@ async fn serve(
             trace.allow = route::allowed(&parts.uri, &parts.headers, &current.table);
         }
     })?;
-    // What everybody may have does not depend on the time.
-    let timeless = entry.access == Access::Public && entry.limit.is_none();
-    let now_ms = if timeless { 0 } else { worker.now_ms() };
-    (trace.route, trace.path) = (Some(at), path);
+    trace.account.route = Some(at);
+    let served = proxied(worker, current, conn, (at, entry, &path), (parts, body), trace).await;
+    trace.account.path = path;
+    served
+}
 
-    let presented = credentials::presented(&parts.headers, parts.uri.query()).map_err(|_| Refusal::Ambiguous)?;
-    let shown = conn.shown(&parts, &trace.path);
-    let proved = prove(worker, current, entry, presented, &shown, now_ms).await;
-    let authorized = authorize::authorize(&entry.access, &proved, now_ms).inspect_err(|refusal| {
-        trace.about = if refusal.status() == 401 { resource_metadata::address(entry, &shown) } else { None };
+/// Serves a request that found its route.
+async fn proxied(
+    worker: &Rc<Worker>,
+    current: &Current,
+    conn: &Conn,
+    (at, entry, path): (usize, &Entry, &str),
+    (mut parts, body): (Parts, Incoming),
+    trace: &mut Trace,
+) -> Result<Response<AnswerBody>, Refusal> {
+    let gateway = &worker.gateway;
+    let asked = conn.asked(&parts, path);
+    let scheme = asked.scheme().unwrap_or("http");
+    let admitted = admit::admit(worker, current, entry, &asked, &mut trace.account).await.inspect_err(|refusal| {
+        trace.about = if refusal.status() == 401 { resource_metadata::address(entry, &asked) } else { None };
     })?;
-    let source = edge::forwarded::source(conn.peer.ip(), &parts.headers, |ip| gateway.trusted_peer(ip));
-    // Whom a proxy does not know it answers for.
-    let from = source.unwrap_or_else(|| conn.peer.ip());
-    if entry.rules.is_some() {
-        let host = parts.headers.get(header::HOST).and_then(|h| edge::host::Host::parse(h.as_bytes()).ok()).map_or("", |h| h.name);
-        let what = Circumstances {
-            route: &entry.id,
-            method: parts.method.as_str(),
-            path: &trace.path,
-            host,
-            source,
-            now: worker.now_ms().div_euclid(1000),
-        };
-        authorize::judge(entry, &authorized, &what)?;
-    }
-    let verdict = match &entry.limit {
-        Some(limit) => Some(Box::pin(limit::count(gateway, entry, limit, &authorized, from, &parts.headers, now_ms)).await),
-        None => None,
-    };
-    let permit = admission::limit(authorized, verdict)?;
-    if let Proved::Believed(_, Some(proof)) = &proved {
-        Box::pin(gateway.replays.spend(proof, now_ms.div_euclid(1000), gateway.parts().revoked.head())).await?;
-    }
-    let believed = match &proved {
-        Proved::Believed(believed, _) if permit.identity().is_some() => Some(believed),
-        _ => None,
-    };
+    let believed = admitted.caller();
 
     let identity = match believed {
         Some(believed) => Some(believed.headers(entry.identity_id, &entry.identity).map_err(|_| Refusal::Invalid("claim_unfit"))?),
@@ -182,9 +168,9 @@ async fn serve(
         settings: &gateway.parts().settings,
         peer: conn.peer.ip(),
         trusted_peer: conn.trusted,
-        source,
-        scheme: shown.scheme().unwrap_or("http"),
-        path: &trace.path,
+        source: trace.account.source,
+        scheme,
+        path,
         identity,
         websocket,
         trailers: parts.headers.get(header::TE).is_some_and(|v| v == "trailers"),
@@ -201,9 +187,15 @@ async fn serve(
         None => RequestBody::empty(),
     };
     let mut request = Some(Request::from_parts(parts, body));
-    let answered =
-        forward::forward(&worker.pool, entry, &mut request, progress.as_deref().unwrap_or(&Progress::default()), websocket, &permit)
-            .await?;
+    let answered = forward::forward(
+        &worker.pool,
+        entry,
+        &mut request,
+        progress.as_deref().unwrap_or(&Progress::default()),
+        websocket,
+        admitted.permit(),
+    )
+    .await?;
     let (mut head, body) = {
         let mut answer = answered.answer;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -219,7 +211,7 @@ async fn serve(
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
-    if let (Some(limit), Some(verdict)) = (&entry.limit, &verdict) {
+    if let (Some(limit), Some(verdict)) = (&entry.limit, &trace.account.verdict) {
         answer::quota(&mut head.headers, limit, verdict);
     }
     head.version = Version::HTTP_11;
@@ -230,13 +222,6 @@ async fn serve(
         AnswerBody::stream(body, answered.first, answered.kept, lease(), trace.busy.take())
     };
     Ok(Response::from_parts(head, body))
-}
-
-async fn prove(worker: &Worker, current: &Current, entry: &Entry, presented: Presented<'_>, shown: &Shown<'_>, now_ms: i64) -> Proved {
-    match &entry.access {
-        Access::Guarded(guard) => authenticate::prove(worker, &current.table, guard, presented, shown, now_ms).await,
-        Access::Public | Access::Closed => Proved::Nothing,
-    }
 }
 
 /// The metadata of the resources here, where that is asked for and no route of the administrator's is for it.
@@ -257,7 +242,7 @@ fn metadata(
     }
     let path = edge::path::normalise(path).ok()?;
     let about = (&*worker.gateway.parts().own.issuer, &worker.gateway.parts().settings);
-    resource_metadata::answer(&current.table, about, found, &conn.shown(parts, &path))
+    resource_metadata::answer(&current.table, about, found, &conn.asked(parts, &path))
 }
 
 /// A WebSocket handshake over HTTP/1.1 (RFC 6455 §4.1).
@@ -278,11 +263,9 @@ fn asks_for_websocket(headers: &HeaderMap) -> bool {
 struct Trace {
     method: Method,
     websocket: bool,
-    route: Option<usize>,
+    account: Account,
     /// What a 405 names.
     allow: Option<HeaderValue>,
-    /// The normal path; empty if it has none.
-    path: String,
     /// Where the metadata of the resource is; set with a refusal of the credential.
     about: Option<String>,
     /// Goes with the answer's body, if that takes time.
@@ -295,7 +278,7 @@ impl Trace {
         let peer: IpAddr = conn.peer.ip();
         tracing::info!(
             target: "access",
-            %peer, method = %self.method, path = self.path, route = entry.map_or("", |e| &*e.id),
+            %peer, method = %self.method, path = self.account.path, route = entry.map_or("", |e| &*e.id),
             status = refusal.status(), reason = refusal.reason(), "refused"
         );
     }

@@ -1,12 +1,17 @@
 //! The API gateway: one file a phase.
 //!
 //! Read in this order: [`hop`] (the life of one request, naming every phase), `listen` and `framed` (octets in), `route`,
-//! `authenticate` and `sender`, `authorize`, `limit`, `replay`, `rewrite`, `forward` (the phases), `answer` and `record` (what comes out), `live`
+//! `admit` (the one admission: `authenticate` and a file for each kind of credential, `sender`, `authorize`, `limit`, `replay`), `rewrite`,
+//! `forward` (the phases), `answer` and `record` (what comes out), `live`
 //! (what is closed when its credential ends), [`source`], [`jwks`] and [`remote`] (where knowledge comes from).
+mod account;
+mod admit;
 mod answer;
 mod answered;
+mod asked;
 mod authenticate;
 mod authorize;
+mod bearer;
 mod body;
 mod explain;
 mod forward;

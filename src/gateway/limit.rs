@@ -3,33 +3,32 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use edge::{
     Verdict,
-    admission::Authorized,
+    identity::Identity,
     table::{Entry, Limit, LimitKey},
 };
-use http::HeaderMap;
 
-use crate::Gateway;
+use crate::{Gateway, asked::Asked};
 
-/// Counts this request against the route's quota.
+/// Counts this request against the route's quota; a rehearsal only looks.
 pub(crate) async fn count(
     gateway: &Gateway,
     entry: &Entry,
     limit: &Limit,
-    authorized: &Authorized<'_>,
+    who: Option<&Identity>,
     from: IpAddr,
-    headers: &HeaderMap,
+    asked: &Asked<'_>,
     now_ms: i64,
 ) -> Verdict {
-    let who = authorized.identity();
     let value = match &limit.key {
         LimitKey::Ip => source(from),
         LimitKey::Route => String::new(),
         LimitKey::Client => who.and_then(|w| w.claims.client_id.clone()).unwrap_or_else(|| source(from)),
         LimitKey::Subject => who.map_or_else(|| source(from), |w| format!("{} {}", w.claims.iss, w.claims.sub)),
-        LimitKey::Header(name) => headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default(),
+        LimitKey::Header(name) => asked.headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default(),
     };
     let key = format!("gateway:{}:{value}", entry.id);
-    gateway.parts().counters.hit(&key, &limit.quota, 1, now_ms).await
+    let counters = &gateway.parts().counters;
+    if asked.rehearsal { counters.peek(&key, &limit.quota, now_ms).await } else { counters.hit(&key, &limit.quota, 1, now_ms).await }
 }
 
 /// A source of requests: an IPv4 address or an IPv6 /64.

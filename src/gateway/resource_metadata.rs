@@ -18,7 +18,7 @@ use http::{HeaderValue, Method, Response, header};
 use serde::Serialize;
 use tokens::dpop::Target;
 
-use crate::{Settings, body::AnswerBody, sender::Shown};
+use crate::{Settings, asked::Asked, body::AnswerBody};
 
 /// The well-known path (RFC 9728 §3).
 pub(crate) const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
@@ -42,25 +42,25 @@ pub(crate) fn answer(
     table: &RouteTable,
     (own, settings): (&str, &Settings),
     found: Option<&Entry>,
-    shown: &Shown<'_>,
+    asked: &Asked<'_>,
 ) -> Option<Response<AnswerBody>> {
-    let path = shown.path.strip_prefix(WELL_KNOWN)?;
+    let path = asked.path.strip_prefix(WELL_KNOWN)?;
     let routed = found.is_some_and(|entry| entry.access == Access::Public || entry.prefix.starts_with("/.well-known/"));
-    if routed || !matches!(*shown.method, Method::GET | Method::HEAD) || !(path.is_empty() || path.starts_with('/')) {
+    if routed || !matches!(*asked.method, Method::GET | Method::HEAD) || !(path.is_empty() || path.starts_with('/')) {
         return None;
     }
-    let origin = origin(shown)?;
+    let origin = origin(asked)?;
     let all: Vec<(&Guard, Place<'_>)> =
-        guards(table, host_name(shown)?).map(|(entry, guard)| (guard, place(entry, guard, shown))).collect();
-    let asked = path.trim_end_matches('/');
+        guards(table, host_name(asked)?).map(|(entry, guard)| (guard, place(entry, guard, asked))).collect();
+    let wanted = path.trim_end_matches('/');
     let of = |told: &dyn Fn(&Place<'_>) -> bool| all.iter().find(|(_, place)| told(place)).map(|(_, place)| *place);
-    let here = |place: &Place<'_>| place.path.trim_end_matches('/') == asked;
+    let here = |place: &Place<'_>| place.path.trim_end_matches('/') == wanted;
     let (resource, chosen): (String, Vec<&Guard>) = if let Some(found) =
-        of(&|place| here(place) && matches!(place.whose, Whose::Audience(_))).or_else(|| (!asked.is_empty()).then(|| of(&here)).flatten())
+        of(&|place| here(place) && matches!(place.whose, Whose::Audience(_))).or_else(|| (!wanted.is_empty()).then(|| of(&here)).flatten())
     {
         let chosen = all.iter().filter(|(_, place)| here(place) && place.whose == found.whose).map(|(guard, _)| *guard);
         (found.whose.audience().map_or_else(|| format!("{origin}{path}"), str::to_owned), chosen.collect())
-    } else if !asked.is_empty() {
+    } else if !wanted.is_empty() {
         return None;
     } else if of(&|place| place.whose.is_here()).is_some() {
         (format!("{origin}{path}"), all.iter().filter(|(_, place)| place.whose.is_here()).map(|(guard, _)| *guard).collect())
@@ -78,7 +78,7 @@ pub(crate) fn answer(
     for guard in &guards {
         servers.extend(guard.issuers.iter().map(|issuer| match issuer {
             Issuer::Own => own,
-            Issuer::Foreign(name) => name,
+            Issuer::Foreign(name) | Issuer::Authority(name) => name,
         }));
         scopes.extend(guard.scopes.iter().map(String::as_str));
     }
@@ -96,7 +96,7 @@ pub(crate) fn answer(
         dpop_bound_access_tokens_required: guards.iter().all(|guard| guard.sender.dpop && !guard.sender.mtls),
     };
     let body = serde_json::to_vec(&document).ok()?;
-    let mut answer = Response::new(if *shown.method == Method::HEAD { AnswerBody::none() } else { AnswerBody::text(Bytes::from(body)) });
+    let mut answer = Response::new(if *asked.method == Method::HEAD { AnswerBody::none() } else { AnswerBody::text(Bytes::from(body)) });
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=300"));
@@ -105,11 +105,11 @@ pub(crate) fn answer(
 }
 
 /// Where the metadata of a route's resource is, for its challenges (RFC 9728 §5.1).
-pub(crate) fn address(entry: &Entry, shown: &Shown<'_>) -> Option<String> {
+pub(crate) fn address(entry: &Entry, asked: &Asked<'_>) -> Option<String> {
     let Access::Guarded(guard) = &entry.access else { return None };
-    let (origin, path) = match (place(entry, guard, shown).whose, identifier(guard)) {
+    let (origin, path) = match (place(entry, guard, asked).whose, identifier(guard)) {
         (Whose::Audience(_) | Whose::Elsewhere(_), Some((origin, path))) => (origin.to_owned(), path),
-        _ => (origin(shown)?, entry.prefix.as_str()),
+        _ => (origin(asked)?, entry.prefix.as_str()),
     };
     Some(format!("{origin}{WELL_KNOWN}{}", path.trim_end_matches('/')))
 }
@@ -150,16 +150,16 @@ impl<'a> Whose<'a> {
     }
 }
 
-fn place<'a>(entry: &'a Entry, guard: &'a Guard, shown: &Shown<'_>) -> Place<'a> {
+fn place<'a>(entry: &'a Entry, guard: &'a Guard, asked: &Asked<'_>) -> Place<'a> {
     let hosts_own = Place { path: &entry.prefix, whose: Whose::Host };
-    let (Some((there, path)), Some(host)) = (identifier(guard), shown.host()) else { return hosts_own };
+    let (Some((there, path)), Some(host)) = (identifier(guard), asked.host()) else { return hosts_own };
     // What stands before the gateway may have ended TLS: the host alone says whose it is.
     let same = there.split_once("://").is_some_and(|(scheme, authority)| {
         Target::new(scheme, authority, "/").is_some_and(|target| Target::new(scheme, host, "/").is_some_and(|here| here == target))
     });
     if same {
         Place { path, whose: Whose::Audience(&guard.audience) }
-    } else if names_listener(host, shown.local) {
+    } else if names_listener(host, asked.local) {
         hosts_own
     } else {
         Place { path: &entry.prefix, whose: Whose::Elsewhere(&guard.audience) }
@@ -184,12 +184,12 @@ fn identifier(guard: &Guard) -> Option<(&str, &str)> {
     text.split_at_checked(text.len() - path.len())
 }
 
-fn origin(shown: &Shown<'_>) -> Option<String> {
+fn origin(asked: &Asked<'_>) -> Option<String> {
     // Only a host that is nothing but a host may come back in a quoted string.
-    let host = shown.host().filter(|host| !host.contains(['"', '\\']))?;
-    Some(format!("{}://{host}", shown.scheme()?))
+    let host = asked.host().filter(|host| !host.contains(['"', '\\']))?;
+    Some(format!("{}://{host}", asked.scheme()?))
 }
 
-fn host_name<'a>(shown: &Shown<'a>) -> Option<&'a str> {
-    edge::host::Host::parse(shown.headers.get(header::HOST)?.as_bytes()).ok().map(|host| host.name)
+fn host_name<'a>(asked: &Asked<'a>) -> Option<&'a str> {
+    edge::host::Host::parse(asked.headers.get(header::HOST)?.as_bytes()).ok().map(|host| host.name)
 }

@@ -25,6 +25,12 @@ pub(crate) struct Believed {
 /// Header fields ready to be set.
 pub(crate) type HeaderList = Rc<[(HeaderName, HeaderValue)]>;
 
+impl AsRef<Identity> for Believed {
+    fn as_ref(&self) -> &Identity {
+        &self.identity
+    }
+}
+
 impl Believed {
     pub(crate) fn new(identity: Identity, checked: u64, keys: u64, confirmed_ms: i64) -> Self {
         Self { identity, checked: Cell::new(checked), keys, confirmed_ms: Cell::new(confirmed_ms), headers: RefCell::new(None) }

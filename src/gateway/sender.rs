@@ -1,50 +1,21 @@
 //! Second phase, second half: whether the sender of a believed token holds the key it is bound to (RFC 9449 §7.1, RFC 8705 §3).
-use std::{borrow::Cow, net::SocketAddr};
+use std::borrow::Cow;
 
 use edge::{
     Refusal,
     admission::{self, Guard},
 };
-use http::{HeaderMap, HeaderName, Method, header};
+use http::HeaderName;
 use tokens::{
     certificate::Certificate,
     confirmation::Scheme,
     dpop::{self, Expected, Proof, Target, Unproved},
 };
 
-use crate::{Gateway, Standing, seen::Believed};
+use crate::{Gateway, asked::Asked, seen::Believed};
 
 /// The header of a proof (RFC 9449 §4.1).
 const DPOP: HeaderName = HeaderName::from_static("dpop");
-
-/// What a proof is about, and what the connection proved.
-#[derive(Clone, Copy)]
-pub(crate) struct Shown<'a> {
-    pub method: &'a Method,
-    /// `Host` stands for the one that counts.
-    pub headers: &'a HeaderMap,
-    /// The one normal path.
-    pub path: &'a str,
-    /// How the request came; `None`: either way would do.
-    pub tls: Option<bool>,
-    /// Whether the peer is a trusted proxy, which may say how the request came to it.
-    pub trusted: bool,
-    /// Where it came in.
-    pub local: Option<SocketAddr>,
-    pub certificate: Option<&'a Standing>,
-}
-
-impl Shown<'_> {
-    /// How the request came, as far as that is known.
-    pub(crate) fn scheme(&self) -> Option<&'static str> {
-        let told = if self.trusted { edge::forwarded::scheme(self.headers) } else { None };
-        told.or_else(|| self.tls.map(|tls| if tls { "https" } else { "http" }))
-    }
-    /// The host as it was sent.
-    pub(crate) fn host(&self) -> Option<&str> {
-        self.headers.get(header::HOST).and_then(|host| host.to_str().ok())
-    }
-}
 
 /// Checks the binding of a believed token. A proof is given back: it has to be spent before anything is forwarded.
 pub(crate) fn check(
@@ -52,7 +23,7 @@ pub(crate) fn check(
     guard: &Guard,
     (scheme, token): (Scheme, &str),
     believed: &Believed,
-    shown: &Shown<'_>,
+    asked: &Asked<'_>,
     now_ms: i64,
 ) -> Result<Option<Box<Proof>>, Refusal> {
     let bound = believed.identity.claims.cnf.as_ref();
@@ -63,33 +34,33 @@ pub(crate) fn check(
         Scheme::Bearer => None,
         // Without a key in the token there is nothing to prove.
         Scheme::Dpop if bound.is_none_or(|cnf| cnf.jkt.is_none()) => None,
-        Scheme::Dpop => Some(Box::new(proof(gateway, token, shown, now_ms.div_euclid(1000)).inspect_err(|refusal| {
+        Scheme::Dpop => Some(Box::new(proof(gateway, token, asked, now_ms.div_euclid(1000)).inspect_err(|refusal| {
             metrics::counter!("dpop_refused_total", "at" => "gateway", "reason" => refusal.reason()).increment(1);
         })?)),
     };
     let jkt = proof.as_ref().map(|p| p.jkt.as_str());
-    let certificate = shown.certificate.and_then(|standing| standing());
+    let certificate = asked.certificate.and_then(|standing| standing());
     admission::sender(guard.sender, scheme, bound, jkt, certificate.as_ref().map(Certificate::x5t_s256))?;
     Ok(proof)
 }
 
-fn proof(gateway: &Gateway, token: &str, shown: &Shown<'_>, now: i64) -> Result<Proof, Refusal> {
-    let mut headers = shown.headers.get_all(DPOP).iter();
+fn proof(gateway: &Gateway, token: &str, asked: &Asked<'_>, now: i64) -> Result<Proof, Refusal> {
+    let mut headers = asked.headers.get_all(DPOP).iter();
     let text = match (headers.next(), headers.next()) {
         (Some(one), None) => one.to_str().map_err(|_| Refusal::Unproved("malformed"))?,
         (None, _) => return Err(Refusal::Unproved("no_proof")),
         (Some(_), Some(_)) => return Err(Refusal::Unproved("two_proofs")),
     };
-    let host = shown.host().ok_or(Refusal::Unproved("host"))?;
-    let schemes: &[&str] = match shown.scheme() {
+    let host = asked.host().ok_or(Refusal::Unproved("host"))?;
+    let schemes: &[&str] = match asked.scheme() {
         Some("https") => &["https"],
         Some(_) => &["http"],
         None => &["https", "http"],
     };
-    let targets: Vec<Target<'_>> = schemes.iter().filter_map(|scheme| Target::new(scheme, host, shown.path)).collect();
+    let targets: Vec<Target<'_>> = schemes.iter().filter_map(|scheme| Target::new(scheme, host, asked.path)).collect();
     let nonces = gateway.parts().nonces.as_ref();
     let expected = Expected {
-        method: shown.method.as_str(),
+        method: asked.method.as_str(),
         targets: &targets,
         algs: &gateway.parts().settings.proof_algorithms,
         normalise: normal,

@@ -175,6 +175,7 @@ impl Worker {
     pub(crate) fn keys_of(&self, issuer: &edge::identity::Issuer, table: &RouteTable) -> Option<Arc<dyn KeySource>> {
         match issuer {
             edge::identity::Issuer::Own => Some(Arc::clone(&self.gateway.parts().own.keys)),
+            edge::identity::Issuer::Authority(_) => None,
             edge::identity::Issuer::Foreign(name) => table.trusted(name).map(|t| self.gateway.foreign_keys(t) as Arc<dyn KeySource>),
         }
     }

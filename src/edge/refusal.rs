@@ -1,0 +1,164 @@
+//! Refusals: why a request is not forwarded, and what its client hears: status, challenge, and one body for each status (RFC 9457).
+use http::HeaderValue;
+use tokens::confirmation::Scheme;
+
+use crate::{
+    admission::Access,
+    framing::Violation,
+    limit::Verdict,
+    step_up::{Lack, StepUp},
+};
+
+/// Why a request is not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The octets of the connection are not well-framed HTTP.
+    Framing(Violation),
+    /// The request can be read in two ways, or not at all.
+    Malformed(&'static str),
+    /// Two token-style credentials.
+    Ambiguous,
+    /// No route is for it.
+    NoRoute,
+    /// TRACE, TRACK, CONNECT, or a method no route of that path has.
+    Method,
+    /// The route lets nobody through.
+    Closed,
+    /// No credential.
+    Missing,
+    /// A credential that is not believed, with the reason for the log.
+    Invalid(&'static str),
+    /// A token whose sender is not the one it is bound to, or that has to be bound (RFC 9449 §7.1).
+    Unbound(&'static str),
+    /// A DPoP proof that is missing, wrong or was used before.
+    Unproved(&'static str),
+    /// A DPoP proof has to carry a nonce of ours (RFC 9449 §9).
+    Nonce,
+    /// Believed, but the person was not authenticated well or recently enough (RFC 9470); in which scheme the token came.
+    StepUp(Scheme, Lack),
+    /// Believed, but a scope is missing.
+    Scope,
+    /// Believed, but no policy of the route permits this.
+    Policy,
+    /// The body is larger than the route takes.
+    TooLarge,
+    /// The request did not come in time.
+    TooSlow,
+    /// Over the route's quota.
+    Limited(Verdict),
+    /// It cannot be known whether the credential is good.
+    Undecided(&'static str),
+    /// The upstream cannot be reached or answers nonsense.
+    BadUpstream(&'static str),
+    /// The upstream does not answer in time.
+    SlowUpstream,
+}
+
+impl Refusal {
+    /// The status of the answer.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Framing(violation) => violation.status(),
+            Self::Malformed(_) | Self::Ambiguous => 400,
+            Self::Missing | Self::Invalid(_) | Self::Unbound(_) | Self::Unproved(_) | Self::Nonce | Self::StepUp(..) => 401,
+            Self::Closed | Self::Scope | Self::Policy => 403,
+            Self::NoRoute => 404,
+            Self::Method => 405,
+            Self::TooSlow => 408,
+            Self::TooLarge => 413,
+            Self::Limited(_) => 429,
+            Self::BadUpstream(_) => 502,
+            Self::Undecided(_) => 503,
+            Self::SlowUpstream => 504,
+        }
+    }
+
+    /// A short stable name for logs and metrics. The client never hears it.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Framing(violation) => violation.reason(),
+            Self::Nonce => "dpop_nonce",
+            Self::StepUp(..) => "step_up",
+            Self::Unbound(why)
+            | Self::Unproved(why)
+            | Self::Malformed(why)
+            | Self::Invalid(why)
+            | Self::Undecided(why)
+            | Self::BadUpstream(why) => why,
+            Self::Ambiguous => "two_credentials",
+            Self::NoRoute => "no_route",
+            Self::Method => "method",
+            Self::Closed => "route_closed",
+            Self::Missing => "no_credential",
+            Self::Scope => "scope",
+            Self::Policy => "policy",
+            Self::TooLarge => "body_too_large",
+            Self::TooSlow => "request_timeout",
+            Self::Limited(_) => "rate_limit",
+            Self::SlowUpstream => "upstream_timeout",
+        }
+    }
+
+    /// The problem document (RFC 9457): one for each status, whatever the reason.
+    #[must_use]
+    pub const fn body(self) -> &'static str {
+        match self.status() {
+            400 => r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"The request is malformed or ambiguous."}"#,
+            401 => r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"A valid access token is needed."}"#,
+            403 => r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The access token does not allow this."}"#,
+            404 => r#"{"type":"about:blank","title":"Not Found","status":404,"detail":"No route is for this request."}"#,
+            405 => r#"{"type":"about:blank","title":"Method Not Allowed","status":405,"detail":"The route does not take this method."}"#,
+            408 => r#"{"type":"about:blank","title":"Request Timeout","status":408,"detail":"The request did not come in time."}"#,
+            413 => r#"{"type":"about:blank","title":"Content Too Large","status":413,"detail":"The body is larger than the route takes."}"#,
+            414 => r#"{"type":"about:blank","title":"URI Too Long","status":414,"detail":"The request target is longer than 8 KiB."}"#,
+            429 => r#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"The quota is used up; try again later."}"#,
+            431 => {
+                r#"{"type":"about:blank","title":"Request Header Fields Too Large","status":431,"detail":"More than 32 KiB or 100 header fields."}"#
+            }
+            502 => r#"{"type":"about:blank","title":"Bad Gateway","status":502,"detail":"The upstream gave no valid answer."}"#,
+            504 => r#"{"type":"about:blank","title":"Gateway Timeout","status":504,"detail":"The upstream did not answer in time."}"#,
+            505 => r#"{"type":"about:blank","title":"HTTP Version Not Supported","status":505,"detail":"HTTP/1.1 or HTTP/2 is needed."}"#,
+            _ => {
+                r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The access token cannot be checked right now."}"#
+            }
+        }
+    }
+
+    /// `WWW-Authenticate` (RFC 6750 §3), where one belongs.
+    #[must_use]
+    pub fn challenge(self, access: Option<&Access>) -> Option<HeaderValue> {
+        match self {
+            Self::Missing => Some(HeaderValue::from_static("Bearer")),
+            Self::Invalid(_) => Some(HeaderValue::from_static(r#"Bearer error="invalid_token""#)),
+            Self::Unbound(_) => Some(dpop("error=\"invalid_token\", ")),
+            Self::Unproved(_) => Some(dpop("error=\"invalid_dpop_proof\", ")),
+            Self::Nonce => Some(dpop("error=\"use_dpop_nonce\", ")),
+            Self::Ambiguous => Some(HeaderValue::from_static(r#"Bearer error="invalid_request""#)),
+            Self::Policy => Some(HeaderValue::from_static(r#"Bearer error="insufficient_scope""#)),
+            Self::StepUp(scheme, lack) => match access {
+                Some(Access::Guarded(guard)) => Some(guard.step_up.challenge(scheme, lack)),
+                _ => Some(StepUp::default().challenge(scheme, lack)),
+            },
+            Self::Scope => match access {
+                Some(Access::Guarded(guard)) => Some(guard.insufficient.clone()),
+                _ => Some(HeaderValue::from_static(r#"Bearer error="insufficient_scope""#)),
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether the connection cannot go on after it.
+    #[must_use]
+    pub const fn closes(self) -> bool {
+        matches!(self, Self::Framing(_) | Self::TooSlow | Self::TooLarge)
+    }
+}
+
+/// The challenge of the scheme `DPoP` (RFC 9449 §7.1) with these parameters before the algorithms.
+#[must_use]
+pub fn dpop(parameters: &str) -> HeaderValue {
+    let text = format!("DPoP {parameters}algs=\"{}\"", tokens::dpop::ALGS.map(tokens::Alg::as_str).join(" "));
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("DPoP"))
+}
