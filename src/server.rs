@@ -333,6 +333,11 @@ impl StatsSource for Numbers {
             more: serde_json::Map::new(),
         }
     }
+
+    fn usage(&self) -> Vec<serde_json::Value> {
+        let rows = self.gateway.iter().flat_map(|gateway| gateway.usage().all());
+        rows.filter_map(|row| serde_json::to_value(row).ok()).collect()
+    }
 }
 
 /// Answers one request of ours; a panic is answered 500 and counted.

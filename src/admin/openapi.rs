@@ -104,6 +104,14 @@ fn schemas() -> Map<String, Value> {
         ),
     );
     out.insert(
+        "Usage".into(),
+        members(
+            &["route", "consumer", "requests"],
+            json!({ "route": text, "consumer": text, "credential": text, "requests": whole, "answers": counts, "seconds": { "type": "number" },
+                "p50_ms": { "type": "number" }, "p99_ms": { "type": "number" }, "first_at": whole, "last_at": whole }),
+        ),
+    );
+    out.insert(
         "Revoked".into(),
         members(&["kind", "id", "known"], json!({ "kind": text, "id": text, "known": { "type": "boolean" }, "seq": whole, "key": {} })),
     );
@@ -227,6 +235,7 @@ fn responses(operation: &Operation) -> Value {
         Does::ListKeys => ("200", good("Every key.", page(reference("Key")))),
         Does::Revoke => ("200", good("Revoked; every edge of this node refuses it already.", reference("Revoked"))),
         Does::Stats => ("200", good("The numbers.", reference("Stats"))),
+        Does::Analytics => ("200", good("The busiest first; `next` is always null.", page(reference("Usage")))),
         Does::RotateKeys | Does::RevokeKey | Does::Policy | Does::OpenApi => ("200", good("The result.", json!({ "type": "object" }))),
     };
     let mut out = Map::new();

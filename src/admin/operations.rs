@@ -24,7 +24,7 @@ pub struct Resource {
 }
 
 /// Every collection.
-pub const RESOURCES: [Resource; 7] = [
+pub const RESOURCES: &[Resource] = &[
     Resource { kind: ObjectKind::User, path: "/users", schema: "User", one: "user" },
     Resource { kind: ObjectKind::Client, path: "/clients", schema: "Client", one: "client" },
     Resource { kind: ObjectKind::ResourceServer, path: "/resource-servers", schema: "ResourceServer", one: "resource server" },
@@ -63,6 +63,7 @@ pub enum Does {
     ApproveBackchannel,
     DenyBackchannel,
     Stats,
+    Analytics,
     Policy,
     OpenApi,
 }
@@ -85,7 +86,7 @@ pub struct Operation {
 }
 
 /// The operations that are not those of a collection: method, path, what, id, summary.
-const ACTIONS: [(Method, &str, Does, &str, &str); 22] = [
+const ACTIONS: &[(Method, &str, Does, &str, &str)] = &[
     (Method::POST, "/users/{id}/disable", Does::DisableUser, "disableUser", "Disable a user: sessions and grants end, tokens are revoked"),
     (Method::POST, "/users/{id}/enable", Does::EnableUser, "enableUser", "Enable a user"),
     (Method::POST, "/users/{id}/password", Does::SetPassword, "setPassword", "Set a user's password: sessions and grants end"),
@@ -118,6 +119,7 @@ const ACTIONS: [(Method, &str, Does, &str, &str); 22] = [
         "Say no to a backchannel authentication request in its person's name",
     ),
     (Method::GET, "/stats", Does::Stats, "getStats", "Rows, caches and counters of this process"),
+    (Method::GET, "/analytics", Does::Analytics, "getAnalytics", "Who used which route: requests, answers, octets and times since the start"),
     (Method::GET, "/policy", Does::Policy, "getPolicyNumbers", "The policy numbers in force"),
     (Method::GET, "/openapi.json", Does::OpenApi, "getOpenApi", "This description"),
 ];
@@ -240,6 +242,7 @@ impl Does {
             Self::ListSessions => vec!["limit", "cursor", "subject"],
             Self::ListGrants => vec!["limit", "cursor", "subject", "client_id"],
             Self::ListEvents => vec!["limit", "cursor", "after", "kind"],
+            Self::Analytics => vec!["limit", "route", "consumer"],
             _ => Vec::new(),
         }
     }

@@ -113,6 +113,7 @@ async fn perform(state: &AdminState, operation: &Operation, id: String, request:
         Does::ListEvents => reads::events(state, &call).await,
         Does::ListKeys => reads::keys(state).await,
         Does::Stats => reads::stats(state).await,
+        Does::Analytics => reads::analytics(state, &call),
         Does::Policy => Ok(Answer::ok(state.policy.clone())),
         Does::OpenApi => Ok(Answer::ok(openapi::document(&state.settings.issuer))),
     }

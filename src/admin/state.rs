@@ -149,4 +149,8 @@ pub struct Stats {
 pub trait StatsSource: Send + Sync {
     /// The numbers now.
     fn stats(&self) -> Stats;
+    /// Who used which route of this process's gateway: one object each, the busiest first.
+    fn usage(&self) -> Vec<Value> {
+        Vec::new()
+    }
 }

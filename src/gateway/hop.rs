@@ -104,6 +104,9 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Inc
     worker.pool.tell(ended);
     let elapsed = ended.duration_since(started);
     current.meter(route).answer(answer.status().as_u16(), elapsed);
+    if let Some(route) = route {
+        current.counts.add(route, trace.account.who.as_ref(), answer.status().as_u16(), elapsed);
+    }
     tracing::debug!(
         target: "access",
         peer = %conn.peer.ip(), method = %trace.method, path = trace.account.path, route = entry.map_or("", |e| &*e.id),

@@ -33,6 +33,7 @@ mod seen;
 mod sender;
 pub mod source;
 mod tunnel;
+pub mod usage;
 mod worker;
 
 #[cfg(test)]
@@ -115,6 +116,7 @@ pub struct Gateway {
     wakes: Mutex<Vec<Arc<Notify>>>,
     room: Arc<Semaphore>,
     replays: replay::Replays,
+    usage: usage::Usage,
 }
 
 impl Gateway {
@@ -123,7 +125,7 @@ impl Gateway {
     pub fn new(parts: Parts) -> Arc<Self> {
         let room = Arc::new(Semaphore::new(parts.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let replays = replay::Replays::new(parts.store.clone());
-        Arc::new(Self { parts, foreign: Mutex::default(), wakes: Mutex::default(), room, replays })
+        Arc::new(Self { parts, foreign: Mutex::default(), wakes: Mutex::default(), room, replays, usage: usage::Usage::default() })
     }
 
     /// Its parts.
@@ -136,6 +138,12 @@ impl Gateway {
     #[must_use]
     pub fn jwks_fetches(&self) -> u64 {
         self.foreign.lock().values().map(|jwks| jwks.fetches()).sum()
+    }
+
+    /// Who used which route.
+    #[must_use]
+    pub const fn usage(&self) -> &usage::Usage {
+        &self.usage
     }
 
     fn trusted_peer(&self, peer: IpAddr) -> bool {

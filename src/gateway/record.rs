@@ -6,16 +6,18 @@ use std::{
 };
 
 /// Upper bounds of the latency classes, microseconds: powers of two and their middles.
-const CLASSES: usize = 48;
+pub(crate) const CLASSES: usize = 48;
 
-fn class(elapsed: Duration) -> usize {
+/// The class of a time.
+pub(crate) fn class(elapsed: Duration) -> usize {
     let us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).max(1);
     let power = us.ilog2() as usize;
     let upper = usize::from(power > 0 && us >> (power - 1) & 1 == 1);
     (power * 2 + upper).min(CLASSES - 1)
 }
 
-fn seconds(class: usize) -> f64 {
+/// What a class stands for, seconds.
+pub(crate) fn seconds(class: usize) -> f64 {
     let base = f64::from(1_u32 << (class / 2).min(31));
     (if class.is_multiple_of(2) { base * 1.25 } else { base * 1.75 }) / 1e6
 }

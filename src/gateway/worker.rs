@@ -20,6 +20,7 @@ use crate::{
     record::Meter,
     seen::Seen,
     source::{IntrospectError, Introspection},
+    usage::Counts,
 };
 
 /// How often sums are handed over and what has ended is looked for, at the latest.
@@ -30,12 +31,14 @@ pub(crate) struct Current {
     pub table: Arc<RouteTable>,
     meters: Vec<Meter>,
     none: Meter,
+    /// Who used which of them.
+    pub counts: Counts,
 }
 
 impl Current {
     fn new(table: Arc<RouteTable>) -> Rc<Self> {
         let meters = table.entries().iter().map(|e| Meter::new(Arc::clone(&e.id))).collect();
-        Rc::new(Self { table, meters, none: Meter::new("".into()) })
+        Rc::new(Self { table, meters, none: Meter::new("".into()), counts: Counts::default() })
     }
 
     /// The meter of a route by its index, or of no route.
@@ -43,8 +46,10 @@ impl Current {
         route.and_then(|at| self.meters.get(at)).unwrap_or(&self.none)
     }
 
-    fn flush(&self) {
+    fn flush(&self, gateway: &Gateway) {
         self.meters.iter().chain([&self.none]).for_each(Meter::flush);
+        let name = |at: usize| self.table.entries().get(at).map(|entry| Arc::clone(&entry.id));
+        self.counts.hand_over(&gateway.usage, name, gateway.parts().clock.now());
     }
 }
 
@@ -91,7 +96,7 @@ impl Worker {
         }
         drop(current);
         let next = Current::new(Arc::clone(&table));
-        self.current.replace(Rc::clone(&next)).flush();
+        self.current.replace(Rc::clone(&next)).flush(&self.gateway);
         self.seen.borrow_mut().clear();
         next
     }
@@ -132,7 +137,7 @@ impl Worker {
 
     /// Hands over the last sums.
     pub(crate) fn finish(&self) {
-        self.current.borrow().flush();
+        self.current.borrow().flush(&self.gateway);
     }
 
     fn sweep(&self) {
@@ -145,7 +150,7 @@ impl Worker {
 
     fn tidy(&self) {
         self.sweep();
-        self.current.borrow().flush();
+        self.current.borrow().flush(&self.gateway);
         let beat = self.swept.get();
         self.swept.set(beat + 1);
         if !beat.is_multiple_of(16) {
