@@ -4,6 +4,8 @@
 //! and ready), [`framing`], [`host`], [`path`] and [`headers`] (what a request may look like), [`forwarded`], [`credentials`] and
 //! [`identity`] (who calls), [`admission`] (whether it may), [`limit`] (how often), [`refusal`] (what is said if not).
 pub mod admission;
+pub mod balance;
+pub mod breaker;
 pub mod credentials;
 pub mod forwarded;
 pub mod framing;
@@ -12,13 +14,16 @@ pub mod host;
 pub mod identity;
 pub mod issuer;
 pub mod limit;
+pub mod memory;
 pub mod path;
 pub mod refusal;
+pub mod resilience;
 pub mod route;
 pub mod rules;
 pub mod step_up;
 pub mod table;
 pub mod upstream;
+pub mod upstream_tls;
 
 pub use admission::Permit;
 pub use issuer::TrustedIssuer;

@@ -8,7 +8,11 @@ use policy::{Compiled, Policy};
 use tokens::Alg;
 
 use crate::{
+    assertion::{self, Assertion},
+    exchange::Exchange,
+    introspection::Introspection,
     admission::{Accepts, Access, Guard, SenderConstraint},
+    balance::{Balance, balance},
     headers::Aliases,
     identity::Issuer,
     issuer::TrustedIssuer,
@@ -17,34 +21,8 @@ use crate::{
     route::{Auth, DEFAULT_IDENTITY, Route, UpstreamRef},
     rules::Rules,
     step_up::StepUp,
-    upstream::{Protocol, Upstream, parse_target},
+    upstream::Upstream,
 };
-
-/// One server an upstream's requests may go to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    pub tls: bool,
-    /// Name or address, IPv6 without brackets.
-    pub host: String,
-    pub port: u16,
-    /// Its Host value.
-    pub authority: HeaderValue,
-    pub protocol: Protocol,
-    /// What connections to it are kept under.
-    pub key: Arc<str>,
-}
-
-/// An upstream made ready.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Balance {
-    pub id: Arc<str>,
-    pub targets: Vec<Target>,
-    /// Indices into `targets`, each as often as its weight says.
-    pub order: Vec<usize>,
-    pub preserve_host: bool,
-    pub connect_timeout_ms: u64,
-    pub timeout_ms: u64,
-}
 
 /// What a rate limit counts by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +61,10 @@ pub struct Entry {
     pub identity_id: usize,
     pub body_limit: Option<u64>,
     pub forward_credentials: bool,
+    /// What the upstream is told under our signature.
+    pub assertion: Option<Assertion>,
+    /// What the caller's token becomes.
+    pub exchange: Option<Exchange>,
     pub forwarded: bool,
     /// Asked once a caller is authorized.
     pub rules: Option<Rules>,
@@ -91,8 +73,12 @@ pub struct Entry {
 /// A trusted issuer made ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trusted {
+    pub id: Arc<str>,
     pub issuer: Arc<str>,
+    /// Empty: its metadata says.
     pub jwks_uri: String,
+    /// How it is asked about its tokens, if it is.
+    pub introspection: Option<Arc<Introspection>>,
     pub algorithms: Vec<Alg>,
     /// Without `application/`.
     pub types: Vec<String>,
@@ -186,8 +172,16 @@ impl RouteTable {
         for (at, entry) in entries.iter().enumerate() {
             by_segment.entry(first_segment(&entry.prefix).to_owned()).or_default().push(at);
         }
+        let mut told: Vec<Assertion> = Vec::new();
+        for assertion in entries.iter_mut().filter_map(|entry| entry.assertion.as_mut()) {
+            assertion.id = told.iter().position(|other| other == assertion).unwrap_or_else(|| {
+                told.push(assertion.clone());
+                told.len() - 1
+            });
+        }
         let names = entries.iter().flat_map(|e| e.identity.iter().map(|(n, _)| n.as_str()));
-        let aliases = Aliases::new(names.chain(DEFAULT_IDENTITY.iter().map(|(n, _)| *n)));
+        let names = names.chain(entries.iter().filter_map(|e| e.assertion.as_ref()?.alias()));
+        let aliases = Aliases::new(names.chain(DEFAULT_IDENTITY.iter().map(|(n, _)| *n)).chain([assertion::default_alias()]));
         Ok(Self { entries, by_segment, aliases, issuers: trusted })
     }
 
@@ -311,54 +305,29 @@ fn millis(text: Option<&String>) -> Option<i64> {
     text.and_then(|t| tokens::duration::parse(t)).map(|s| s.saturating_mul(1000))
 }
 
-fn balance(id: &str, upstream: &Upstream) -> Balance {
-    let mut targets = Vec::new();
-    let mut order = Vec::new();
-    for given in &upstream.targets {
-        let Ok((tls, host, port)) = parse_target(&given.url) else { continue };
-        let shown = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        let default = if tls { 443 } else { 80 };
-        let authority = if port == default { shown.clone() } else { format!("{shown}:{port}") };
-        let Ok(authority) = HeaderValue::from_str(&authority) else { continue };
-        let key = format!("{}://{shown}:{port}/{:?}", if tls { "https" } else { "http" }, upstream.protocol).into();
-        let weight = given.weight.unwrap_or(1).min(100) as usize;
-        order.extend(std::iter::repeat_n(targets.len(), weight));
-        targets.push(Target { tls, host, port, authority, protocol: upstream.protocol, key });
-    }
-    let ms = |text: Option<&String>, default: u64| millis(text).and_then(|ms| u64::try_from(ms).ok()).unwrap_or(default);
-    Balance {
-        id: id.into(),
-        targets,
-        order: spread(&order),
-        preserve_host: upstream.preserve_host.unwrap_or(true),
-        connect_timeout_ms: ms(upstream.connect_timeout.as_ref(), 5_000),
-        timeout_ms: ms(upstream.timeout.as_ref(), 60_000),
-    }
-}
-
-/// Takes a block of each target in turn, so that weights do not come in runs.
-fn spread(order: &[usize]) -> Vec<usize> {
-    let mut left: BTreeMap<usize, usize> = BTreeMap::new();
-    for at in order {
-        *left.entry(*at).or_default() += 1;
-    }
-    let mut out = Vec::with_capacity(order.len());
-    while out.len() < order.len() {
-        for (at, n) in left.iter_mut().filter(|(_, n)| **n > 0) {
-            out.push(*at);
-            *n -= 1;
-        }
-    }
-    out
-}
-
 fn trust(given: &TrustedIssuer) -> Trusted {
     let bare = |typ: &String| typ.to_ascii_lowercase().trim_start_matches("application/").to_owned();
     let mut types: Vec<String> = given.types().iter().map(bare).collect();
     types.sort();
     types.dedup();
     let signals = given.signals_audience.is_some();
-    Trusted { issuer: given.issuer.as_str().into(), jwks_uri: given.jwks_uri.clone(), algorithms: given.algs(), types, signals }
+    Trusted {
+        id: given.id.as_str().into(),
+        issuer: given.issuer.as_str().into(),
+        jwks_uri: given.jwks_uri.clone(),
+        introspection: given.introspection.clone().map(Arc::new),
+        algorithms: given.algs(),
+        types,
+        signals,
+    }
+}
+
+/// The id of a route's upstream, if that has one.
+const fn named_upstream(route: &Route) -> Option<&str> {
+    match &route.upstream {
+        UpstreamRef::Named(id) => Some(id.as_str()),
+        UpstreamRef::Inline(_) => None,
+    }
 }
 
 /// Adds the route's policy.
@@ -426,6 +395,8 @@ fn entry(
         identity_id,
         body_limit: route.limits.as_ref().and_then(|l| l.body),
         forward_credentials: route.forward_credentials,
+        assertion: Assertion::of(route, named_upstream(route)),
+        exchange: Exchange::of(route),
         forwarded: route.forwarded,
         rules: None,
     })

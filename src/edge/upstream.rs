@@ -1,8 +1,13 @@
 //! Upstreams: where an admitted request goes.
 use ledger::{Mistake, ObjectKind, Record};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use url::Url;
+
+use crate::{
+    balance::HashOn,
+    resilience::{BreakerRule, Ejection, HealthCheck, Retries, durations},
+    upstream_tls::UpstreamTls,
+};
 
 /// One server of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,10 +52,46 @@ pub struct Upstream {
     /// How long the answer's head may take, e.g. `"30s"` (default 60 s).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
-    /// Active health checks: not supported by this version.
+    /// How long the answer's body may pause, e.g. `"60s"` (default: any time).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub health: Option<Value>,
+    pub idle_timeout: Option<String>,
+    /// How long a request may take with all its tries and its answer's body, e.g. `"120s"` (default: any time).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_timeout: Option<String>,
+    /// `round_robin` (default), `least_requests` or `consistent_hash`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balance: Option<String>,
+    /// For `consistent_hash`: `source` (default), `path`, `header:NAME`, `cookie:NAME` or `claim:NAME`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash_on: Option<String>,
+    /// Active health checks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
+    /// When a target that fails is passed over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejection: Option<Ejection>,
+    /// What is tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<Retries>,
+    /// When nothing is sent to a target for a while.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerRule>,
+    /// Most requests under way at once, of one gateway process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u32>,
+    /// Most connections open at once, of one gateway process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+    /// Most requests that wait for one of these, for at most `connect_timeout` (default 64); those beyond are refused with 503.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_pending: Option<u32>,
+    /// TLS of this upstream's own; its targets are https then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<UpstreamTls>,
 }
+
+/// Most targets of one upstream.
+const MOST_TARGETS: usize = 100;
 
 fn is_auto(protocol: &Protocol) -> bool {
     *protocol == Protocol::Auto
@@ -75,15 +116,59 @@ impl Upstream {
         if !self.targets.is_empty() && self.targets.iter().all(|t| t.weight == Some(0)) {
             out.push(Mistake::new("targets", "at least one target needs a weight above 0"));
         }
-        for (at, text) in [("connect_timeout", &self.connect_timeout), ("timeout", &self.timeout)] {
-            if text.as_ref().is_some_and(|t| tokens::duration::parse(t).is_none()) {
-                out.push(Mistake::new(at, "a duration such as \"5s\" is needed"));
+        durations(
+            &mut out,
+            &[
+                ("connect_timeout", &self.connect_timeout),
+                ("timeout", &self.timeout),
+                ("idle_timeout", &self.idle_timeout),
+                ("total_timeout", &self.total_timeout),
+            ],
+        );
+        self.balance_mistakes(&mut out);
+        if let Some(health) = &self.health {
+            health.mistakes(&mut out);
+        }
+        if let Some(ejection) = &self.ejection {
+            ejection.mistakes(&mut out);
+        }
+        if let Some(retries) = &self.retries {
+            retries.mistakes(&mut out);
+        }
+        if let Some(breaker) = &self.breaker {
+            breaker.mistakes(&mut out);
+        }
+        if let Some(tls) = &self.tls {
+            tls.mistakes(&mut out);
+            if self.targets.iter().any(|t| !t.url.starts_with("https://")) {
+                out.push(Mistake::new("tls", "every target has to be https"));
             }
         }
-        if self.health.is_some() {
-            out.push(Mistake::new("health", UNSUPPORTED));
-        }
         out
+    }
+
+    fn balance_mistakes(&self, out: &mut Vec<Mistake>) {
+        if self.targets.len() > MOST_TARGETS {
+            out.push(Mistake::new("targets", "at most 100 targets"));
+        }
+        let method = self.balance.as_deref().unwrap_or("round_robin");
+        if !matches!(method, "round_robin" | "least_requests" | "consistent_hash") {
+            out.push(Mistake::new("balance", "must be one of round_robin, least_requests, consistent_hash"));
+        }
+        if self.hash_on.is_some() && method != "consistent_hash" {
+            out.push(Mistake::new("hash_on", "needs balance: \"consistent_hash\""));
+        }
+        if self.hash_on.as_deref().is_some_and(|on| HashOn::parse(on).is_none()) {
+            out.push(Mistake::new("hash_on", "must be source, path, header:NAME, cookie:NAME or claim:NAME"));
+        }
+        for (at, most) in [("max_requests", self.max_requests), ("max_connections", self.max_connections)] {
+            if most.is_some_and(|n| n == 0 || n > 1_000_000) {
+                out.push(Mistake::new(at, "must be 1 to 1000000"));
+            }
+        }
+        if self.max_pending.is_some() && self.max_requests.is_none() && self.max_connections.is_none() {
+            out.push(Mistake::new("max_pending", "needs max_requests or max_connections"));
+        }
     }
 }
 

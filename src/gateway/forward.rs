@@ -4,7 +4,8 @@ use std::{future::poll_fn, pin::Pin, rc::Rc, sync::Arc, task::Poll, time::Durati
 use bytes::Bytes;
 use edge::{
     Permit, Refusal,
-    table::{Entry, Target},
+    balance::Target,
+    table::Entry,
 };
 use futures_util::FutureExt;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};

@@ -11,7 +11,7 @@ use std::{
 
 use ahash::AHashMap;
 use edge::{
-    table::{Balance, Target},
+    balance::{Balance, Target},
     upstream::Protocol,
 };
 use hyper::client::conn::{http1, http2};

@@ -3,9 +3,10 @@ use std::net::IpAddr;
 
 use edge::{
     Refusal, RouteTable,
+    balance::Target,
     headers::Rules,
     path,
-    table::{Entry, Target},
+    table::Entry,
 };
 use http::{HeaderValue, Uri, header, request::Parts, uri::PathAndQuery};
 
