@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tokens::Alg;
 use url::Url;
 
-use crate::upstream::good_id;
+use crate::{introspection::Introspection, upstream::good_id};
 
 /// Another issuer, where its keys are, and what its tokens look like.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +14,8 @@ pub struct TrustedIssuer {
     pub id: String,
     /// The `iss` of its tokens, compared exactly.
     pub issuer: String,
-    /// Where its JWK set is served.
+    /// Where its JWK set is served; absent: where its metadata says (RFC 8414, OpenID Connect Discovery).
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub jwks_uri: String,
     /// The signature algorithms it uses; nothing else is accepted.
     pub algorithms: Vec<String>,
@@ -30,6 +31,9 @@ pub struct TrustedIssuer {
     /// What its assertions may become here (RFC 7523 §2.1, RFC 8693); absent: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grant: Option<AssertionGrant>,
+    /// How it is asked about its opaque tokens (RFC 7662); absent: it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub introspection: Option<Introspection>,
 }
 
 /// Whom an issuer's assertions mean here, and who may bring them.
@@ -71,7 +75,7 @@ impl TrustedIssuer {
     }
 }
 
-fn url_fault(text: &str) -> Option<&'static str> {
+pub(crate) fn url_fault(text: &str) -> Option<&'static str> {
     let Ok(url) = Url::parse(text) else { return Some("an absolute URL is needed") };
     if !matches!(url.scheme(), "https" | "http") || url.host_str().is_none() {
         return Some("an https URL is needed (http only for hosts the outbound policy allows)");
@@ -96,9 +100,17 @@ impl Record for TrustedIssuer {
             out.push(Mistake::new("id", "1 to 128 letters, digits, '.', '_', '-' or ':'"));
         }
         for (at, text) in [("issuer", &self.issuer), ("jwks_uri", &self.jwks_uri)] {
-            if let Some(why) = url_fault(text) {
+            if (at == "issuer" || !text.is_empty())
+                && let Some(why) = url_fault(text)
+            {
                 out.push(Mistake::new(at, why));
             }
+        }
+        if self.jwks_uri.is_empty() && (self.grant.is_some() || self.software_statements || self.signals_audience.is_some()) {
+            out.push(Mistake::new("jwks_uri", "is needed where more than its access tokens is believed (grant, software_statements, signals_audience)"));
+        }
+        if let Some(introspection) = &self.introspection {
+            introspection.mistakes(&mut out);
         }
         if self.algorithms.is_empty() {
             out.push(Mistake::new("algorithms", "name the algorithms this issuer signs with, e.g. [\"ES256\"]"));

@@ -4,14 +4,17 @@
 //! and ready), [`framing`], [`host`], [`path`] and [`headers`] (what a request may look like), [`forwarded`], [`credentials`] and
 //! [`identity`] (who calls), [`admission`] (whether it may), [`limit`] (how often), [`refusal`] (what is said if not).
 pub mod admission;
+pub mod assertion;
 pub mod balance;
 pub mod breaker;
 pub mod credentials;
+pub mod exchange;
 pub mod forwarded;
 pub mod framing;
 pub mod headers;
 pub mod host;
 pub mod identity;
+pub mod introspection;
 pub mod issuer;
 pub mod limit;
 pub mod memory;

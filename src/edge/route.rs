@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    assertion::SignedAssertion,
+    exchange::TokenExchange,
     host,
     limit::Quota,
     path,
@@ -119,9 +121,12 @@ pub struct IdentityHeaders {
     /// Header → claim. Absent: `X-Doorward-Subject`=sub, `X-Doorward-Client`=client_id, `X-Doorward-Scope`=scope.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, String>>,
-    /// Not supported by this version.
+    /// A short JWT of the gateway's own about the caller ([`crate::assertion`]).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub signed_assertion: Option<Value>,
+    pub signed_assertion: Option<SignedAssertion>,
+    /// The assertion takes the place of the credential: opaque outside, a JWT inside.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub phantom: bool,
 }
 
 /// Limits of a route's own.
@@ -155,6 +160,9 @@ pub struct Route {
     pub public: bool,
     /// Passes the caller's credentials on to the upstream.
     pub forward_credentials: bool,
+    /// The caller's token becomes one for the upstream (RFC 8693).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_exchange: Option<TokenExchange>,
     /// Tells the upstream the caller's address, scheme and host in `X-Forwarded-*`.
     pub forwarded: bool,
     /// Cedar policies that decide over every request ([`crate::rules`]), or `shared`: the stored ones do.
@@ -227,6 +235,8 @@ impl Record for Route {
             limit.mistakes(self.auth.is_some(), &mut out);
         }
         self.identity_mistakes(&mut out);
+        crate::assertion::mistakes(self, &mut out);
+        crate::exchange::mistakes(self, &mut out);
         if let Some(text) = self.policy.as_deref().filter(|text| *text != crate::rules::SHARED)
             && let Err(why) = policy::compiled::parse(&self.id, text)
         {
@@ -241,9 +251,6 @@ impl Record for Route {
 impl Route {
     fn identity_mistakes(&self, out: &mut Vec<Mistake>) {
         let Some(identity) = &self.identity else { return };
-        if identity.signed_assertion.is_some() {
-            out.push(Mistake::new("identity.signed_assertion", UNSUPPORTED));
-        }
         for (header, claim) in identity.headers.iter().flatten() {
             let at = format!("identity.headers.{header}");
             if HeaderName::from_bytes(header.as_bytes()).is_err() || header.contains('_') {
@@ -320,10 +327,6 @@ impl Auth {
                 out.push(Mistake::new(format!("auth.acr_values[{n}]"), "not an authentication context class"));
             }
         }
-        let foreign = self.issuers.iter().any(|i| i != "self");
-        if self.freshness == Freshness::Introspect && foreign {
-            out.push(Mistake::new("auth.freshness", "\"introspect\" is for tokens of \"self\" only"));
-        }
         for (at, text) in
             [("auth.cache_ttl", &self.cache_ttl), ("auth.max_staleness", &self.max_staleness), ("auth.max_age", &self.max_age)]
         {
@@ -387,7 +390,7 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_not_ignored() {
         let route = json!({"id": "r", "upstream": "u", "policy": "permit(principal)", "cors": {}, "version": {}, "validation": {},
-            "auth": {"accept": ["jwt", "api_key", "mtls"], "audience": "a", "sender_constraint": ["dpop", "mtls", "luck"], "acr_values": ["urn:x", "a\"b"], "max_age": "0s"}, "identity": {"signed_assertion": true}});
+            "auth": {"accept": ["jwt", "api_key", "mtls"], "audience": "a", "sender_constraint": ["dpop", "mtls", "luck"], "acr_values": ["urn:x", "a\"b"], "max_age": "0s"}});
         let got = mistakes(route);
         for at in [
             "policy",
@@ -399,7 +402,6 @@ mod tests {
             "auth.sender_constraint[2]",
             "auth.acr_values[1]",
             "auth.max_age",
-            "identity.signed_assertion",
         ] {
             assert!(got.iter().any(|m| m == at), "{at} in {got:?}");
         }

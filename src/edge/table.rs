@@ -8,17 +8,17 @@ use policy::{Compiled, Policy};
 use tokens::Alg;
 
 use crate::{
-    assertion::{self, Assertion},
-    exchange::Exchange,
-    introspection::Introspection,
     admission::{Accepts, Access, Guard, SenderConstraint},
+    assertion::{self, Assertion},
     balance::{Balance, balance},
+    exchange::Exchange,
     headers::Aliases,
     identity::Issuer,
+    introspection::Introspection,
     issuer::TrustedIssuer,
     limit::Quota,
     path,
-    route::{Auth, DEFAULT_IDENTITY, Route, UpstreamRef},
+    route::{Auth, DEFAULT_IDENTITY, Freshness, Route, UpstreamRef},
     rules::Rules,
     step_up::StepUp,
     upstream::Upstream,
@@ -402,6 +402,9 @@ fn entry(
     })
 }
 
+/// Most issuers that are asked about one opaque token.
+pub const MAX_ASKED: usize = 8;
+
 fn guard(auth: &Auth, trusted: &[Arc<Trusted>], own: &str) -> Result<Guard, String> {
     let mut issuers = Vec::new();
     for name in &auth.issuers {
@@ -414,6 +417,15 @@ fn guard(auth: &Auth, trusted: &[Arc<Trusted>], own: &str) -> Result<Guard, Stri
     }
     if issuers.is_empty() {
         issuers.push(Issuer::Own);
+    }
+    let listed = || trusted.iter().filter(|t| issuers.contains(&Issuer::Foreign(Arc::clone(&t.issuer))));
+    if auth.freshness == Freshness::Introspect
+        && let Some(mute) = listed().find(|t| t.introspection.is_none())
+    {
+        return Err(format!("freshness \"introspect\" asks every issuer, and {:?} has no introspection", mute.issuer));
+    }
+    if listed().filter(|t| t.introspection.is_some()).count() > MAX_ASKED {
+        return Err(format!("at most {MAX_ASKED} issuers are asked about one token"));
     }
     let accepts = |kind: &str| auth.accept.iter().any(|a| a == kind);
     let demands = |kind: &str| auth.sender_constraint.iter().any(|s| s == kind);
