@@ -112,7 +112,10 @@ pub async fn revoke(state: &AdminState, call: &Call) -> Result<Answer, Problem> 
             let (subject, known) = resolve_subject(state, id).await?;
             (order.subject(&subject), subject, known)
         }
-        RevocationKind::Device => (order.device(id), id.to_owned(), false),
+        RevocationKind::Device => {
+            let (change, known) = state.objects.device_order(id, order).await?;
+            (change, id.to_owned(), known)
+        }
     };
     let seq = applied(state, change).await?;
     Ok(revoked(kind, &id, known, seq))

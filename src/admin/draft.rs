@@ -136,7 +136,8 @@ fn typed(kind: ObjectKind, members: Map<String, Value>) -> Result<Typed, Mistake
         ObjectKind::Upstream => record::<Upstream>(members),
         ObjectKind::TrustedIssuer => record::<TrustedIssuer>(members),
         ObjectKind::Policy => record::<Policy>(members),
-        ObjectKind::ApiKey | ObjectKind::Device | ObjectKind::Certificate | ObjectKind::SignalStream => {
+        ObjectKind::Device => record::<accounts::Device>(members),
+        ObjectKind::ApiKey | ObjectKind::Certificate | ObjectKind::SignalStream | ObjectKind::DeviceBinding => {
             Err(Mistake::new("", "is not supported by this version"))
         }
     }

@@ -8,6 +8,7 @@ mod actions;
 mod backchannel;
 mod call;
 mod collections;
+mod devices;
 pub mod draft;
 pub mod json;
 mod lifecycle;

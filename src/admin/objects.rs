@@ -10,6 +10,7 @@ use tokens::{
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::{
+    devices,
     draft::{self, Draft},
     json,
     lifecycle::user_turned,
@@ -171,6 +172,7 @@ impl Objects {
             return Err(taken(kind));
         }
         links::check(self, &[(kind, draft.id.as_str(), Some(&draft.document))]).await?;
+        self.unmarked(kind, &draft.id, &draft.document).await?;
         let prepared = self.prepare(draft, None, order).await?;
         match self.store.apply(prepared.change).await? {
             Outcome::Applied { .. } => Ok(Done { object: prepared.object, action: prepared.action, generated: prepared.generated }),
@@ -221,6 +223,7 @@ impl Objects {
                 links::unnamed(self, &stored.key).await?;
             }
             links::check(self, &[(kind, draft.id.as_str(), Some(&draft.document))]).await?;
+            self.unmarked(kind, &draft.id, &draft.document).await?;
             let prepared = self.prepare(draft, Some(stored), self.order(actor)).await?;
             if prepared.action == Action::Unchanged || self.store.apply(prepared.change).await?.applied() {
                 return Ok(Done { object: prepared.object, action: prepared.action, generated: prepared.generated });
@@ -254,9 +257,12 @@ impl Objects {
                     let guard = guard.step(Step::ForgetConsentsOfClient { client_id: stored.id.clone() }).and(order.client(&stored.id));
                     self.without_stream(guard, &stored.id).await?
                 }
+                ObjectKind::Device => guard.and(devices::unbind(&stored.document, order)),
                 _ => guard,
             };
-            if self.store.apply(change.event(about(order, EventKind::ObjectDeleted, kind, &stored.id))).await?.applied() {
+            let event = about(order, EventKind::ObjectDeleted, kind, &stored.id);
+            let event = if kind == ObjectKind::Device { devices::naming_clients(event, &[&stored.document]) } else { event };
+            if self.store.apply(change.event(event)).await?.applied() {
                 return Ok(());
             }
         }
@@ -303,7 +309,12 @@ impl Objects {
             }
             Turn::Keep | Turn::Remove => None,
         };
-        let change = change.event(about(order, EventKind::ObjectCreated, object.kind, &object.id));
+        let mut event = about(order, EventKind::ObjectCreated, object.kind, &object.id);
+        if object.kind == ObjectKind::Device {
+            change = change.and(devices::bind(&object.document, order));
+            event = devices::naming_clients(event, &[&object.document]);
+        }
+        let change = change.event(event);
         Ok(Prepared { object, action: Action::Created, generated, change })
     }
 
@@ -316,7 +327,11 @@ impl Objects {
         let (kind, id) = (stored.kind, stored.id.clone());
         let mut change = self.touch(&stored, &draft.key, &draft.document, order);
         if rewritten {
-            change = change.event(about(order, EventKind::ObjectReplaced, kind, &id)).and(consequences(&stored, &draft.document, order));
+            let mut event = about(order, EventKind::ObjectReplaced, kind, &id);
+            if kind == ObjectKind::Device {
+                event = devices::naming_clients(event, &[&stored.document, &draft.document]);
+            }
+            change = change.event(event).and(consequences(&stored, &draft.document, order));
         }
         let generated = match turn {
             Turn::Keep => None,
@@ -402,6 +417,7 @@ fn consequences(stored: &Object, document: &Value, order: Order<'_>) -> Change {
     match (stored.kind, disabled(&stored.document), disabled(document)) {
         (ObjectKind::User, before, after) if before != after => user_turned(&stored.id, after, order),
         (ObjectKind::Client, false, true) => order.client(&stored.id),
+        (ObjectKind::Device, ..) => devices::rebind(&stored.document, document, order),
         _ => Change::new(),
     }
 }

@@ -207,6 +207,8 @@ fn responses(operation: &Operation) -> Value {
         | Does::DenyBackchannel
         | Does::DisableUser
         | Does::EnableUser
+        | Does::DisableDevice
+        | Does::EnableDevice
         | Does::SetPassword
         | Does::RemoveTotp
         | Does::EndSession

@@ -32,6 +32,7 @@ pub const RESOURCES: &[Resource] = &[
     Resource { kind: ObjectKind::Upstream, path: "/upstreams", schema: "Upstream", one: "upstream" },
     Resource { kind: ObjectKind::TrustedIssuer, path: "/trusted-issuers", schema: "TrustedIssuer", one: "trusted issuer" },
     Resource { kind: ObjectKind::Policy, path: "/policies", schema: "Policy", one: "policy" },
+    Resource { kind: ObjectKind::Device, path: "/devices", schema: "Device", one: "device" },
 ];
 
 /// What an operation does.
@@ -45,6 +46,8 @@ pub enum Does {
     Delete(ObjectKind),
     DisableUser,
     EnableUser,
+    DisableDevice,
+    EnableDevice,
     SetPassword,
     EnrolTotp,
     RemoveTotp,
@@ -93,6 +96,8 @@ const ACTIONS: &[(Method, &str, Does, &str, &str)] = &[
     (Method::POST, "/users/{id}/totp", Does::EnrolTotp, "enrolTotp", "Give a user a new second factor (RFC 6238), returned once"),
     (Method::DELETE, "/users/{id}/totp", Does::RemoveTotp, "removeTotp", "Take a user's second factor away"),
     (Method::POST, "/clients/{id}/rotate-secret", Does::RotateSecret, "rotateClientSecret", "Give a client a new secret, returned once"),
+    (Method::POST, "/devices/{id}/disable", Does::DisableDevice, "disableDevice", "Disable a device: everything of it ends"),
+    (Method::POST, "/devices/{id}/enable", Does::EnableDevice, "enableDevice", "Enable a device"),
     (Method::GET, "/sessions", Does::ListSessions, "listSessions", "List live sessions"),
     (Method::GET, "/sessions/{id}", Does::ReadSession, "getSession", "Read a session"),
     (Method::DELETE, "/sessions/{id}", Does::EndSession, "endSession", "End a session and everything that began in it"),
@@ -206,7 +211,7 @@ impl Does {
                 true,
             ),
             Self::RevokeKey => Takes::Content(closed(&[], json!({ "reason": reason() })), true),
-            Self::DisableUser | Self::EnableUser | Self::EnrolTotp => Takes::Content(closed(&[], json!({})), true),
+            Self::DisableUser | Self::EnableUser | Self::DisableDevice | Self::EnableDevice | Self::EnrolTotp => Takes::Content(closed(&[], json!({})), true),
             Self::ApproveBackchannel => Takes::Content(
                 closed(
                     &[],

@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::{
     actions, backchannel,
     call::Call,
-    collections, openapi,
+    collections, devices, openapi,
     operations::{self, Does, Operation, PREFIX},
     problem::Problem,
     reads,
@@ -95,6 +95,8 @@ async fn perform(state: &AdminState, operation: &Operation, id: String, request:
         Does::Delete(kind) => collections::delete(state, kind, &call).await,
         Does::DisableUser => actions::set_disabled(state, &call, true).await,
         Does::EnableUser => actions::set_disabled(state, &call, false).await,
+        Does::DisableDevice => devices::set_disabled(state, &call, true).await,
+        Does::EnableDevice => devices::set_disabled(state, &call, false).await,
         Does::SetPassword => actions::set_password(state, &call).await,
         Does::EnrolTotp => actions::enrol_totp(state, &call).await,
         Does::RemoveTotp => actions::remove_totp(state, &call).await,

@@ -11,10 +11,11 @@ use crate::{
 };
 
 /// The kinds this version administers, in the order a seed is read.
-pub const KINDS: [ObjectKind; 7] = [
+pub const KINDS: [ObjectKind; 8] = [
     ObjectKind::User,
     ObjectKind::ResourceServer,
     ObjectKind::Client,
+    ObjectKind::Device,
     ObjectKind::TrustedIssuer,
     ObjectKind::Policy,
     ObjectKind::Upstream,
@@ -30,6 +31,7 @@ pub fn of(kind: ObjectKind) -> Option<&'static Value> {
     static ROUTE: LazyLock<Value> = LazyLock::new(shapes::route);
     static UPSTREAM: LazyLock<Value> = LazyLock::new(shapes::upstream);
     static POLICY: LazyLock<Value> = LazyLock::new(shapes::policy);
+    static DEVICE: LazyLock<Value> = LazyLock::new(shapes::device);
     static TRUSTED_ISSUER: LazyLock<Value> = LazyLock::new(shapes::trusted_issuer);
     match kind {
         ObjectKind::User => Some(&USER),
@@ -39,7 +41,8 @@ pub fn of(kind: ObjectKind) -> Option<&'static Value> {
         ObjectKind::Upstream => Some(&UPSTREAM),
         ObjectKind::TrustedIssuer => Some(&TRUSTED_ISSUER),
         ObjectKind::Policy => Some(&POLICY),
-        ObjectKind::ApiKey | ObjectKind::Device | ObjectKind::Certificate | ObjectKind::SignalStream => None,
+        ObjectKind::Device => Some(&DEVICE),
+        ObjectKind::ApiKey | ObjectKind::Certificate | ObjectKind::SignalStream | ObjectKind::DeviceBinding => None,
     }
 }
 
@@ -238,10 +241,10 @@ mod tests {
 
     #[test]
     fn what_later_versions_bring_is_refused_by_name() {
-        let route = json!({ "id": "r", "match": {}, "upstream": { "targets": [], "health": {} }, "cors": {} });
+        let route = json!({ "id": "r", "match": {}, "upstream": { "targets": [], "health": { "every": 1 } }, "cors": {} });
         assert_eq!(
             at(ObjectKind::Route, &route),
-            ["upstream.health: is not supported by this version", "cors: is not supported by this version"]
+            ["upstream.health.every: is not known", "cors: is not supported by this version"]
         );
         assert_eq!(at(ObjectKind::Route, &json!({ "match": {}, "upstream": 7 })), ["upstream: must be a string or an object"]);
     }
@@ -263,6 +266,7 @@ mod tests {
         covered::<edge::upstream::Upstream>();
         covered::<edge::issuer::TrustedIssuer>();
         covered::<policy::Policy>();
+        covered::<accounts::Device>();
     }
 
     /// A keyword that is shown and not checked would promise what nobody keeps.

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Members of a seed that later versions fill; empty ones are fine.
-const LATER: [&str; 2] = ["api_keys", "devices"];
+const LATER: [&str; 1] = ["api_keys"];
 /// Octets of a seed accepted.
 pub const MAX_SEED: usize = 64 * 1024 * 1024;
 /// Passwords compared or hashed at once (the hashing permits bound it further).
@@ -54,12 +54,20 @@ pub async fn plan(objects: &Objects, text: &[u8], actor: &Actor) -> Result<Plan,
                 if stored.is_none() && objects.store.object(kind, &draft.id).await?.is_some() {
                     mistakes.push(Mistake::new(format!("{path}.id"), "is taken by another object"));
                 }
+                if let Err(taken) = objects.unmarked(kind, &draft.id, &draft.document).await {
+                    match taken {
+                        Failure::Conflict(why) => mistakes.push(Mistake::new(path.clone(), why)),
+                        fault => return Err(fault),
+                    }
+                }
                 drafts.push((path, draft, stored));
             }
             Err(wrong) => mistakes.extend(wrong.into_iter().map(|m| under(&path, m))),
         }
     }
     repeated(&drafts, &mut mistakes);
+    let devices = drafts.iter().filter(|(_, draft, _)| draft.kind == ObjectKind::Device);
+    mistakes.extend(Objects::twice_marked(devices.map(|(path, draft, _)| (path.as_str(), &draft.document))));
     // An upstream with a mistake is no reason to call the routes to it lost as well.
     let part_of_table = |m: &Mistake| ["routes", "upstreams", "trusted_issuers", "policies"].iter().any(|part| m.at.starts_with(part));
     if !mistakes.iter().any(part_of_table) {

@@ -35,6 +35,10 @@ fn count(description: &str) -> Value {
     json!({ "type": "integer", "minimum": 0, "description": description })
 }
 
+fn number(description: &str, least: u32, most: u32) -> Value {
+    json!({ "type": "integer", "minimum": least, "maximum": most, "description": description })
+}
+
 fn texts(description: &str) -> Value {
     json!({ "type": "array", "maxItems": 1000, "items": { "type": "string", "maxLength": 2048 }, "description": description })
 }
@@ -216,7 +220,46 @@ fn upstream_members(id: &Value) -> Value {
         "preserve_host": flag("Pass on the request's Host.", true),
         "connect_timeout": duration("To open a connection."),
         "timeout": duration("To the head of the answer."),
-        "health": later(),
+        "idle_timeout": duration("How long the answer's body may pause; absent: any time."),
+        "total_timeout": duration("How long a request may take, with all its tries and its answer's body; absent: any time."),
+        "balance": choice("How a target is chosen; absent: `round_robin`.", &["round_robin", "least_requests", "consistent_hash"]),
+        "hash_on": text("For `consistent_hash`: `source` (when absent), `path`, `header:NAME`, `cookie:NAME` or `claim:NAME`."),
+        "health": closed(&[], json!({
+            "path": text("Asked for with GET; absent: a connection that opens is enough."),
+            "interval": duration("From one check to the next; absent: 10 s."),
+            "timeout": duration("How long one check may take; absent: 5 s."),
+            "healthy_after": number("Good checks in a row until a target is up again; absent: 2.", 1, 100),
+            "unhealthy_after": number("Bad checks in a row until a target is down; absent: 3.", 1, 100),
+            "expect_status": { "type": "array", "maxItems": 16, "items": number("A status.", 200, 599), "description": "Good statuses; absent: 200 to 399." },
+            "port": number("Another port than the target's.", 1, 65_535),
+        })),
+        "ejection": closed(&[], json!({
+            "failures": number("Faults in a row (no connection, no answer in time, 500, 502, 503, 504) after which a target is passed over; absent: 5.", 1, 10_000),
+            "time": duration("For how long the first time, growing up to 30 times that; absent: 10 s."),
+            "max_percent": number("At most this share of the targets; absent: 50.", 0, 99),
+        })),
+        "retries": closed(&[], json!({
+            "attempts": number("Further tries of one request (GET, HEAD, OPTIONS, PUT, DELETE without a body only); absent: 1.", 1, 5),
+            "on": { "type": "array", "maxItems": 5, "items": choice("What is tried again.", &["connect", "timeout", "502", "503", "504"]), "description": "Absent: `connect` and `503`." },
+        })),
+        "breaker": closed(&[], json!({
+            "error_percent": number("The share of faults that opens it; absent: 50.", 1, 100),
+            "window": duration("Over how long; absent: 10 s."),
+            "min_requests": number("Of at least how many requests; absent: 20.", 1, 1_000_000),
+            "open_for": duration("How long nothing is sent, before one request is; absent: 10 s."),
+        })),
+        "max_requests": number("Most requests under way at once, of one process.", 1, 1_000_000),
+        "max_connections": number("Most connections open at once, of one process.", 1, 1_000_000),
+        "max_pending": number("Most requests that wait for one of these, for at most `connect_timeout`; absent: 64.", 0, 1_000_000),
+        "tls": closed(&[], json!({
+            "ca_file": text("PEM file of the only authorities believed; absent: the deployment's."),
+            "ca_pem": { "type": "string", "maxLength": 65_536, "description": "The same as text." },
+            "server_name": text("The name asked for and proved, if not the target's host."),
+            "client_certificate_file": text("PEM file of the certificate shown to the upstream (mutual TLS); read again when it changes."),
+            "client_key_file": text("PEM file of its key."),
+            "spiffe_id": text("The SPIFFE ID that the upstream's certificate must have, instead of a name."),
+            "verify": flag("Always true: an upstream's certificate is always verified.", true),
+        })),
     })
 }
 
@@ -243,6 +286,27 @@ pub fn trusted_issuer() -> Value {
                 }),
             ),
             "software_statements": flag("Its software statements are believed where clients register (RFC 7591 §2.3).", false),
+        }),
+    )
+}
+
+pub fn device() -> Value {
+    closed(
+        &["id"],
+        json!({
+            "id": name("URL-safe, never changed."),
+            "name": text("For people."),
+            "type": text("What it is: the `DeviceType` of policies."),
+            "groups": { "type": "array", "maxItems": 32, "items": { "type": "string", "maxLength": 128 }, "description": "The `Group`s of policies." },
+            "tenant": text("Whose it is: the `Tenant` of policies."),
+            "disabled": flag("Nothing of it works; becoming true ends everything of it.", false),
+            "certificates": { "type": "array", "maxItems": 16, "description": "The client certificates it is known by.", "items": closed(&[], json!({
+                "sha256": text("SHA-256 of the certificate, lower-case hexadecimal."),
+                "subject": text("Its subject (RFC 4514)."),
+                "san_uri": text("A URI among its alternative names."),
+                "authority": text("The authority that must vouch for it, by its name at the listener; absent: any."),
+            })) },
+            "client_id": text("The OAuth client that is this device. Changing this, type, groups or tenant ends its tokens."),
         }),
     )
 }

@@ -26,6 +26,8 @@ pub enum Step {
     Save(Artefact),
     /// Removes a short-lived thing if it is there.
     Remove { kind: ArtefactKind, id: Vec<u8> },
+    /// Removes every version of every API key of an owner (`client:…`, `subject:…`, `device:…`).
+    EndApiKeysOf { owner: String },
     /// Starts a grant.
     StartGrant(Grant),
     /// Replaces scope and document of a grant.

@@ -88,8 +88,20 @@ kinds! {
     KeyRemoved = "key.removed",
     /// A key was revoked: everything it signed is dead.
     KeyRevoked = "key.revoked",
+    /// An API key was given another secret; `data.overlap_s` says how long the old one counts beside it.
+    ApiKeyRotated = "api_key.rotated",
+    /// An API key's secrets ended for good: it was revoked, or its owner was.
+    ApiKeyRevoked = "api_key.revoked",
+    /// An API key was disabled.
+    ApiKeyDisabled = "api_key.disabled",
+    /// An API key was enabled.
+    ApiKeyEnabled = "api_key.enabled",
     /// A device was revoked or disabled.
     DeviceRevoked = "device.revoked",
+    /// A device was disabled: nothing of it works until it is enabled.
+    DeviceDisabled = "device.disabled",
+    /// A device was enabled.
+    DeviceEnabled = "device.enabled",
     /// A person let a device in (RFC 8628).
     DeviceApproved = "device_request.approved",
     /// A person refused a device (RFC 8628).

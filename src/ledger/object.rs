@@ -28,11 +28,14 @@ pub enum ObjectKind {
     Policy,
     /// A stream of shared signals.
     SignalStream,
+    /// What a device's credential is known by, and whose it is: its id is that mark (the device record writes it), so that no two
+    /// devices have the same.
+    DeviceBinding,
 }
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::User,
         Self::Client,
         Self::ResourceServer,
@@ -44,6 +47,7 @@ impl ObjectKind {
         Self::Certificate,
         Self::Policy,
         Self::SignalStream,
+        Self::DeviceBinding,
     ];
 
     /// The stored name.
@@ -61,6 +65,7 @@ impl ObjectKind {
             Self::Certificate => "certificate",
             Self::Policy => "policy",
             Self::SignalStream => "signal_stream",
+            Self::DeviceBinding => "device_binding",
         }
     }
 

@@ -32,6 +32,8 @@ pub enum ArtefactKind {
     Status,
     /// A client that was told of a session and wants to be told of its end. Its `grant` is the session.
     Participant,
+    /// A version of an API key: the id is the keyed MAC of the whole key, the `grant` whose key it is (`client:…`, `subject:…`, `device:…`).
+    ApiKey,
 }
 
 impl ArtefactKind {
@@ -52,6 +54,7 @@ impl ArtefactKind {
             Self::Enrolment => "enrolment",
             Self::Status => "status",
             Self::Participant => "participant",
+            Self::ApiKey => "api_key",
         }
     }
 }

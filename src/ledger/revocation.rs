@@ -26,7 +26,7 @@ pub enum RevocationKind {
     Subject,
     /// Everything of one device.
     Device,
-    /// Everything signed by one key, by `kid`.
+    /// Everything signed by one key, by `kid`; or what is remembered of an API key, by [`API_KEY`] and its id.
     Key,
 }
 
@@ -124,6 +124,10 @@ struct Entry {
     expires_at: i64,
 }
 
+/// How a revocation names an API key: this and its id. No `kid` has a colon in it. An API key lives on: what was known of it before counts no
+/// more, and whoever needs it asks again.
+pub const API_KEY: &str = "api_key:";
+
 /// Seconds what was used once is remembered beyond the time it could count in: the nodes' clocks are not one.
 pub const SPENT_KEPT_S: i64 = 300;
 
@@ -186,8 +190,8 @@ impl RevocationSet {
     pub fn revoked(&self, facts: &Facts<'_>) -> Option<RevocationKind> {
         RevocationKind::ALL.into_iter().find(|kind| {
             let map = self.map(*kind).read();
-            let kills = |e: &Entry| *kind == RevocationKind::Key || *kind == RevocationKind::Token || facts.seq < e.seq;
-            !map.is_empty() && facts.all(*kind).any(|id| map.get(id).is_some_and(kills))
+            let for_good = |id: &str| *kind == RevocationKind::Token || (*kind == RevocationKind::Key && !id.starts_with(API_KEY));
+            !map.is_empty() && facts.all(*kind).any(|id| map.get(id).is_some_and(|e| facts.seq < e.seq || for_good(id)))
         })
     }
 
@@ -276,6 +280,14 @@ mod tests {
         set.apply(&revoke(RevocationKind::Key, "k", 7));
         assert!(set.revoked(&Facts { token: Some("t"), seq: 99, ..Facts::default() }).is_some());
         assert!(set.revoked(&Facts { key: Some("k"), seq: 99, ..Facts::default() }).is_some());
+    }
+
+    #[test]
+    fn what_was_known_of_an_api_key_before_is_dead_and_what_is_known_since_lives() {
+        let set = RevocationSet::new();
+        set.apply(&revoke(RevocationKind::Key, "api_key:k", 7));
+        let told = |seq| set.revoked(&Facts { key: Some("api_key:k"), seq, ..Facts::default() });
+        assert_eq!((told(6), told(7)), (Some(RevocationKind::Key), None));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tokens::{
     Confirmation,
     access::{AccessClaims, Origin},
+    device::DeviceClaim,
 };
 
 use crate::{
@@ -55,6 +56,8 @@ pub struct Known {
     pub auth_time: Option<i64>,
     /// By what means (RFC 8176).
     pub amr: Vec<String>,
+    /// The device whose credential it is.
+    pub device: Option<DeviceClaim>,
 }
 
 impl Known {
@@ -80,6 +83,7 @@ impl Known {
             acr: claims.raw.get("acr").and_then(Value::as_str).map(str::to_owned),
             auth_time: claims.raw.get("auth_time").and_then(Value::as_i64),
             amr: texts(claims.raw.get("amr")),
+            device: DeviceClaim::read(&claims.raw),
         })
     }
 
@@ -108,6 +112,7 @@ impl Known {
             acr,
             auth_time,
             amr,
+            device: document.device,
         })
     }
 
@@ -120,7 +125,7 @@ impl Known {
             session: self.session.as_deref(),
             client: Some(&self.client_id),
             subject: Some(&self.subject),
-            device: None,
+            device: self.device.as_ref().map(|device| device.id.as_str()),
             key: self.kid.as_deref(),
             seq: self.seq,
             from: self.from.as_ref(),
@@ -208,6 +213,8 @@ struct Wire<'a> {
     seq: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<&'a Origin>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<&'a DeviceClaim>,
 }
 
 #[derive(Serialize)]
@@ -249,6 +256,7 @@ pub fn access(known: &Known, user: Option<&User>, settings: &Settings) -> Vec<u8
         sid: known.session.as_deref(),
         seq: Some(known.seq),
         from: known.from.as_ref(),
+        device: known.device.as_ref(),
     })
 }
 
@@ -299,6 +307,7 @@ pub fn refresh(caller: &Client, found: &RefreshFound<'_>, settings: &Settings, n
         sid: document.session.as_deref(),
         seq: None,
         from: None,
+        device: None,
     })
 }
 

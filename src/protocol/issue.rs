@@ -6,6 +6,7 @@ use serde_json::Value;
 use tokens::{
     Alg, Confirmation, Entropy,
     access::{self, AccessTokenClaims, Origin},
+    device::DeviceClaim,
     id,
     keyring::KeyRing,
     secret::{self, MacKey, Plain, SecretKind},
@@ -107,6 +108,15 @@ pub struct Order<'a> {
     pub actor: Option<&'a Value>,
     /// The tokens it is exchanged from: it ends with any of them.
     pub from: Option<&'a Origin>,
+    /// The device whose token it is exchanged from: it stays that one's. Otherwise it is the client's, if that is one's.
+    pub device: Option<&'a DeviceClaim>,
+}
+
+impl<'a> Order<'a> {
+    /// The device whose credential it will be.
+    fn device(&self) -> Option<&'a DeviceClaim> {
+        self.device.or(self.client.device.as_deref())
+    }
 }
 
 /// An access token, and the change that must be durable before anybody sees it.
@@ -171,6 +181,9 @@ pub fn access_token_until(ctx: &Context<'_>, order: &Order<'_>, latest: Option<i
         .with("grant_type", order.grant_type);
     event.grant = order.grant.map(str::to_owned);
     event.session = order.session.map(str::to_owned);
+    if let Some(device) = order.device() {
+        event = event.with("device", device.id.as_str());
+    }
     if let Some(bound) = order.confirmation {
         event = event.with("bound", if bound.jkt.is_some() { "dpop" } else { "mtls" });
     }
@@ -211,6 +224,7 @@ fn signed(ctx: &Context<'_>, order: &Order<'_>, scope: &str, jti: &str, exp: i64
         act: order.actor,
         authorization_details: order.details,
         from: order.from,
+        device: order.device(),
         status: status.as_ref(),
     };
     let text = key.sign_jwt(access::TYP, &claims).map(Plain::from).map_err(|e| OAuthError::fault(e.to_string()))?;
@@ -233,6 +247,7 @@ fn opaque(ctx: &Context<'_>, order: &Order<'_>, scope: &str, exp: i64) -> Result
         actor: order.actor.cloned(),
         authentication: order.authentication.cloned(),
         from: order.from.cloned(),
+        device: order.device().cloned(),
     };
     let artefact = Artefact {
         kind: ArtefactKind::Access,

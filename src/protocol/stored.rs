@@ -1,7 +1,7 @@
 //! The documents of stored artefacts and grants: the seam between the endpoint that writes one and the one that reads it.
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokens::{Confirmation, access::Origin};
+use tokens::{Confirmation, access::Origin, device::DeviceClaim};
 
 /// How the person behind a grant was authenticated.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -101,4 +101,7 @@ pub struct AccessDocument {
     /// How the person was authenticated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authentication: Option<Authentication>,
+    /// The device whose credential it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceClaim>,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Confirmation, Refusal, Verified, jwk::VerifyingKey, jws::Parsed};
+use crate::{Confirmation, Refusal, Verified, device::DeviceClaim, jwk::VerifyingKey, jws::Parsed};
 
 /// The type of our access tokens.
 pub const TYP: &str = "at+jwt";
@@ -75,6 +75,9 @@ pub struct AccessTokenClaims<'a> {
     /// The tokens it was exchanged from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<&'a Origin>,
+    /// The device whose credential it is ([`crate::device`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<&'a DeviceClaim>,
     /// Where its status is listed (Token Status List §6).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<&'a Value>,

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use accounts::User;
+use accounts::{
+    Device, User,
+    device::{Bound, client_mark},
+};
 use edge::issuer::TrustedIssuer;
 use ledger::{Committed, Event, Listener, ObjectKind, Store, StoreError};
 use moka::sync::Cache;
@@ -71,11 +74,23 @@ impl Catalog {
         if let Some(allowed) = self.of_strangers.as_ref().filter(|_| client.origin.is_some()) {
             client.grant_types.retain(|g| allowed.contains(g));
         }
+        if let Some(device) = self.device_of(id).await? {
+            // A device that is disabled has no client that works.
+            client.disabled |= device.disabled;
+            client.device = Some(Box::new(device.claim()));
+        }
         let secret = self.store.secret(ObjectKind::Client, id, KnownClient::SECRET).await?;
         let previous = self.store.secret(ObjectKind::Client, id, KnownClient::PREVIOUS_SECRET).await?;
         let known = Arc::new(KnownClient::new(client, version, [secret, previous]));
         self.remember(&self.clients, id, &known, before);
         Ok(Some(known))
+    }
+
+    /// The device that a client is, if it is one's.
+    async fn device_of(&self, client_id: &str) -> Result<Option<Device>, StoreError> {
+        let Some(row) = self.store.object(ObjectKind::DeviceBinding, &client_mark(client_id)).await? else { return Ok(None) };
+        let bound: Bound = parse(row.document)?;
+        self.store.object(ObjectKind::Device, &bound.device).await?.map(|object| parse(object.document)).transpose()
     }
 
     /// A resource server by its identifier (the `aud`).
@@ -163,6 +178,7 @@ impl Catalog {
             Some((ObjectKind::Client, id)) => self.clients.invalidate(&id),
             Some((ObjectKind::ResourceServer, _)) => self.servers.invalidate_all(),
             Some((ObjectKind::User, id)) => self.users.invalidate(&id),
+            Some((ObjectKind::Device, _)) => clients_of_device(event).iter().for_each(|id| self.clients.invalidate(id)),
             Some((ObjectKind::TrustedIssuer, _)) => self.issuers.invalidate_all(),
             Some(_) => {}
             None => {
@@ -196,6 +212,13 @@ fn changed(event: &Event) -> Option<(ObjectKind, String)> {
     }
     let document: Document = serde_json::from_str(&event.document).ok()?;
     Some((ObjectKind::parse(&document.data.object)?, document.data.id))
+}
+
+/// The clients that a device is or was, as an event about it names them.
+fn clients_of_device(event: &Event) -> Vec<String> {
+    let document: serde_json::Value = serde_json::from_str(&event.document).unwrap_or_default();
+    let named = document.pointer("/data/clients").and_then(serde_json::Value::as_array);
+    named.into_iter().flatten().filter_map(serde_json::Value::as_str).map(str::to_owned).collect()
 }
 
 fn parse<T: serde::de::DeserializeOwned>(document: serde_json::Value) -> Result<T, StoreError> {

@@ -136,6 +136,7 @@ impl Issue<'_> {
             details: self.request.details.as_ref(),
             actor: None,
             from: None,
+            device: None,
         };
         issue::access_token(ctx, &order)
     }

@@ -148,6 +148,9 @@ pub struct Client {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwks_uri: Option<String>,
     pub disabled: bool,
+    /// The device it is, if it is one's: nothing of the record, but known to whoever looked for both. Everything issued to it says so.
+    #[serde(skip)]
+    pub device: Option<Box<tokens::device::DeviceClaim>>,
 }
 
 /// A workload identity: whose token proves the client, and what that token has to say.
@@ -231,6 +234,7 @@ impl Default for Client {
             origin: None,
             jwks_uri: None,
             disabled: false,
+            device: None,
         }
     }
 }

@@ -61,6 +61,7 @@ pub fn decide(
             details: details.as_ref(),
             actor: None,
             from: None,
+            device: None,
         },
     )?;
     let (issued, mut answer) = answer(access, scope.to_string());

@@ -82,6 +82,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
         details: details.as_ref(),
         actor: None,
         from: None,
+        device: None,
     };
     let access = redeem(&redemption, || issue::access_token(ctx, &order))?;
     let lives_until = now + access.expires_in;

@@ -311,6 +311,7 @@ pub fn redeem(ctx: &Context<'_>, client: &AuthenticatedClient, flow: &Flow, foun
         details: None,
         actor: None,
         from: None,
+        device: None,
     };
     let access = issue::access_token(ctx, &order)?;
     let lives_until = now + access.expires_in;

@@ -88,6 +88,7 @@ pub fn decide(
         details: None,
         actor: assertion.act.as_ref(),
         from: None,
+        device: None,
     };
     let access = issue::access_token(ctx, &order)?;
     let mut change = Change::new().step(client.unchanged()).step(used(once, now, assertion.expires_at));

@@ -81,6 +81,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
             details: details.as_ref(),
             actor: None,
             from: None,
+            device: None,
         };
         issue::access_token(ctx, &order).map(|access| (access, scope.clone()))
     })?;

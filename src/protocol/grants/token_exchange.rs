@@ -5,7 +5,7 @@ use accounts::User;
 use ledger::{Change, EventKind, NewEvent, ObjectKind, Step};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokens::{Confirmation, access::Origin, id};
+use tokens::{Confirmation, access::Origin, device::DeviceClaim, id};
 
 use super::{
     Granted, TOKEN_EXCHANGE, answer, audience,
@@ -125,6 +125,8 @@ pub struct Subject<'a> {
     pub hangs: Hangs,
     /// The tokens of this server that end with the new one: itself, and what it was exchanged from.
     pub from: Option<Origin>,
+    /// The device whose credential it is, and the new one stays.
+    pub device: Option<DeviceClaim>,
     /// What its holder has to prove.
     pub confirmation: Option<Confirmation>,
     /// The id under which the one use of another issuer's JWT is remembered.
@@ -268,6 +270,7 @@ pub fn decide(
         details: None,
         actor: act.as_ref(),
         from: subject.from.as_ref(),
+        device: subject.device.as_ref(),
     };
     let access = issue::access_token_until(ctx, &order, Some(subject.expires_at))?;
     let mut change = Change::new().step(client.unchanged());
