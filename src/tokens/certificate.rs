@@ -1,4 +1,6 @@
 //! A client certificate as the handshake proved it, and what it says of its holder (RFC 8705, RFC 5280, RFC 4514).
+mod said;
+
 use std::{net::IpAddr, sync::Arc};
 
 use base64::Engine as _;
@@ -11,6 +13,7 @@ use x509_parser::{
     x509::{AttributeTypeAndValue, X509Name},
 };
 
+pub use self::said::{Purpose, Said};
 use crate::{
     b64, hash,
     jwk::{Jwk, PRIVATE},
@@ -22,13 +25,86 @@ pub struct Certificate {
     der: Arc<[u8]>,
     thumbprint: Arc<str>,
     trusted: bool,
+    path: Option<Arc<Path>>,
+}
+
+/// Who vouches for a certificate.
+#[derive(Debug, PartialEq, Eq)]
+struct Path {
+    authority: Arc<Authority>,
+    /// The certificates between it and the authority, in DER, its issuer first.
+    between: Vec<Vec<u8>>,
+}
+
+/// A certificate authority that a listener trusts, as routes and logs name it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Authority {
+    /// Its common name; its fingerprint where it has none.
+    pub name: Arc<str>,
+    /// The file it came from, without folder and extension.
+    pub file: String,
+    /// SHA-256 of its certificate, hexadecimal.
+    pub fingerprint: String,
+}
+
+impl Authority {
+    /// Whether a text names it: by common name, fingerprint (any case, with or without colons) or file.
+    #[must_use]
+    pub fn is(&self, text: &str) -> bool {
+        let hex = || text.chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).eq(self.fingerprint.chars());
+        *self.name == *text || self.file == text || hex()
+    }
+}
+
+/// Why a certificate that was shown counts for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// No authority of the listener vouches for it.
+    Untrusted,
+    /// It, or one above it, is not valid now.
+    Expired,
+    /// It is not for clients.
+    Usage,
+    /// Its authority has revoked it, or one above it.
+    Revoked,
+    /// It cannot be known whether it is revoked, with the reason for the log.
+    Undecided(&'static str),
+}
+
+impl Doubt {
+    /// A short stable name for logs and metrics.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Untrusted => "certificate_untrusted",
+            Self::Expired => "certificate_expired",
+            Self::Usage => "certificate_usage",
+            Self::Revoked => "certificate_revoked",
+            Self::Undecided(why) => why,
+        }
+    }
 }
 
 impl Certificate {
     /// A certificate in DER whose issuer nobody has looked at.
     #[must_use]
     pub fn new(der: &[u8]) -> Self {
-        Self { thumbprint: b64::encode(&hash::sha256(der)).into(), der: der.into(), trusted: false }
+        Self { thumbprint: b64::encode(&hash::sha256(der)).into(), der: der.into(), trusted: false, path: None }
+    }
+    /// The same, its chain verified up to this authority by these certificates (its issuer first, the authority left out).
+    #[must_use]
+    pub fn vouched(der: &[u8], authority: Arc<Authority>, between: Vec<Vec<u8>>) -> Self {
+        Self { path: Some(Arc::new(Path { authority, between })), ..Self::verified(der) }
+    }
+    /// The authority that vouches for it.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Arc<Authority>> {
+        self.path.as_ref().map(|path| &path.authority)
+    }
+    /// The certificates between it and its authority, in DER.
+    #[must_use]
+    pub fn between(&self) -> &[Vec<u8>] {
+        self.path.as_ref().map(|path| path.between.as_slice()).unwrap_or_default()
     }
     /// The same, its chain verified up to an authority for client certificates.
     #[must_use]
