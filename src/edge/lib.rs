@@ -6,7 +6,9 @@
 pub mod admission;
 pub mod assertion;
 pub mod balance;
+pub mod bounds;
 pub mod breaker;
+pub mod canary;
 pub mod credentials;
 pub mod exchange;
 pub mod forwarded;
@@ -19,6 +21,7 @@ pub mod issuer;
 pub mod limit;
 pub mod memory;
 pub mod path;
+pub mod rate;
 pub mod refusal;
 pub mod resilience;
 pub mod route;
@@ -27,6 +30,8 @@ pub mod step_up;
 pub mod table;
 pub mod upstream;
 pub mod upstream_tls;
+pub mod version;
+pub mod version_match;
 
 pub use admission::Permit;
 pub use issuer::TrustedIssuer;

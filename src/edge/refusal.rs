@@ -46,8 +46,14 @@ pub enum Refusal {
     TooSlow,
     /// Over the route's quota.
     Limited(Verdict),
+    /// As many requests as may be are being served for it.
+    Crowded,
     /// It cannot be known whether the credential is good.
     Undecided(&'static str),
+    /// This version of the API is no longer served (RFC 8594).
+    Gone,
+    /// It is not served for a while, so that who still calls notices: whether as if it were gone, and for how many seconds.
+    BrownOut { gone: bool, retry_s: u32 },
     /// The upstream cannot be reached or answers nonsense.
     BadUpstream(&'static str),
     /// The upstream does not answer in time.
@@ -66,10 +72,11 @@ impl Refusal {
             Self::NoRoute => 404,
             Self::Method => 405,
             Self::TooSlow => 408,
+            Self::Gone | Self::BrownOut { gone: true, .. } => 410,
             Self::TooLarge => 413,
-            Self::Limited(_) => 429,
+            Self::Limited(_) | Self::Crowded => 429,
             Self::BadUpstream(_) => 502,
-            Self::Undecided(_) => 503,
+            Self::Undecided(_) | Self::BrownOut { gone: false, .. } => 503,
             Self::SlowUpstream => 504,
         }
     }
@@ -96,7 +103,10 @@ impl Refusal {
             Self::Policy => "policy",
             Self::TooLarge => "body_too_large",
             Self::TooSlow => "request_timeout",
+            Self::Gone => "sunset",
+            Self::BrownOut { .. } => "brown_out",
             Self::Limited(_) => "rate_limit",
+            Self::Crowded => "concurrency",
             Self::SlowUpstream => "upstream_timeout",
         }
     }
@@ -111,11 +121,12 @@ impl Refusal {
             404 => r#"{"type":"about:blank","title":"Not Found","status":404,"detail":"No route is for this request."}"#,
             405 => r#"{"type":"about:blank","title":"Method Not Allowed","status":405,"detail":"The route does not take this method."}"#,
             408 => r#"{"type":"about:blank","title":"Request Timeout","status":408,"detail":"The request did not come in time."}"#,
+            410 => r#"{"type":"about:blank","title":"Gone","status":410,"detail":"This version of the API is no longer served."}"#,
             413 => r#"{"type":"about:blank","title":"Content Too Large","status":413,"detail":"The body is larger than the route takes."}"#,
-            414 => r#"{"type":"about:blank","title":"URI Too Long","status":414,"detail":"The request target is longer than 8 KiB."}"#,
+            414 => r#"{"type":"about:blank","title":"URI Too Long","status":414,"detail":"The request target is longer than is taken here."}"#,
             429 => r#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"The quota is used up; try again later."}"#,
             431 => {
-                r#"{"type":"about:blank","title":"Request Header Fields Too Large","status":431,"detail":"More than 32 KiB or 100 header fields."}"#
+                r#"{"type":"about:blank","title":"Request Header Fields Too Large","status":431,"detail":"More or longer header fields than are taken here."}"#
             }
             502 => r#"{"type":"about:blank","title":"Bad Gateway","status":502,"detail":"The upstream gave no valid answer."}"#,
             504 => r#"{"type":"about:blank","title":"Gateway Timeout","status":504,"detail":"The upstream did not answer in time."}"#,

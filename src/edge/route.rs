@@ -8,11 +8,15 @@ use serde_json::Value;
 
 use crate::{
     assertion::SignedAssertion,
+    canary::Canary,
     exchange::TokenExchange,
+    bounds::Limits,
     host,
-    limit::Quota,
     path,
+    rate::RateLimits,
     upstream::{UNSUPPORTED, Upstream, good_id},
+    version::Version,
+    version_match::VersionMatch,
 };
 
 /// Which requests a route is for. Every member given must match.
@@ -30,11 +34,14 @@ pub struct Match {
     /// Header names and the exact values they must have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+    /// The version of the API the request has to ask for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionMatch>,
 }
 
 impl Default for Match {
     fn default() -> Self {
-        Self { hosts: Vec::new(), path_prefix: "/".into(), methods: Vec::new(), headers: BTreeMap::new() }
+        Self { hosts: Vec::new(), path_prefix: "/".into(), methods: Vec::new(), headers: BTreeMap::new(), version: None }
     }
 }
 
@@ -100,20 +107,6 @@ pub struct Auth {
     pub max_age: Option<String>,
 }
 
-/// How many requests, counted by what.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RateLimit {
-    /// `ip`, `client`, `subject`, `route` or `header:NAME`.
-    pub key: String,
-    pub rate: u32,
-    /// E.g. `"60s"`.
-    pub period: String,
-    /// Absent: as much as `rate`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub burst: Option<u32>,
-}
-
 /// What the upstream is told of the caller.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -129,15 +122,6 @@ pub struct IdentityHeaders {
     pub phantom: bool,
 }
 
-/// Limits of a route's own.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Largest request body in octets (413 beyond).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub body: Option<u64>,
-}
-
 /// A gateway route. Without `auth` and without `public: true` it lets nobody through.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -151,7 +135,7 @@ pub struct Route {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rate_limit: Option<RateLimit>,
+    pub rate_limit: Option<RateLimits>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<IdentityHeaders>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -174,9 +158,12 @@ pub struct Route {
     /// Not supported by this version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<Value>,
-    /// Not supported by this version.
+    /// The life of the API's version that this route serves.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub version: Option<Value>,
+    pub version: Option<Version>,
+    /// Sends a part of the requests to another upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
 }
 
 /// The identity headers of a route that names none.
@@ -191,15 +178,6 @@ impl Route {
             Some(map) => map,
             None => DEFAULT_IDENTITY.iter().map(|(h, c)| ((*h).to_owned(), (*c).to_owned())).collect(),
         }
-    }
-}
-
-impl RateLimit {
-    /// The quota, if the period reads.
-    #[must_use]
-    pub fn quota(&self) -> Option<Quota> {
-        let period_s = u32::try_from(tokens::duration::parse(&self.period)?).ok()?;
-        Some(Quota { rate: self.rate, period_s, burst: self.burst.unwrap_or(self.rate) })
     }
 }
 
@@ -234,6 +212,15 @@ impl Record for Route {
         if let Some(limit) = &self.rate_limit {
             limit.mistakes(self.auth.is_some(), &mut out);
         }
+        if let Some(limits) = &self.limits {
+            limits.mistakes(self.auth.is_some(), &mut out);
+        }
+        if let Some(version) = &self.version {
+            version.mistakes(&mut out);
+        }
+        if let Some(canary) = &self.canary {
+            canary.mistakes(self.auth.is_some(), &mut out);
+        }
         self.identity_mistakes(&mut out);
         crate::assertion::mistakes(self, &mut out);
         crate::exchange::mistakes(self, &mut out);
@@ -242,7 +229,7 @@ impl Record for Route {
         {
             out.push(Mistake::new("policy", why));
         }
-        let later = [("cors", &self.cors), ("validation", &self.validation), ("version", &self.version)];
+        let later = [("cors", &self.cors), ("validation", &self.validation)];
         out.extend(later.iter().filter(|(_, v)| v.is_some()).map(|(at, _)| Mistake::new(*at, UNSUPPORTED)));
         out
     }
@@ -295,6 +282,9 @@ impl Match {
                 out.push(Mistake::new(format!("match.headers.{name}"), "not a header field (RFC 9110 §5)"));
             }
         }
+        if let Some(version) = &self.version {
+            version.mistakes(out);
+        }
     }
 }
 
@@ -342,32 +332,6 @@ impl Auth {
     }
 }
 
-impl RateLimit {
-    fn mistakes(&self, has_auth: bool, out: &mut Vec<Mistake>) {
-        match self.key.as_str() {
-            "ip" | "route" => {}
-            "client" | "subject" if has_auth => {}
-            "client" | "subject" => out.push(Mistake::new("rate_limit.key", "a route without auth knows no client or subject")),
-            "api_key" | "device" => out.push(Mistake::new("rate_limit.key", UNSUPPORTED)),
-            other => {
-                let named = other.strip_prefix("header:").is_some_and(|n| HeaderName::from_bytes(n.as_bytes()).is_ok());
-                if !named {
-                    out.push(Mistake::new("rate_limit.key", "must be ip, client, subject, route or header:NAME"));
-                }
-            }
-        }
-        if self.rate == 0 {
-            out.push(Mistake::new("rate_limit.rate", "must be at least 1"));
-        }
-        if self.quota().is_none() {
-            out.push(Mistake::new("rate_limit.period", "a duration such as \"60s\" is needed"));
-        }
-        if self.burst == Some(0) {
-            out.push(Mistake::new("rate_limit.burst", "must be at least 1"));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -389,13 +353,12 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused_not_ignored() {
-        let route = json!({"id": "r", "upstream": "u", "policy": "permit(principal)", "cors": {}, "version": {}, "validation": {},
+        let route = json!({"id": "r", "upstream": "u", "policy": "permit(principal)", "cors": {}, "validation": {},
             "auth": {"accept": ["jwt", "api_key", "mtls"], "audience": "a", "sender_constraint": ["dpop", "mtls", "luck"], "acr_values": ["urn:x", "a\"b"], "max_age": "0s"}});
         let got = mistakes(route);
         for at in [
             "policy",
             "cors",
-            "version",
             "validation",
             "auth.accept[1]",
             "auth.accept[2]",

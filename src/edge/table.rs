@@ -8,40 +8,25 @@ use policy::{Compiled, Policy};
 use tokens::Alg;
 
 use crate::{
+    bounds::{Bounds, Limits},
     admission::{Accepts, Access, Guard, SenderConstraint},
     assertion::{self, Assertion},
     balance::{Balance, balance},
+    canary::Split,
     exchange::Exchange,
     headers::Aliases,
     identity::Issuer,
     introspection::Introspection,
     issuer::TrustedIssuer,
-    limit::Quota,
     path,
+    rate::{RateLimits, Rates},
     route::{Auth, DEFAULT_IDENTITY, Freshness, Route, UpstreamRef},
     rules::Rules,
     step_up::StepUp,
     upstream::Upstream,
+    version::{self, Life},
+    version_match::{self, Selector},
 };
-
-/// What a rate limit counts by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LimitKey {
-    Ip,
-    Client,
-    Subject,
-    Route,
-    Header(HeaderName),
-}
-
-/// A rate limit made ready.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limit {
-    pub key: LimitKey,
-    pub quota: Quota,
-    /// `RateLimit-Policy`.
-    pub policy: HeaderValue,
-}
 
 /// A route made ready.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,10 +36,20 @@ pub struct Entry {
     pub prefix: String,
     methods: Vec<Method>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// The version of the API it is for, where requests name one.
+    pub(crate) selector: Option<Selector>,
+    /// The life of that version.
+    pub life: Option<Box<Life>>,
+    /// Header fields of every answer, refusals included.
+    pub told: Vec<(HeaderName, HeaderValue)>,
+    /// Where some of its requests go instead.
+    pub canary: Option<Box<Split>>,
     pub upstream: Arc<Balance>,
     pub strip: bool,
     pub access: Access,
-    pub limit: Option<Limit>,
+    pub limit: Option<Rates>,
+    /// Sizes, times, how many at once.
+    pub bounds: Option<Box<Bounds>>,
     /// Header → claim.
     pub identity: Vec<(HeaderName, String)>,
     /// Equal for routes whose mappings are equal.
@@ -152,7 +147,7 @@ impl RouteTable {
         let mut entries = Vec::new();
         let mut mappings: Vec<Vec<(HeaderName, String)>> = Vec::new();
         for route in routes {
-            match entry(route, &named, &trusted, own, &mut mappings).and_then(|entry| judged(entry, route, &stored)) {
+            match entry(route, &named, &trusted, own, &mut mappings).and_then(|entry| judged(entry, route, &stored)).and_then(|entry| lived(entry, route, &named)) {
                 Ok(entry) => entries.push(entry),
                 Err(mistake) => mistakes.push(mistake),
             }
@@ -161,10 +156,12 @@ impl RouteTable {
         for pair in entries.windows(2) {
             if let [a, b] = pair
                 && (&a.prefix, &a.hosts, &a.methods, &a.headers) == (&b.prefix, &b.hosts, &b.methods, &b.headers)
+                && a.selector == b.selector
             {
                 mistakes.push(Mistake::new(format!("routes[{}].match", b.id), format!("matches exactly what route {:?} matches", a.id)));
             }
         }
+        mistakes.extend(version_match::clashes(&entries));
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
@@ -203,6 +200,9 @@ impl RouteTable {
             }
             prefix = Some(&entry.prefix);
             if !entry.headers.iter().all(|(n, v)| headers.get(n) == Some(v)) {
+                continue;
+            }
+            if entry.selector.as_ref().is_some_and(|selector| !selector.takes(headers)) {
                 continue;
             }
             if entry.methods.is_empty() || entry.methods.contains(method) {
@@ -267,6 +267,15 @@ impl Entry {
     pub fn is_for(&self, host: &str) -> bool {
         self.hosts_match(host)
     }
+    /// Whether a host exists that both are for.
+    pub(crate) fn shares_hosts(&self, other: &Self) -> bool {
+        self.hosts.is_empty() || other.hosts.is_empty() || self.hosts.iter().any(|host| other.hosts.contains(host))
+    }
+    /// Whether a request of that host and path can be for both, versions apart.
+    pub(crate) fn shares_requests(&self, other: &Self) -> bool {
+        let methods = self.methods.is_empty() || other.methods.is_empty() || self.methods.iter().any(|m| other.methods.contains(m));
+        methods && self.headers == other.headers
+    }
     fn hosts_match(&self, host: &str) -> bool {
         self.hosts.is_empty() || self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
     }
@@ -285,6 +294,7 @@ fn rank(entry: &Entry) -> impl Ord {
         entry.hosts.clone(),
         Reverse(entry.headers.len()),
         entry.headers.iter().map(|(n, v)| (n.as_str().to_owned(), v.as_bytes().to_vec())).collect::<Vec<_>>(),
+        entry.selector.as_ref().map(Selector::rank),
         entry.methods.is_empty(),
         entry.methods.iter().map(|m| m.as_str().to_owned()).collect::<Vec<_>>(),
         entry.id.clone(),
@@ -339,6 +349,21 @@ fn judged(mut entry: Entry, route: &Route, stored: &Arc<Compiled>) -> Result<Ent
     Ok(entry)
 }
 
+/// Adds the life of its version, and its canary.
+fn lived(mut entry: Entry, route: &Route, named: &BTreeMap<&str, Arc<Balance>>) -> Result<Entry, Mistake> {
+    entry.told = version::told(route.version.as_ref(), entry.selector.as_ref());
+    let Some(canary) = &route.canary else { return Ok(entry) };
+    let upstream = match &canary.upstream {
+        UpstreamRef::Named(id) => named
+            .get(id.as_str())
+            .cloned()
+            .ok_or_else(|| Mistake::new(format!("routes[{}].canary.upstream", route.id), format!("there is no upstream {id:?}")))?,
+        UpstreamRef::Inline(inline) => Arc::new(balance(&format!("{} (canary)", route.id), inline)),
+    };
+    entry.canary = Some(Box::new(Split::new(canary, Entry { upstream, ..entry.clone() })));
+    Ok(entry)
+}
+
 fn entry(
     route: &Route,
     named: &BTreeMap<&str, Arc<Balance>>,
@@ -379,18 +404,8 @@ fn entry(
         upstream,
         strip: route.strip_prefix,
         access,
-        limit: route.rate_limit.as_ref().and_then(|l| {
-            let quota = l.quota()?;
-            let key = match l.key.as_str() {
-                "ip" => LimitKey::Ip,
-                "client" => LimitKey::Client,
-                "subject" => LimitKey::Subject,
-                "route" => LimitKey::Route,
-                other => LimitKey::Header(HeaderName::from_bytes(other.strip_prefix("header:")?.as_bytes()).ok()?),
-            };
-            let policy = HeaderValue::from_str(&format!("\"{}\";q={};w={}", l.key.replace('"', ""), quota.rate, quota.period_s)).ok()?;
-            Some(Limit { key, quota, policy })
-        }),
+        limit: route.rate_limit.as_ref().and_then(RateLimits::ready),
+        bounds: route.limits.as_ref().and_then(Limits::ready),
         identity,
         identity_id,
         body_limit: route.limits.as_ref().and_then(|l| l.body),
@@ -399,6 +414,10 @@ fn entry(
         exchange: Exchange::of(route),
         forwarded: route.forwarded,
         rules: None,
+        selector: route.matches.version.as_ref().and_then(Selector::new),
+        life: route.version.as_ref().map(|version| Box::new(Life::new(version))),
+        told: Vec::new(),
+        canary: None,
     })
 }
 
