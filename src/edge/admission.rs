@@ -1,12 +1,13 @@
 //! Admission: authenticate, authorize, limit. Forwarding needs the [`Permit`] that only the last of them gives.
 //!
 //! The phases take whatever gives an [`Identity`] ([`Who`]), and hand it on: a reference here, a kept belief in the gateway.
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use http::HeaderValue;
 use tokens::{Confirmation, access, confirmation::Scheme};
 
 use crate::{
+    certificate,
     identity::{Identity, Issuer, Kind},
     limit::Verdict,
     refusal::Refusal,
@@ -121,6 +122,8 @@ pub struct Guard {
     pub sender: SenderConstraint,
     /// How well and how recently the person has to be authenticated.
     pub step_up: StepUp,
+    /// Which client certificates count, where some do.
+    pub certificate: Option<Arc<certificate::Ready>>,
 }
 
 impl Guard {
@@ -286,6 +289,7 @@ mod tests {
             insufficient: Guard::insufficient(&["read".into()]),
             sender: SenderConstraint::default(),
             step_up: StepUp::default(),
+            certificate: None,
         })
     }
 

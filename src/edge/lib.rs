@@ -9,6 +9,7 @@ pub mod balance;
 pub mod bounds;
 pub mod breaker;
 pub mod canary;
+pub mod certificate;
 pub mod credentials;
 pub mod exchange;
 pub mod forwarded;

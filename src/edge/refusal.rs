@@ -38,6 +38,8 @@ pub enum Refusal {
     StepUp(Scheme, Lack),
     /// Believed, but a scope is missing.
     Scope,
+    /// Believed, but not one of those who may come here, with the reason for the log.
+    Barred(&'static str),
     /// Believed, but no policy of the route permits this.
     Policy,
     /// The body is larger than the route takes.
@@ -68,7 +70,7 @@ impl Refusal {
             Self::Framing(violation) => violation.status(),
             Self::Malformed(_) | Self::Ambiguous => 400,
             Self::Missing | Self::Invalid(_) | Self::Unbound(_) | Self::Unproved(_) | Self::Nonce | Self::StepUp(..) => 401,
-            Self::Closed | Self::Scope | Self::Policy => 403,
+            Self::Closed | Self::Scope | Self::Barred(_) | Self::Policy => 403,
             Self::NoRoute => 404,
             Self::Method => 405,
             Self::TooSlow => 408,
@@ -93,6 +95,7 @@ impl Refusal {
             | Self::Malformed(why)
             | Self::Invalid(why)
             | Self::Undecided(why)
+            | Self::Barred(why)
             | Self::BadUpstream(why) => why,
             Self::Ambiguous => "two_credentials",
             Self::NoRoute => "no_route",
@@ -147,7 +150,7 @@ impl Refusal {
             Self::Unproved(_) => Some(dpop("error=\"invalid_dpop_proof\", ")),
             Self::Nonce => Some(dpop("error=\"use_dpop_nonce\", ")),
             Self::Ambiguous => Some(HeaderValue::from_static(r#"Bearer error="invalid_request""#)),
-            Self::Policy => Some(HeaderValue::from_static(r#"Bearer error="insufficient_scope""#)),
+            Self::Policy | Self::Barred(_) => Some(HeaderValue::from_static(r#"Bearer error="insufficient_scope""#)),
             Self::StepUp(scheme, lack) => match access {
                 Some(Access::Guarded(guard)) => Some(guard.step_up.challenge(scheme, lack)),
                 _ => Some(StepUp::default().challenge(scheme, lack)),

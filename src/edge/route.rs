@@ -11,6 +11,7 @@ use crate::{
     canary::Canary,
     exchange::TokenExchange,
     bounds::Limits,
+    certificate::{CertificateRules, ClientCertificate},
     host,
     path,
     rate::RateLimits,
@@ -105,6 +106,9 @@ pub struct Auth {
     /// How long ago the person may have logged in (the token's `auth_time`), e.g. `"5m"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<String>,
+    /// Which client certificates count, and for whom; only with `mtls` ([`crate::certificate`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateRules>,
 }
 
 /// What the upstream is told of the caller.
@@ -120,6 +124,10 @@ pub struct IdentityHeaders {
     /// The assertion takes the place of the credential: opaque outside, a JWT inside.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub phantom: bool,
+    /// Tells the upstream the client certificate of the connection in `Client-Cert` (RFC 9440); `"chain"`: and what is between it and
+    /// its authority in `Client-Cert-Chain`.
+    #[serde(skip_serializing_if = "ClientCertificate::is_absent")]
+    pub client_certificate: ClientCertificate,
 }
 
 /// A gateway route. Without `auth` and without `public: true` it lets nobody through.
@@ -290,19 +298,21 @@ impl Match {
 
 impl Auth {
     fn mistakes(&self, out: &mut Vec<Mistake>) {
-        let mut tokens_accepted = false;
+        let (mut tokens_accepted, mut others_accepted) = (false, false);
         for (n, kind) in self.accept.iter().enumerate() {
             let at = format!("auth.accept[{n}]");
             match kind.as_str() {
                 "jwt" | "opaque" => tokens_accepted = true,
                 "none" => {}
-                "api_key" | "mtls" | "session" => out.push(Mistake::new(at, UNSUPPORTED)),
+                "mtls" => others_accepted = true,
+                "api_key" | "session" => out.push(Mistake::new(at, UNSUPPORTED)),
                 _ => out.push(Mistake::new(at, "must be \"jwt\", \"opaque\" or \"none\"")),
             }
         }
-        if !tokens_accepted {
+        if !tokens_accepted && !others_accepted {
             out.push(Mistake::new("auth.accept", "name \"jwt\" or \"opaque\"; a route for everybody says public: true instead of auth"));
         }
+        crate::certificate::mistakes(self, out);
         if tokens_accepted && self.audience.as_ref().is_none_or(String::is_empty) {
             out.push(Mistake::new("auth.audience", "the audience tokens must be meant for is needed (RFC 9068 §4)"));
         }

@@ -11,6 +11,7 @@ use crate::{
     bounds::{Bounds, Limits},
     admission::{Accepts, Access, Guard, SenderConstraint},
     assertion::{self, Assertion},
+    certificate::{self, ClientCertificate},
     balance::{Balance, balance},
     canary::Split,
     exchange::Exchange,
@@ -52,6 +53,8 @@ pub struct Entry {
     pub bounds: Option<Box<Bounds>>,
     /// Header → claim.
     pub identity: Vec<(HeaderName, String)>,
+    /// Whether the upstream is told the client certificate.
+    pub client_certificate: ClientCertificate,
     /// Equal for routes whose mappings are equal.
     pub identity_id: usize,
     pub body_limit: Option<u64>,
@@ -381,7 +384,10 @@ fn entry(
     let access = match (&route.auth, route.public) {
         (None, true) => Access::Public,
         (None, false) => Access::Closed,
-        (Some(auth), _) => Access::Guarded(guard(auth, trusted, own).map_err(|why| Mistake::new(at("auth.issuers"), why))?),
+        (Some(auth), _) => Access::Guarded(Guard {
+            certificate: certificate::Ready::of(route, auth),
+            ..guard(auth, trusted, own).map_err(|why| Mistake::new(at("auth.issuers"), why))?
+        }),
     };
     let mut identity: Vec<(HeaderName, String)> =
         route.identity_headers().into_iter().filter_map(|(h, c)| Some((HeaderName::from_bytes(h.as_bytes()).ok()?, c))).collect();
@@ -408,6 +414,7 @@ fn entry(
         bounds: route.limits.as_ref().and_then(Limits::ready),
         identity,
         identity_id,
+        client_certificate: route.identity.as_ref().map(|identity| identity.client_certificate).unwrap_or_default(),
         body_limit: route.limits.as_ref().and_then(|l| l.body),
         forward_credentials: route.forward_credentials,
         assertion: Assertion::of(route, named_upstream(route)),
@@ -466,6 +473,7 @@ fn guard(auth: &Auth, trusted: &[Arc<Trusted>], own: &str) -> Result<Guard, Stri
         max_staleness_ms: millis(auth.max_staleness.as_ref()),
         sender: SenderConstraint { dpop: demands("dpop"), mtls: demands("mtls") },
         step_up: StepUp { acr_values: auth.acr_values.clone(), max_age: auth.max_age.as_ref().and_then(|t| tokens::duration::parse(t)) },
+        certificate: None,
     })
 }
 
