@@ -12,6 +12,7 @@ use crate::{
     limit::Verdict,
     refusal::Refusal,
     route::Freshness,
+    session,
     step_up::StepUp,
 };
 
@@ -122,6 +123,8 @@ pub struct Guard {
     pub sender: SenderConstraint,
     /// How well and how recently the person has to be authenticated.
     pub step_up: StepUp,
+    /// Of browser sessions.
+    pub session: session::Rules,
     /// Which client certificates count, where some do.
     pub certificate: Option<Arc<certificate::Ready>>,
 }
@@ -289,6 +292,7 @@ mod tests {
             insufficient: Guard::insufficient(&["read".into()]),
             sender: SenderConstraint::default(),
             step_up: StepUp::default(),
+            session: session::Rules::default(),
             certificate: None,
         })
     }

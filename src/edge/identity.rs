@@ -95,7 +95,12 @@ impl Identity {
     /// (CAEP §3.1). Without an `iat` nothing can be said for it.
     #[must_use]
     pub fn ended_elsewhere(&self, revoked: &RevocationSet) -> bool {
-        let Issuer::Foreign(issuer) = &self.issuer else { return false };
+        let issuer = match (&self.issuer, self.kind) {
+            (Issuer::Foreign(issuer), _) => &**issuer,
+            // A session also ends when its issuer says so to the gateway itself (OpenID Connect Back-Channel Logout).
+            (Issuer::Own, Kind::Session) => self.claims.iss.as_str(),
+            _ => return false,
+        };
         let issued_ms = self.claims.iat.map_or(i64::MIN, |iat| iat.saturating_mul(1000));
         let named = [
             (RevocationKind::Subject, Some(self.claims.sub.as_str())),

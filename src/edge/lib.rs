@@ -4,6 +4,7 @@
 //! and ready), [`framing`], [`host`], [`path`] and [`headers`] (what a request may look like), [`forwarded`], [`credentials`] and
 //! [`identity`] (who calls), [`admission`] (whether it may), [`limit`] (how often), [`refusal`] (what is said if not).
 pub mod admission;
+pub mod api_key;
 pub mod assertion;
 pub mod balance;
 pub mod bounds;
@@ -16,10 +17,12 @@ pub mod forwarded;
 pub mod framing;
 pub mod headers;
 pub mod host;
+pub mod id_token;
 pub mod identity;
 pub mod introspection;
 pub mod issuer;
 pub mod limit;
+pub mod login;
 pub mod memory;
 pub mod path;
 pub mod rate;
@@ -27,6 +30,7 @@ pub mod refusal;
 pub mod resilience;
 pub mod route;
 pub mod rules;
+pub mod session;
 pub mod step_up;
 pub mod table;
 pub mod upstream;

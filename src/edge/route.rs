@@ -15,6 +15,7 @@ use crate::{
     host,
     path,
     rate::RateLimits,
+    session::RouteSession,
     upstream::{UNSUPPORTED, Upstream, good_id},
     version::Version,
     version_match::VersionMatch,
@@ -148,6 +149,9 @@ pub struct Route {
     pub identity: Option<IdentityHeaders>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// Of browser sessions, where `auth.accept` names them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<RouteSession>,
     /// Lets everybody through. Must be said.
     pub public: bool,
     /// Passes the caller's credentials on to the upstream.
@@ -229,6 +233,9 @@ impl Record for Route {
         if let Some(canary) = &self.canary {
             canary.mistakes(self.auth.is_some(), &mut out);
         }
+        if let Some(session) = &self.session {
+            session.mistakes(self.auth.as_ref().is_some_and(|auth| auth.accepts("session")), &mut out);
+        }
         self.identity_mistakes(&mut out);
         crate::assertion::mistakes(self, &mut out);
         crate::exchange::mistakes(self, &mut out);
@@ -297,6 +304,12 @@ impl Match {
 }
 
 impl Auth {
+    /// Whether a kind of credential is accepted.
+    #[must_use]
+    pub fn accepts(&self, kind: &str) -> bool {
+        self.accept.iter().any(|accepted| accepted == kind)
+    }
+
     fn mistakes(&self, out: &mut Vec<Mistake>) {
         let (mut tokens_accepted, mut others_accepted) = (false, false);
         for (n, kind) in self.accept.iter().enumerate() {
@@ -304,13 +317,14 @@ impl Auth {
             match kind.as_str() {
                 "jwt" | "opaque" => tokens_accepted = true,
                 "none" => {}
-                "mtls" => others_accepted = true,
-                "api_key" | "session" => out.push(Mistake::new(at, UNSUPPORTED)),
-                _ => out.push(Mistake::new(at, "must be \"jwt\", \"opaque\" or \"none\"")),
+                "mtls" | "session" => others_accepted = true,
+                "api_key" => out.push(Mistake::new(at, UNSUPPORTED)),
+                _ => out.push(Mistake::new(at, "must be \"jwt\", \"opaque\", \"api_key\", \"mtls\", \"session\" or \"none\"")),
             }
         }
         if !tokens_accepted && !others_accepted {
-            out.push(Mistake::new("auth.accept", "name \"jwt\" or \"opaque\"; a route for everybody says public: true instead of auth"));
+            let why = "name what is accepted, such as \"jwt\" or \"opaque\"; a route for everybody says public: true instead of auth";
+            out.push(Mistake::new("auth.accept", why));
         }
         crate::certificate::mistakes(self, out);
         if tokens_accepted && self.audience.as_ref().is_none_or(String::is_empty) {
@@ -333,6 +347,9 @@ impl Auth {
             if text.as_ref().is_some_and(|t| tokens::duration::parse(t).is_none()) {
                 out.push(Mistake::new(at, "a duration such as \"5s\" is needed"));
             }
+        }
+        if !self.sender_constraint.is_empty() && self.accepts("session") {
+            out.push(Mistake::new("auth.sender_constraint", "a browser's session is bound to no key: a route that demands that cannot accept \"session\""));
         }
         for (n, kind) in self.sender_constraint.iter().enumerate() {
             if !matches!(kind.as_str(), "dpop" | "mtls") {
@@ -371,7 +388,6 @@ mod tests {
             "cors",
             "validation",
             "auth.accept[1]",
-            "auth.accept[2]",
             "auth.sender_constraint[2]",
             "auth.acr_values[1]",
             "auth.max_age",

@@ -23,6 +23,7 @@ use crate::{
     rate::{RateLimits, Rates},
     route::{Auth, DEFAULT_IDENTITY, Freshness, Route, UpstreamRef},
     rules::Rules,
+    session,
     step_up::StepUp,
     upstream::Upstream,
     version::{self, Life},
@@ -386,6 +387,7 @@ fn entry(
         (None, false) => Access::Closed,
         (Some(auth), _) => Access::Guarded(Guard {
             certificate: certificate::Ready::of(route, auth),
+            session: route.session.as_ref().map(session::Rules::new).unwrap_or_default(),
             ..guard(auth, trusted, own).map_err(|why| Mistake::new(at("auth.issuers"), why))?
         }),
     };
@@ -473,6 +475,7 @@ fn guard(auth: &Auth, trusted: &[Arc<Trusted>], own: &str) -> Result<Guard, Stri
         max_staleness_ms: millis(auth.max_staleness.as_ref()),
         sender: SenderConstraint { dpop: demands("dpop"), mtls: demands("mtls") },
         step_up: StepUp { acr_values: auth.acr_values.clone(), max_age: auth.max_age.as_ref().and_then(|t| tokens::duration::parse(t)) },
+        session: session::Rules::default(),
         certificate: None,
     })
 }

@@ -124,6 +124,12 @@ kinds! {
     SignalRefused = "signals.refused",
     /// A trusted issuer told of an event.
     SignalReceived = "signals.received",
+    /// A browser logged in at a gateway.
+    GatewaySessionStarted = "gateway_session.started",
+    /// A browser's session at a gateway ended; `data.reason` says why.
+    GatewaySessionEnded = "gateway_session.ended",
+    /// An issuer told a gateway that sessions have ended (OpenID Connect Back-Channel Logout).
+    GatewayLogoutReceived = "gateway_session.logout_received",
     /// An administrator's credential was made.
     AdminBootstrapped = "admin.bootstrapped",
     /// The ledger's oldest rows were cut off at a checkpoint.

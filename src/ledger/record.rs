@@ -32,6 +32,10 @@ pub enum ArtefactKind {
     Status,
     /// A client that was told of a session and wants to be told of its end. Its `grant` is the session.
     Participant,
+    /// A browser that a gateway sent to log in.
+    Login,
+    /// A browser's session at a gateway.
+    GatewaySession,
     /// A version of an API key: the id is the keyed MAC of the whole key, the `grant` whose key it is (`client:…`, `subject:…`, `device:…`).
     ApiKey,
 }
@@ -54,6 +58,8 @@ impl ArtefactKind {
             Self::Enrolment => "enrolment",
             Self::Status => "status",
             Self::Participant => "participant",
+            Self::Login => "login",
+            Self::GatewaySession => "gateway_session",
             Self::ApiKey => "api_key",
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
-use crate::Entropy;
+use crate::{Entropy, secret::MacKey};
 
 const VERSION: u8 = 1;
 const NONCE: usize = 12;
@@ -38,6 +38,12 @@ impl Kek {
         append(&mut out, &self.0, &format!("dek:{aad}"), data_key.as_slice(), entropy);
         append(&mut out, &data_key, aad, plain, entropy);
         out
+    }
+
+    /// The key of MACs for a purpose of its own.
+    #[must_use]
+    pub fn mac_key(&self, purpose: &str) -> MacKey {
+        MacKey::new(MacKey::new(*self.0).mac("derived", purpose.as_bytes()))
     }
 
     /// Opens what [`Kek::seal`] made for the same place.

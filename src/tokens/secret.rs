@@ -99,6 +99,10 @@ pub enum SecretKind {
     Device,
     /// An `auth_req_id` (CIBA).
     Backchannel,
+    /// A login begun by a gateway: its `state`.
+    Login,
+    /// A browser's session at a gateway.
+    Session,
 }
 
 impl SecretKind {
@@ -118,6 +122,8 @@ impl SecretKind {
             Self::Registration => "dwg_",
             Self::Device => "dwd_",
             Self::Backchannel => "dwq_",
+            Self::Login => "dwl_",
+            Self::Session => "dwv_",
         }
     }
 }
@@ -192,6 +198,17 @@ pub fn parse(kind: SecretKind, text: &str, key: &MacKey) -> Option<Presented> {
     Some(Presented { id, mac: key.mac(kind.prefix(), body) })
 }
 
+/// Whether a text has the form of a generated secret of that kind: whoever has no key can tell a mistyped or made-up one too.
+#[must_use]
+pub fn well_formed(kind: SecretKind, text: &str) -> bool {
+    let Some(octets) = text.strip_prefix(kind.prefix()).filter(|_| text.len() == TEXT_LEN).and_then(b64::decode_array::<WHOLE>) else {
+        return false;
+    };
+    let octets = Zeroizing::new(octets);
+    let (body, sum) = octets.split_at(BODY);
+    checksum(kind, body) == sum
+}
+
 fn checksum(kind: SecretKind, body: &[u8]) -> [u8; 4] {
     let mut crc = crc32fast::Hasher::new();
     crc.update(kind.prefix().as_bytes());
@@ -223,10 +240,13 @@ mod tests {
     fn every_single_changed_character_is_caught_by_the_checksum() {
         let issued = generate(SecretKind::Code, 5, &Counting::default(), &key());
         let text = issued.plain.expose();
+        assert!(well_formed(SecretKind::Code, text) && !well_formed(SecretKind::ApiKey, text));
         for at in 0..text.len() {
             let mut bent = text.to_owned().into_bytes();
             bent[at] = if bent[at] == b'A' { b'B' } else { b'A' };
-            assert_eq!(parse(SecretKind::Code, std::str::from_utf8(&bent).expect("ascii"), &key()), None, "position {at}");
+            let bent = std::str::from_utf8(&bent).expect("ascii");
+            assert_eq!(parse(SecretKind::Code, bent, &key()), None, "position {at}");
+            assert!(!well_formed(SecretKind::Code, bent), "position {at}");
         }
     }
 
