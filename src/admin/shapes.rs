@@ -319,6 +319,7 @@ pub fn policy() -> Value {
             "description": text("For people."),
             "cedar": { "type": "string", "minLength": 1, "maxLength": 65536, "description": "Cedar policies; what none permits is refused. A `forbid` that cannot be evaluated forbids: ask `context has acr` before `context.acr`." },
             "entities": { "type": "array", "maxItems": 1000, "items": { "type": "object" }, "description": "Entities in Cedar's JSON form." },
+            "mode": choice("`shadow`: asked beside the others and decides nothing; where it would differ is counted and logged. Default `enforce`.", &["enforce", "shadow"]),
             "disabled": flag("Left out of every decision.", false),
         }),
     )
@@ -377,7 +378,9 @@ pub fn route() -> Value {
             "public": flag("Lets everybody through; must be said.", false),
             "forward_credentials": flag("Passes the caller's credentials on.", false),
             "forwarded": flag("Tells the upstream address, scheme and host in `X-Forwarded-*`.", false),
-            "policy": { "type": "string", "minLength": 1, "maxLength": 65536, "description": "Cedar policies over `User`, `Client`, `Role`, `Group`, `Route`; or `shared`: the stored policies decide." },
+            "policy": { "type": "string", "minLength": 1, "maxLength": 65536, "description": "Cedar policies over `User`, `Client`, `Device`, `DeviceType`, `ApiKey`, `Certificate`, `Role`, `Group`, `Tenant`, `Route`, `Upstream`, `Tag`; or `shared`: the stored policies decide." },
+            "policy_shadow": { "type": "string", "minLength": 1, "maxLength": 65536, "description": "The same, asked beside `policy` and deciding nothing: where it differs is counted and logged." },
+            "tags": { "type": "array", "maxItems": 32, "items": { "type": "string", "minLength": 1, "maxLength": 128 }, "description": "The `Tag`s of policies that the route is in." },
             "cors": later(),
             "validation": later(),
             "version": later(),

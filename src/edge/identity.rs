@@ -47,13 +47,7 @@ impl Kind {
 }
 
 /// The device a credential stands for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Device {
-    pub id: String,
-    /// What sort of device it is; policies know it as `DeviceType`.
-    pub kind: String,
-    pub groups: Vec<String>,
-}
+pub use tokens::device::DeviceClaim as Device;
 
 /// A believed credential. Times, audience, scope and revocations are asked again on every request.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,11 +66,20 @@ pub struct Identity {
 pub struct Unfit;
 
 impl Identity {
+    /// The device that a token of this issuer (or an answer about one) says it is. What another issuer says is nobody's device here.
+    #[must_use]
+    pub fn device_of(issuer: &Issuer, claims: &AccessClaims) -> Option<Arc<Device>> {
+        if *issuer == Issuer::Own { Device::read(&claims.raw).map(Arc::new) } else { None }
+    }
+
     /// By what a revocation may name it. Other issuers' tokens are not named by our revocations.
     #[must_use]
     pub fn facts(&self) -> Facts<'_> {
+        let device = self.device.as_ref().map(|device| device.id.as_str());
         if self.issuer != Issuer::Own {
-            return Facts::default();
+            // A certificate that stands for a device of ours ends with it: `seq` is the position known when that was looked for.
+            let ours = device.filter(|_| matches!(self.issuer, Issuer::Authority(_)));
+            return Facts { device: ours, seq: self.claims.seq, ..Facts::default() };
         }
         Facts {
             token: self.claims.jti.as_deref(),
@@ -84,7 +87,7 @@ impl Identity {
             session: self.claims.sid.as_deref(),
             client: self.claims.client_id.as_deref(),
             subject: Some(&self.claims.sub),
-            device: self.device.as_ref().map(|device| device.id.as_str()),
+            device,
             key: self.kid.as_deref(),
             seq: self.claims.seq,
             from: self.claims.from.as_ref(),

@@ -164,6 +164,12 @@ pub struct Route {
     /// Cedar policies that decide over every request ([`crate::rules`]), or `shared`: the stored ones do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
+    /// Cedar policies (or `shared`) that are asked beside the ones that decide; where they differ is counted and logged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_shadow: Option<String>,
+    /// What policies know it by besides its id and upstream: it is in each `Tag`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// Not supported by this version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cors: Option<Value>,
@@ -239,11 +245,7 @@ impl Record for Route {
         self.identity_mistakes(&mut out);
         crate::assertion::mistakes(self, &mut out);
         crate::exchange::mistakes(self, &mut out);
-        if let Some(text) = self.policy.as_deref().filter(|text| *text != crate::rules::SHARED)
-            && let Err(why) = policy::compiled::parse(&self.id, text)
-        {
-            out.push(Mistake::new("policy", why));
-        }
+        crate::rules::mistakes(self, &mut out);
         let later = [("cors", &self.cors), ("validation", &self.validation)];
         out.extend(later.iter().filter(|(_, v)| v.is_some()).map(|(at, _)| Mistake::new(*at, UNSUPPORTED)));
         out

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use ahash::AHashMap;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ledger::{Mistake, Record};
-use policy::{Compiled, Policy};
+use policy::Policy;
 use tokens::Alg;
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     path,
     rate::{RateLimits, Rates},
     route::{Auth, DEFAULT_IDENTITY, Freshness, Route, UpstreamRef},
-    rules::Rules,
+    rules::{Rules, Stored},
     session,
     step_up::StepUp,
     upstream::Upstream,
@@ -67,6 +67,8 @@ pub struct Entry {
     pub forwarded: bool,
     /// Asked once a caller is authorized.
     pub rules: Option<Rules>,
+    /// Asked beside them; decides nothing.
+    pub tried: Option<Rules>,
 }
 
 /// A trusted issuer made ready.
@@ -126,14 +128,25 @@ impl RouteTable {
         policies: &[Policy],
         own: &str,
     ) -> Result<Self, Vec<Mistake>> {
+        Self::judged_by(routes, upstreams, issuers, (policies, None), own)
+    }
+
+    /// The same, where a route without a policy of its own is judged as this default says ([`crate::rules::SHARED`]).
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn judged_by(
+        routes: &[Route],
+        upstreams: &[Upstream],
+        issuers: &[TrustedIssuer],
+        (policies, default_policy): (&[Policy], Option<&str>),
+        own: &str,
+    ) -> Result<Self, Vec<Mistake>> {
         let mut mistakes = Vec::new();
-        let stored = match Compiled::new(policies) {
-            Ok(stored) => Arc::new(stored),
-            Err(why) => {
-                mistakes.push(Mistake::new("policies", why));
-                Arc::default()
-            }
-        };
+        let stored = Stored::new(policies).unwrap_or_else(|why| {
+            mistakes.push(Mistake::new("policies", why));
+            Stored::default()
+        });
         for upstream in upstreams {
             collect(&mut mistakes, "upstreams", upstream);
         }
@@ -151,7 +164,7 @@ impl RouteTable {
         let mut entries = Vec::new();
         let mut mappings: Vec<Vec<(HeaderName, String)>> = Vec::new();
         for route in routes {
-            match entry(route, &named, &trusted, own, &mut mappings).and_then(|entry| judged(entry, route, &stored)).and_then(|entry| lived(entry, route, &named)) {
+            match entry(route, &named, &trusted, own, &mut mappings).and_then(|entry| judged(entry, route, &stored, default_policy)).and_then(|entry| lived(entry, route, &named)) {
                 Ok(entry) => entries.push(entry),
                 Err(mistake) => mistakes.push(mistake),
             }
@@ -344,12 +357,10 @@ const fn named_upstream(route: &Route) -> Option<&str> {
     }
 }
 
-/// Adds the route's policy.
-fn judged(mut entry: Entry, route: &Route, stored: &Arc<Compiled>) -> Result<Entry, Mistake> {
-    if let Some(text) = &route.policy {
-        let rules = Rules::new(&route.id, text, stored).map_err(|why| Mistake::new(format!("routes[{}].policy", route.id), why))?;
-        entry.rules = Some(rules);
-    }
+/// Adds the route's policy, and what is tried beside it.
+fn judged(mut entry: Entry, route: &Route, stored: &Stored, default: Option<&str>) -> Result<Entry, Mistake> {
+    let wrong = |(member, why): (&str, String)| Mistake::new(format!("routes[{}].{member}", route.id), why);
+    (entry.rules, entry.tried) = Rules::of(route, stored, default).map_err(wrong)?;
     Ok(entry)
 }
 
@@ -423,6 +434,7 @@ fn entry(
         exchange: Exchange::of(route),
         forwarded: route.forwarded,
         rules: None,
+        tried: None,
         selector: route.matches.version.as_ref().and_then(Selector::new),
         life: route.version.as_ref().map(|version| Box::new(Life::new(version))),
         told: Vec::new(),

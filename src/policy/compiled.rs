@@ -71,11 +71,19 @@ pub fn entities(documents: &[Value]) -> Result<Entities, String> {
 }
 
 impl Compiled {
-    /// Puts every enabled record together.
+    /// Puts every record together that is enabled and enforced.
     ///
     /// # Errors
     /// What is wrong, and in which record.
     pub fn new<'a>(records: impl IntoIterator<Item = &'a Policy>) -> Result<Self, String> {
+        Self::with_tried(records.into_iter().filter(|r| !r.is_tried()))
+    }
+
+    /// Puts every enabled record together, also those that are only tried.
+    ///
+    /// # Errors
+    /// What is wrong, and in which record.
+    pub fn with_tried<'a>(records: impl IntoIterator<Item = &'a Policy>) -> Result<Self, String> {
         let mut all = Self::default();
         let mut documents = Vec::new();
         for record in records.into_iter().filter(|r| !r.disabled) {

@@ -23,9 +23,20 @@ pub struct Policy {
     /// Entities in Cedar's JSON form: `[{"uid": {"type": …, "id": …}, "attrs": {…}, "parents": […]}]`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub entities: Vec<Value>,
+    /// `enforce` (default) or `shadow`: only tried beside the ones that decide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
     /// Left out of every decision, but kept.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub disabled: bool,
+}
+
+impl Policy {
+    /// Whether it is only tried.
+    #[must_use]
+    pub fn is_tried(&self) -> bool {
+        !self.disabled && self.mode.as_deref() == Some("shadow")
+    }
 }
 
 impl Record for Policy {
@@ -46,6 +57,9 @@ impl Record for Policy {
             found.push(Mistake::new("cedar", "at most 64 KiB"));
         } else if let Err(why) = compiled::parse(&self.id, &self.cedar) {
             found.push(Mistake::new("cedar", why));
+        }
+        if self.mode.as_deref().is_some_and(|mode| !matches!(mode, "enforce" | "shadow")) {
+            found.push(Mistake::new("mode", "must be \"enforce\" or \"shadow\""));
         }
         if self.entities.len() > MAX_ENTITIES {
             found.push(Mistake::new("entities", "at most 1000"));
