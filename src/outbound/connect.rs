@@ -32,13 +32,18 @@ pub enum Stream {
 
 /// Opens a connection.
 pub async fn open(endpoint: &Endpoint<'_>) -> io::Result<Stream> {
+    open_as(endpoint, endpoint.host).await
+}
+
+/// Opens a connection to a server that has to prove this name.
+pub async fn open_as(endpoint: &Endpoint<'_>, name: &str) -> io::Result<Stream> {
     let tcp = match endpoint.address {
         Some(address) => TcpStream::connect(address).await?,
         None => TcpStream::connect((endpoint.host, endpoint.port)).await?,
     };
     tcp.set_nodelay(true)?;
     let Some(config) = endpoint.tls else { return Ok(Stream::Plain(tcp)) };
-    let name = ServerName::try_from(endpoint.host.to_owned()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let name = ServerName::try_from(name.to_owned()).map_err(|_| io::ErrorKind::InvalidInput)?;
     Ok(Stream::Tls(Box::new(TlsConnector::from(Arc::clone(config)).connect(name, tcp).await?)))
 }
 

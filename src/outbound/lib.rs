@@ -65,6 +65,7 @@ pub struct Reply {
 pub struct Outbound {
     allow: Vec<String>,
     tls: Arc<ClientConfig>,
+    roots: Arc<RootCertStore>,
 }
 
 impl Outbound {
@@ -74,7 +75,7 @@ impl Outbound {
     /// [`rustls::Error`] if a certificate is not one.
     pub fn new(allow: &[String], extra_ca: &[CertificateDer<'static>]) -> Result<Self, rustls::Error> {
         let allow = allow.iter().map(|a| a.trim().to_ascii_lowercase()).collect();
-        Ok(Self { allow, tls: Arc::new(client_config(extra_ca)?) })
+        Ok(Self { allow, tls: Arc::new(client_config(extra_ca)?), roots: Arc::new(roots(extra_ca)?) })
     }
 
     /// Whether an address may be called as far as can be told without looking its name up: https, or http where it is excepted; no user;
@@ -96,6 +97,12 @@ impl Outbound {
             && (excepted || !inside)
             && url.username().is_empty()
             && url.password().is_none()
+    }
+
+    /// The authorities that are trusted.
+    #[must_use]
+    pub fn roots(&self) -> &Arc<RootCertStore> {
+        &self.roots
     }
 
     /// The TLS configuration without ALPN.
@@ -183,15 +190,20 @@ impl Outbound {
 /// # Errors
 /// [`rustls::Error`] if a certificate is not one.
 pub fn client_config(extra_ca: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    for ca in extra_ca {
-        roots.add(ca.clone())?;
-    }
+    let roots = roots(extra_ca)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth())
+}
+
+fn roots(extra_ca: &[CertificateDer<'static>]) -> Result<RootCertStore, rustls::Error> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    for ca in extra_ca {
+        roots.add(ca.clone())?;
+    }
+    Ok(roots)
 }
 
 /// The one address to call: every address of the name must be allowed, or none is used.

@@ -143,6 +143,11 @@ impl Certificate {
     pub fn has_uri(&self, uri: &str) -> bool {
         self.names(|general| matches!(general, GeneralName::URI(other) if *other == uri))
     }
+    /// Whether this is its one URI (X.509-SVID §2).
+    #[must_use]
+    pub fn only_uri_is(&self, uri: &str) -> bool {
+        self.has_uri(uri) && !self.names(|general| matches!(general, GeneralName::URI(other) if *other != uri))
+    }
     /// Whether it has this IP address, however the address is written.
     #[must_use]
     pub fn has_ip(&self, ip: &str) -> bool {
