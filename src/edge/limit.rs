@@ -164,7 +164,9 @@ mod tests {
 
     #[test]
     fn a_month_and_a_million_a_second_are_exact_within_a_percent() {
-        for (rate, period_s, step_ms) in [(1_000_000_u32, 2_592_000_u32, 3_600_000_i64), (1_000_000, 1, 1), (30_000, 1, 1), (7, 86_400, 60_000)] {
+        for (rate, period_s, step_ms) in
+            [(1_000_000_u32, 2_592_000_u32, 3_600_000_i64), (1_000_000, 1, 1), (30_000, 1, 1), (7, 86_400, 60_000)]
+        {
             let quota = Quota { rate, period_s, burst: rate };
             let (mut state, start) = (0, 1_800_000_000_000_i64);
             let mut taken = 0_u64;

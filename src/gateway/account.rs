@@ -2,6 +2,7 @@
 use std::{net::IpAddr, rc::Rc};
 
 use edge::{Verdict, rules::Judgement};
+use http::HeaderValue;
 
 use crate::seen::Believed;
 
@@ -20,4 +21,6 @@ pub(crate) struct Account {
     pub judged: Option<Judgement>,
     /// What its quota said.
     pub verdict: Option<Verdict>,
+    /// `RateLimit` and `RateLimit-Policy`.
+    pub quota: Option<(HeaderValue, HeaderValue)>,
 }

@@ -16,6 +16,7 @@ use crate::{
     asked::Asked,
     authenticate::{self, Proved},
     authorize, limit,
+    open::Held,
     seen::Believed,
     worker::{Current, Worker},
 };
@@ -23,6 +24,8 @@ use crate::{
 /// A request that may go on.
 pub(crate) struct Admitted {
     permit: Permit<Rc<Believed>>,
+    /// Its places among what may be served at once; until the end of the answer.
+    pub held: Vec<Held>,
 }
 
 impl Admitted {
@@ -48,7 +51,8 @@ pub(crate) async fn admit(
     // What everybody may have does not depend on the time.
     let timeless = entry.access == Access::Public && entry.limit.is_none();
     let now_ms = if timeless { 0 } else { worker.now_ms() };
-    let presented = credentials::presented(asked.headers, asked.query).map_err(|_| Refusal::Ambiguous)?;
+    let keys = matches!(&entry.access, Access::Guarded(guard) if guard.accepts.api_key);
+    let presented = credentials::presented(asked.headers, asked.query, keys).map_err(|_| Refusal::Ambiguous)?;
     let proved = match &entry.access {
         Access::Guarded(guard) => authenticate::prove(worker, &current.table, guard, presented, asked, now_ms).await,
         Access::Public | Access::Closed => Proved::Nothing,
@@ -77,11 +81,15 @@ pub(crate) async fn admit(
         };
         authorize::judge(entry, authorized.identity(), &what, account)?;
     }
-    if let Some(limit) = &entry.limit {
-        // Whom a proxy does not know it answers for.
-        let from = source.unwrap_or(asked.peer);
-        let counted = Box::pin(limit::count(gateway, entry, limit, authorized.identity(), from, asked, now_ms)).await;
-        account.verdict = Some(counted);
+    // Whom a proxy does not know it answers for.
+    let from = source.unwrap_or(asked.peer);
+    let held = if entry.bounds.is_some() { limit::enter(gateway, entry, authorized.identity(), from, asked)? } else { Vec::new() };
+    let own = authorized.identity().and_then(edge::rate::own_quota);
+    if entry.limit.is_some() || own.is_some() {
+        let counted = Box::pin(limit::count(gateway, entry, own, authorized.identity(), from, asked, now_ms)).await;
+        if let Some(counted) = counted {
+            (account.verdict, account.quota) = (Some(counted.verdict), counted.told);
+        }
     }
     let permit = admission::limit(authorized, account.verdict)?;
     if let Some(proof) = &once
@@ -89,5 +97,5 @@ pub(crate) async fn admit(
     {
         Box::pin(gateway.replays.spend(proof, now_ms.div_euclid(1000), gateway.parts().revoked.head())).await?;
     }
-    Ok(Admitted { permit })
+    Ok(Admitted { permit, held })
 }

@@ -1,10 +1,6 @@
 //! Last phase: the answer, the upstream's or our own (RFC 9457).
 use bytes::Bytes;
-use edge::{
-    Refusal, Verdict,
-    admission::Access,
-    table::{Entry, Limit},
-};
+use edge::{Refusal, admission::Access, table::Entry};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokens::{Alg, dpop};
 
@@ -27,9 +23,9 @@ pub(crate) fn refuse(refusal: Refusal, entry: Option<&Entry>, allow: Option<Head
     match refusal {
         Refusal::Limited(verdict) => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(verdict.retry_after_s()));
-            if let Some(limit) = entry.and_then(|e| e.limit.as_ref()) {
-                quota(headers, limit, &verdict);
-            }
+        }
+        Refusal::Crowded => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         Refusal::Undecided(_) => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -70,13 +66,11 @@ fn located(challenge: HeaderValue, about: Option<&str>) -> HeaderValue {
 }
 
 /// `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10).
-pub(crate) fn quota(headers: &mut HeaderMap, limit: &Limit, verdict: &Verdict) {
-    let name = limit.policy.to_str().ok().and_then(|p| p.split(';').next()).unwrap_or("\"route\"");
-    let text = format!("{name};r={};t={}", verdict.remaining, (verdict.reset_ms + 999) / 1000);
-    if let Ok(value) = HeaderValue::from_str(&text) {
-        headers.insert("ratelimit", value);
+pub(crate) fn quota(headers: &mut HeaderMap, told: Option<&(HeaderValue, HeaderValue)>) {
+    if let Some((limit, policy)) = told {
+        headers.insert("ratelimit", limit.clone());
+        headers.insert("ratelimit-policy", policy.clone());
     }
-    headers.insert("ratelimit-policy", limit.policy.clone());
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::{framed::Busy, live::Lease, pool::Kept};
+use crate::{
+    bounds::{Pace, Stay},framed::Busy, live::Lease, observed::Telling, pool::Kept};
 
 /// Why a body broke off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +22,8 @@ pub(crate) enum Broken {
     TooLarge,
     #[error("the credential has ended")]
     Credential,
+    #[error("it took too long")]
+    Slow,
 }
 
 /// What became of a request's body, for whoever waits for the answer.
@@ -37,16 +40,23 @@ pub(crate) struct RequestBody {
     limit: Option<u64>,
     progress: Option<Rc<Progress>>,
     lease: Option<Lease>,
+    pace: Option<Box<Pace>>,
 }
 
 impl RequestBody {
     /// No body.
     pub(crate) const fn empty() -> Self {
-        Self { inner: None, limit: None, progress: None, lease: None }
+        Self { inner: None, limit: None, progress: None, lease: None, pace: None }
     }
 
     pub(crate) fn new(inner: Incoming, limit: Option<u64>, progress: Rc<Progress>, lease: Option<Lease>) -> Self {
-        Self { inner: Some(inner), limit, progress: Some(progress), lease }
+        Self { inner: Some(inner), limit, progress: Some(progress), lease, pace: None }
+    }
+
+    /// The same, which has to come at this pace.
+    pub(crate) fn paced(mut self, pace: Option<Box<Pace>>) -> Self {
+        self.pace = pace;
+        self
     }
 
     /// Whether there is nothing to send.
@@ -79,9 +89,15 @@ impl Body for RequestBody {
                     if let Some(lease) = &mut this.lease {
                         lease.watch(cx);
                     }
+                    if this.pace.as_mut().is_some_and(|pace| pace.late(cx)) {
+                        return this.broke(Broken::Slow);
+                    }
                     return Poll::Pending;
                 }
             };
+            if let Some(pace) = &mut this.pace {
+                pace.moved();
+            }
             match frame {
                 None => return Poll::Ready(None),
                 Some(Err(_)) => return this.broke(Broken::Sender),
@@ -122,9 +138,21 @@ pub(crate) struct Streamed {
     lease: Option<Lease>,
     /// The client's connection is not idle meanwhile.
     busy: Option<Busy>,
+    /// Tells of the request when it has ended.
+    telling: Option<Box<Telling>>,
+    /// What it holds until then, and when that has to be.
+    stay: Option<Box<Stay>>,
 }
 
 impl AnswerBody {
+    /// Tells of the request when this body has ended; at once, if there is nothing to wait for.
+    pub(crate) fn tell_of(&mut self, mut telling: Telling) {
+        match self {
+            Self::Text(text) => telling.sent(text.as_ref().map_or(0, Bytes::len)),
+            Self::Stream(stream) => stream.telling = Some(Box::new(telling)),
+        }
+    }
+
     pub(crate) const fn text(text: Bytes) -> Self {
         Self::Text(Some(text))
     }
@@ -140,7 +168,17 @@ impl AnswerBody {
         lease: Option<Lease>,
         busy: Option<Busy>,
     ) -> Self {
-        Self::Stream(Box::new(Streamed { inner, first, kept, lease, busy }))
+        Self::Stream(Box::new(Streamed { inner, first, kept, lease, busy, telling: None, stay: None }))
+    }
+}
+
+impl AnswerBody {
+    /// The same, for as long as it may stay.
+    pub(crate) fn staying(mut self, stay: Option<Stay>) -> Self {
+        if let (Self::Stream(stream), Some(stay)) = (&mut self, stay) {
+            stream.stay = Some(Box::new(stay));
+        }
+        self
     }
 }
 
@@ -159,6 +197,10 @@ impl Streamed {
             self.kept = None;
             return Poll::Ready(Some(Err(Broken::Credential)));
         }
+        if self.stay.as_mut().is_some_and(|stay| stay.poll_over(cx).is_ready()) {
+            self.kept = None;
+            return Poll::Ready(Some(Err(Broken::Slow)));
+        }
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(first)));
         }
@@ -173,6 +215,7 @@ impl Streamed {
         };
         match frame {
             None => {
+                self.stay = None;
                 if let Some(kept) = self.kept.take() {
                     kept.give_back();
                 }
@@ -200,7 +243,15 @@ impl Body for AnswerBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
-            Self::Stream(stream) => Poll::Ready(ready!(stream.poll(cx))),
+            Self::Stream(stream) => {
+                let frame = ready!(stream.poll(cx));
+                if let Some(telling) = &mut stream.telling
+                    && let Some(Ok(frame)) = &frame
+                {
+                    telling.sent(frame.data_ref().map_or(0, Bytes::len));
+                }
+                Poll::Ready(frame)
+            }
         }
     }
 

@@ -149,6 +149,7 @@ async fn waited<T>(answer: impl Future<Output = T>, mut timer: Pin<&mut Sleep>, 
 fn fault(progress: &Progress, error: &hyper::Error) -> Refusal {
     match progress.broken.get() {
         Some(Broken::TooLarge) => return Refusal::TooLarge,
+        Some(Broken::Slow) => return Refusal::TooSlow,
         Some(Broken::Sender) => return Refusal::Malformed("body"),
         Some(Broken::Credential) => return Refusal::Invalid("revoked"),
         None => {}

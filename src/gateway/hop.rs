@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use edge::{Refusal, table::Entry};
@@ -18,9 +18,11 @@ use crate::{
     admit, answer,
     asked::Asked,
     body::{AnswerBody, Progress, RequestBody},
+    bounds::{Pace, Stay},
     forward,
     framed::{Busy, Shared},
     live::Lease,
+    observed::{End, Story, Telling},
     resource_metadata, rewrite,
     route::{self, Routed},
     tunnel,
@@ -65,17 +67,20 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Inc
     let (busy, refused) = conn.shared.as_ref().map(Shared::begin).map_or((None, None), |(busy, refused)| (Some(busy), refused));
     let current = worker.current();
     let (method, websocket) = (request.method().clone(), is_websocket(&request));
-    let mut trace = Trace { method, websocket, account: Account::default(), allow: None, about: None, busy };
+    let story = Story::begin(&worker, &conn, request.version(), request.headers(), request.uri());
+    let mut trace = Trace { method, websocket, account: Account::default(), allow: None, about: None, busy, story };
     let served = match refused {
         Some(refusal) => Err(refusal),
         None => serve(&worker, &current, &conn, request, &mut trace).await,
     };
     let route = trace.account.route;
     let entry = route.and_then(|at| current.table.entries().get(at));
+    let reason = served.as_ref().err().map_or("ok", |refusal| refusal.reason());
     let mut answer = served.unwrap_or_else(|refusal| {
         current.meter(route).refuse(refusal.reason());
         let closing = conn.shared.as_ref().is_some_and(|s| s.broken());
         let mut answer = answer::refuse(refusal, entry, trace.allow.take(), trace.about.as_deref());
+        answer::quota(answer.headers_mut(), trace.account.quota.as_ref());
         answer::name_algorithms(answer.headers_mut(), &worker.gateway.parts().settings.proof_algorithms);
         if refusal == Refusal::Nonce
             && let Some(nonces) = &worker.gateway.parts().nonces
@@ -107,11 +112,11 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Inc
     if let Some(route) = route {
         current.counts.add(route, trace.account.who.as_ref(), answer.status().as_u16(), elapsed);
     }
-    tracing::debug!(
-        target: "access",
-        peer = %conn.peer.ip(), method = %trace.method, path = trace.account.path, route = entry.map_or("", |e| &*e.id),
-        status = answer.status().as_u16(), us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), "served"
-    );
+    if let Some(story) = trace.story.take() {
+        let end = End { method: &trace.method, entry, account: &trace.account, status: answer.status().as_u16(), reason };
+        let telling = Telling::new(&worker, &conn, story, &end);
+        answer.body_mut().tell_of(telling);
+    }
     Ok(answer)
 }
 
@@ -150,9 +155,13 @@ async fn proxied(
     let gateway = &worker.gateway;
     let asked = conn.asked(&parts, path);
     let scheme = asked.scheme().unwrap_or("http");
-    let admitted = admit::admit(worker, current, entry, &asked, &mut trace.account).await.inspect_err(|refusal| {
+    if let Some(bounds) = &entry.bounds {
+        bounds.head(&parts.uri, &parts.headers)?;
+    }
+    let mut admitted = admit::admit(worker, current, entry, &asked, &mut trace.account).await.inspect_err(|refusal| {
         trace.about = if refusal.status() == 401 { resource_metadata::address(entry, &asked) } else { None };
     })?;
+    let mut stay = Stay::new(std::mem::take(&mut admitted.held), entry.bounds.as_deref());
     let believed = admitted.caller();
 
     let identity = match believed {
@@ -182,29 +191,33 @@ async fn proxied(
     parts.extensions.clear();
     rewrite::rewrite(&mut parts, &context)?;
     current.meter(Some(at)).allow();
+    if let Some(story) = &mut trace.story {
+        story.forwarding(&mut parts.headers);
+    }
 
     let lease = || believed.map(|b| Lease::new(&worker.live, b));
     let progress = (!body.is_end_stream()).then(|| Rc::new(Progress::default()));
     let body = match &progress {
-        Some(progress) => RequestBody::new(body, entry.body_limit, Rc::clone(progress), lease()),
+        Some(progress) => RequestBody::new(body, entry.body_limit, Rc::clone(progress), lease()).paced(Pace::of(entry, conn.shared.is_none())),
         None => RequestBody::empty(),
     };
     let mut request = Some(Request::from_parts(parts, body));
-    let answered = forward::forward(
-        &worker.pool,
-        entry,
-        &mut request,
-        progress.as_deref().unwrap_or(&Progress::default()),
-        websocket,
-        admitted.permit(),
-    )
-    .await?;
+    let unmoved = Progress::default();
+    let progress = progress.as_deref().unwrap_or(&unmoved);
+    let answered = forward::forward(&worker.pool, entry, &mut request, progress, websocket, admitted.permit());
+    let answered = match entry.bounds.as_ref().and_then(|bounds| bounds.response_ms) {
+        None => answered.await?,
+        Some(ms) => Box::pin(tokio::time::timeout(Duration::from_millis(ms), answered)).await.map_err(|_| Refusal::SlowUpstream)??,
+    };
+    if let Some(story) = &mut trace.story {
+        story.answered();
+    }
     let (mut head, body) = {
         let mut answer = answered.answer;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             let upstream_side = hyper::upgrade::on(&mut answer);
             let client_side = client_side.ok_or(Refusal::BadUpstream("unasked_switch"))?;
-            tunnel::join(worker, client_side, upstream_side, lease());
+            tunnel::join(worker, client_side, upstream_side, lease(), stay.take());
         }
         answer.into_parts()
     };
@@ -214,15 +227,13 @@ async fn proxied(
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
-    if let (Some(limit), Some(verdict)) = (&entry.limit, &trace.account.verdict) {
-        answer::quota(&mut head.headers, limit, verdict);
-    }
+    answer::quota(&mut head.headers, trace.account.quota.as_ref());
     head.version = Version::HTTP_11;
     head.extensions.clear();
     let body = if switched || (answered.first.is_none() && body.is_end_stream()) {
         AnswerBody::none()
     } else {
-        AnswerBody::stream(body, answered.first, answered.kept, lease(), trace.busy.take())
+        AnswerBody::stream(body, answered.first, answered.kept, lease(), trace.busy.take()).staying(stay)
     };
     Ok(Response::from_parts(head, body))
 }
@@ -273,6 +284,8 @@ struct Trace {
     about: Option<String>,
     /// Goes with the answer's body, if that takes time.
     busy: Option<Busy>,
+    /// For the access log and traces, where there are any.
+    story: Option<Box<Story>>,
 }
 
 impl Trace {

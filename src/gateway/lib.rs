@@ -13,15 +13,19 @@ mod authenticate;
 mod authorize;
 mod bearer;
 mod body;
+mod bounds;
 mod explain;
 mod forward;
 mod framed;
 mod heads;
 mod hop;
 pub mod jwks;
+mod lease;
 mod limit;
 mod listen;
 mod live;
+mod open;
+pub mod observed;
 mod pool;
 mod record;
 pub mod remote;
@@ -33,6 +37,7 @@ mod seen;
 mod sender;
 pub mod source;
 mod tunnel;
+mod traced;
 pub mod usage;
 mod worker;
 
@@ -106,6 +111,8 @@ pub struct Parts {
     pub store: Option<Arc<dyn Store>>,
     /// The nonces a DPoP proof has to carry one of; `None`: none.
     pub nonces: Option<Nonces>,
+    /// Who is told of finished requests.
+    pub observing: Option<observed::Observing>,
     pub settings: Settings,
 }
 
@@ -116,6 +123,7 @@ pub struct Gateway {
     wakes: Mutex<Vec<Arc<Notify>>>,
     room: Arc<Semaphore>,
     replays: replay::Replays,
+    tallies: limit::Tallies,
     usage: usage::Usage,
 }
 
@@ -125,7 +133,7 @@ impl Gateway {
     pub fn new(parts: Parts) -> Arc<Self> {
         let room = Arc::new(Semaphore::new(parts.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let replays = replay::Replays::new(parts.store.clone());
-        Arc::new(Self { parts, foreign: Mutex::default(), wakes: Mutex::default(), room, replays, usage: usage::Usage::default() })
+        Arc::new(Self { parts, foreign: Mutex::default(), wakes: Mutex::default(), room, replays, tallies: limit::Tallies::default(), usage: usage::Usage::default() })
     }
 
     /// Its parts.

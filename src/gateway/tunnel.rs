@@ -1,17 +1,17 @@
 //! WebSockets (RFC 6455): octets both ways until either side, the credential or the server ends them.
-use std::{io, rc::Rc};
+use std::{io, rc::Rc, task::Poll};
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 
-use crate::{live::Lease, worker::Worker};
+use crate::{bounds::Stay, live::Lease, worker::Worker};
 
 /// A WebSocket close frame saying 1008 (policy violation), unmasked, as a server sends it.
 const ENDED: [u8; 4] = [0x88, 0x02, 0x03, 0xf0];
 
 /// Joins the two sides once both have switched.
-pub(crate) fn join(worker: &Rc<Worker>, client: OnUpgrade, upstream: OnUpgrade, lease: Option<Lease>) {
+pub(crate) fn join(worker: &Rc<Worker>, client: OnUpgrade, upstream: OnUpgrade, lease: Option<Lease>, stay: Option<Stay>) {
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         let (client, upstream) = match tokio::try_join!(client, upstream) {
@@ -19,7 +19,7 @@ pub(crate) fn join(worker: &Rc<Worker>, client: OnUpgrade, upstream: OnUpgrade, 
             Err(error) => return tracing::debug!(target: "gateway", %error, "WebSocket not switched"),
         };
         let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-        let over = ended(lease);
+        let over = ended(lease, stay);
         let shutdown = worker.shutdown.cancelled();
         let by_credential = tokio::select! {
             _ = copy_bidirectional(&mut client, &mut upstream) => false,
@@ -33,11 +33,15 @@ pub(crate) fn join(worker: &Rc<Worker>, client: OnUpgrade, upstream: OnUpgrade, 
     });
 }
 
-async fn ended(lease: Option<Lease>) {
-    match lease {
-        Some(mut lease) => std::future::poll_fn(|cx| lease.poll_over(cx)).await,
-        None => std::future::pending().await,
-    }
+/// When the credential ends, or the time the route gives; what is held until then is given back with this.
+async fn ended(mut lease: Option<Lease>, mut stay: Option<Stay>) {
+    std::future::poll_fn(|cx| {
+        if lease.as_mut().is_some_and(|lease| lease.poll_over(cx).is_ready()) || stay.as_mut().is_some_and(|stay| stay.poll_over(cx).is_ready()) {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Says why, if the client still listens, and closes.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use edge::limit::{Counters, Quota, Verdict};
+use edge::limit::{Ask, Counters, Quota, Verdict};
 use parking_lot::Mutex;
 use redis::{
     Client, ErrorKind, RedisError, RedisResult, Script,
@@ -27,21 +27,39 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// After a failure, how long nobody waits for them at all.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The arithmetic of `edge::limit::gcra`, where the state is. Keys: the counter. Arguments: now, interval, window (all
-/// microseconds), cost. Answers allowed, arrival and wanted as offsets from now; the key expires when it no longer matters.
+/// The arithmetic of `edge::limit::gcra`, where the states are. Keys: the counters. Arguments: now; for each key interval, window (all
+/// microseconds, with fractions) and cost. All are counted or none. Answers, for each, allowed, arrival and wanted as offsets from now; a
+/// key expires when it no longer matters. Numbers are doubles: a quarter of a microsecond is the least that counts at once.
 const GCRA: &str = r"
-local now, interval, window, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local arrival = tonumber(redis.call('GET', KEYS[1]) or '0')
-if arrival < now then arrival = now end
-if arrival > now + window then arrival = now + window end
-local units = cost
-if units < 1 then units = 1 end
-local wanted = arrival + interval * units
-local allowed = wanted - now <= window
-if allowed and cost > 0 then
-  redis.call('SET', KEYS[1], string.format('%.0f', wanted), 'PX', math.ceil((wanted - now) / 1000) + 1)
+local now, all, out, set = tonumber(ARGV[1]), true, {}, {}
+for n = 1, #KEYS do
+  local interval, window, cost = tonumber(ARGV[n * 3 - 1]), tonumber(ARGV[n * 3]), tonumber(ARGV[n * 3 + 1])
+  local arrival = tonumber(redis.call('GET', KEYS[n]) or '0')
+  if arrival < now then arrival = now end
+  if arrival > now + window then arrival = now + window end
+  local units = cost
+  if units < 1 then units = 1 end
+  local wanted = arrival + interval * units
+  local allowed = wanted - now <= window + 0.25
+  all = all and allowed
+  if cost > 0 then set[n] = wanted end
+  out[n * 3 - 2], out[n * 3 - 1], out[n * 3] = allowed and 1 or 0, math.floor(arrival - now), math.ceil(wanted - now)
 end
-return {allowed and 1 or 0, arrival - now, wanted - now}
+if all then
+  for n, wanted in pairs(set) do
+    redis.call('SET', KEYS[n], string.format('%.2f', wanted), 'PX', math.ceil((wanted - now) / 1000) + 1)
+  end
+end
+return out
+";
+
+/// Gives units back. Arguments: interval, cost.
+const REFUND: &str = r"
+local arrival = tonumber(redis.call('GET', KEYS[1]) or '0')
+if arrival > 0 then
+  redis.call('SET', KEYS[1], string.format('%.2f', arrival - tonumber(ARGV[1]) * tonumber(ARGV[2])), 'KEEPTTL')
+end
+return 1
 ";
 
 #[derive(Clone)]
@@ -67,6 +85,7 @@ struct Line {
 pub struct Redis {
     line: Arc<Line>,
     script: Script,
+    refund: Script,
     local: Memory,
     away_until: Mutex<Option<Instant>>,
     was_away: AtomicBool,
@@ -117,6 +136,7 @@ impl Redis {
         Ok(Self {
             line: Arc::new(Line { target, link: Mutex::default(), connecting: tokio::sync::Mutex::default() }),
             script: Script::new(GCRA),
+            refund: Script::new(REFUND),
             local: Memory::new(),
             away_until: Mutex::default(),
             was_away: AtomicBool::new(false),
@@ -164,24 +184,41 @@ impl Redis {
         None
     }
 
-    async fn count(&self, key: &str, quota: &Quota, cost: u32, now_ms: i64) -> Verdict {
-        let Some(interval) = quota.interval_us() else { return self.local.count(key, quota, cost, now_ms) };
-        let (now, window) = (now_ms.saturating_mul(1000), quota.window_us());
+    async fn count(&self, asks: &[Ask<'_>], now_ms: i64) -> Option<Vec<Verdict>> {
+        let now = now_ms.saturating_mul(1000);
         let answer = self
             .shared(async |link| {
                 let mut call = self.script.prepare_invoke();
-                call.key(tagged(key)).arg(now).arg(interval).arg(window).arg(cost);
+                call.arg(now);
+                for ask in asks {
+                    call.key(tagged(ask.key)).arg(micros(ask.quota.interval_ns().unwrap_or_default()));
+                    call.arg(micros(ask.quota.window_ns())).arg(ask.cost);
+                }
                 match link {
-                    Link::Single(mut c) => call.invoke_async::<(i64, i64, i64)>(&mut c).await,
-                    Link::Cluster(mut c) => call.invoke_async::<(i64, i64, i64)>(&mut c).await,
+                    Link::Single(mut c) => call.invoke_async::<Vec<i64>>(&mut c).await,
+                    Link::Cluster(mut c) => call.invoke_async::<Vec<i64>>(&mut c).await,
                 }
             })
-            .await;
-        match answer {
-            Some((allowed, arrival, wanted)) => verdict(allowed == 1, arrival, wanted, interval, window, cost),
-            None => self.local.count(key, quota, cost, now_ms),
-        }
+            .await?;
+        let (told, _) = answer.as_chunks::<3>();
+        let counted = told.iter().all(|[allowed, ..]| *allowed == 1);
+        Some(asks.iter().zip(told).map(|(ask, told)| verdict(ask, *told, counted)).collect())
     }
+
+    async fn one(&self, key: &str, quota: &Quota, cost: u32, now_ms: i64) -> Verdict {
+        if quota.interval_ns().is_some() {
+            let asked = self.count(&[Ask { key, quota: *quota, cost }], now_ms).await;
+            if let Some(verdict) = asked.and_then(|verdicts| verdicts.first().copied()) {
+                return verdict;
+            }
+        }
+        self.local.count(key, quota, cost, now_ms)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "told with the precision that a double has")]
+fn micros(ns: i64) -> f64 {
+    ns as f64 / 1000.0
 }
 
 /// The key as stored: the counter's own name is the cluster's hash tag.
@@ -189,13 +226,16 @@ fn tagged(key: &str) -> String {
     format!("doorward:limit:{{{key}}}")
 }
 
-fn verdict(allowed: bool, arrival: i64, wanted: i64, interval: i64, window: i64, cost: u32) -> Verdict {
-    let after = if allowed && cost > 0 { wanted } else { arrival };
+fn verdict(ask: &Ask<'_>, [allowed, arrival, wanted]: [i64; 3], counted: bool) -> Verdict {
+    let allowed = allowed == 1;
+    let (interval, window) = (ask.quota.interval_ns().unwrap_or(1), ask.quota.window_ns());
+    let after = if counted && ask.cost > 0 { wanted } else { arrival };
     let ms = |us: i64| (us.max(0) + 999) / 1000;
     Verdict {
         allowed,
-        remaining: u32::try_from((window - after).max(0) / interval.max(1)).unwrap_or(u32::MAX),
-        retry_after_ms: if allowed { 0 } else { ms(wanted - window) },
+        // What was rounded on the way is less than a microsecond.
+        remaining: u32::try_from((window - after * 1000 + 999).max(0) / interval.max(1)).unwrap_or(u32::MAX),
+        retry_after_ms: if allowed { 0 } else { ms(wanted - window / 1000) },
         reset_ms: ms(after),
     }
 }
@@ -203,10 +243,10 @@ fn verdict(allowed: bool, arrival: i64, wanted: i64, interval: i64, window: i64,
 #[async_trait]
 impl Counters for Redis {
     async fn hit(&self, key: &str, quota: &Quota, cost: u32, now_ms: i64) -> Verdict {
-        self.count(key, quota, cost, now_ms).await
+        self.one(key, quota, cost, now_ms).await
     }
     async fn peek(&self, key: &str, quota: &Quota, now_ms: i64) -> Verdict {
-        self.count(key, quota, 0, now_ms).await
+        self.one(key, quota, 0, now_ms).await
     }
     async fn clear(&self, key: &str) {
         self.local.forget(key);
@@ -218,5 +258,36 @@ impl Counters for Redis {
             }
         })
         .await;
+    }
+    async fn refund(&self, key: &str, quota: &Quota, cost: u32) {
+        self.local.give_back(key, quota, cost);
+        self.shared(async |link| {
+            let mut call = self.refund.key(tagged(key));
+            call.arg(micros(quota.interval_ns().unwrap_or_default())).arg(cost);
+            match link {
+                Link::Single(mut c) => call.invoke_async::<()>(&mut c).await,
+                Link::Cluster(mut c) => call.invoke_async::<()>(&mut c).await,
+            }
+        })
+        .await;
+    }
+    async fn hit_all(&self, asks: &[Ask<'_>], now_ms: i64) -> Vec<Verdict> {
+        // The keys of a cluster are on several nodes: one question each, and units given back where one refuses.
+        let together = matches!(self.line.target, Target::Single(_)) && asks.iter().all(|ask| ask.quota.interval_ns().is_some());
+        if together && let Some(verdicts) = self.count(asks, now_ms).await {
+            return verdicts;
+        }
+        let mut out: Vec<Verdict> = Vec::with_capacity(asks.len());
+        for (n, ask) in asks.iter().enumerate() {
+            let verdict = self.one(ask.key, &ask.quota, ask.cost, now_ms).await;
+            out.push(verdict);
+            if !verdict.allowed {
+                for counted in asks.iter().take(n) {
+                    self.refund(counted.key, &counted.quota, counted.cost).await;
+                }
+                break;
+            }
+        }
+        out
     }
 }
