@@ -5,11 +5,13 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod devices;
 pub mod explain;
 pub mod foundation;
 pub mod jobs;
 pub mod keys;
 pub mod listen;
+pub mod observer;
 pub mod operations;
 pub mod own_tokens;
 pub mod proxied;

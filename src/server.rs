@@ -31,8 +31,10 @@ use web::{App, Parts, Peer, account::hashing::Hashing};
 
 use crate::{
     config::{AuthorizationServer, Config, Role},
+    devices::Registry,
     foundation::{Foundation, cores},
     jobs,
+    observer::Told,
     listen::Timed,
     own_tokens::OwnTokens,
     proxied::Proxied,
@@ -72,6 +74,8 @@ pub struct Ground {
     pub tasks: TaskTracker,
     /// What the metrics have counted so far.
     pub metrics: PrometheusHandle,
+    /// Access log and traces, where they are kept.
+    pub told: Option<(gateway::observed::Observing, Arc<Told>)>,
 }
 
 impl Ground {
@@ -96,6 +100,7 @@ impl Ground {
             closing,
             tasks: TaskTracker::new(),
             metrics,
+            told: None,
         })
     }
 
@@ -253,7 +258,10 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
             remote.insert(prepared).own()
         }
     };
+    let devices = Arc::new(Registry::new(foundation.store.clone(), foundation.revoked.clone()));
+    foundation.store.listen(devices.clone());
     let gateway = Gateway::new(gateway::Parts {
+        devices,
         table: ground.table.clone(),
         revoked: foundation.revoked.clone(),
         own,
@@ -263,6 +271,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
         counters: ground.counters.clone(),
         store: Some(foundation.store.clone()),
         nonces: config.settings().dpop_nonce.then(|| dpop_nonces(foundation)),
+        observing: ground.told.as_ref().map(|(observing, _)| observing.clone()),
         settings: gateway::Settings {
             max_staleness_ms: config.max_staleness.0.saturating_mul(1000),
             trusted_proxies: config.server.trusted_proxies.clone(),

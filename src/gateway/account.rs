@@ -4,7 +4,7 @@ use std::{net::IpAddr, rc::Rc};
 use edge::{Verdict, rules::Judgement};
 use http::HeaderValue;
 
-use crate::seen::Believed;
+use crate::{request_id::RequestId, seen::Believed};
 
 /// The account of one request.
 #[derive(Default)]
@@ -17,8 +17,14 @@ pub(crate) struct Account {
     pub source: Option<IpAddr>,
     /// Whose credential was believed, also where it was not enough.
     pub who: Option<Rc<Believed>>,
+    /// What the request is called.
+    pub request_id: RequestId,
+    /// Of a rehearsal: whose credential is taken for believed.
+    pub assumed: Option<Rc<Believed>>,
     /// What the route's policy said.
     pub judged: Option<Judgement>,
+    /// What would have been said by the policy that is only tried.
+    pub tried: Option<Judgement>,
     /// What its quota said.
     pub verdict: Option<Verdict>,
     /// `RateLimit` and `RateLimit-Policy`.

@@ -69,17 +69,16 @@ pub(crate) async fn admit(
     let authorized = admission::authorize(&entry.access, caller)?;
     let source = edge::forwarded::source(asked.peer, asked.headers, |ip| gateway.trusted_peer(ip));
     account.source = source;
-    if entry.rules.is_some() {
+    if entry.rules.is_some() || entry.tried.is_some() {
         let host = asked.headers.get(header::HOST).and_then(|h| edge::host::Host::parse(h.as_bytes()).ok()).map_or("", |h| h.name);
         let what = Circumstances {
-            route: &entry.id,
             method: asked.method.as_str(),
             path: asked.path,
             host,
             source,
             now: worker.now_ms().div_euclid(1000),
         };
-        authorize::judge(entry, authorized.identity(), &what, account)?;
+        authorize::judge(entry, authorized.identity(), &what, account, asked.rehearsal)?;
     }
     // Whom a proxy does not know it answers for.
     let from = source.unwrap_or(asked.peer);

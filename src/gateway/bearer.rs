@@ -8,10 +8,11 @@ use edge::{
     identity::{Identity, Issuer, Kind},
     route::Freshness,
 };
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::LocalBoxFuture};
 use tokens::{access, jws::Parsed};
 
 use crate::{
+    foreign,
     seen::Believed,
     source::{IntrospectError, Introspection},
     worker::{Asking, Worker},
@@ -41,6 +42,11 @@ pub(crate) async fn jwt(worker: &Worker, table: &RouteTable, guard: &Guard, toke
     }
     unrevoked(worker, &believed, token)?;
     if let Issuer::Foreign(name) = &believed.identity.issuer {
+        if guard.freshness == Freshness::Introspect {
+            let trusted = table.trusted(name).ok_or(Refusal::Invalid("issuer"))?;
+            Box::pin(foreign::confirm(worker, trusted, guard, &believed, token, now_ms)).await?;
+            unrevoked(worker, &believed, token)?;
+        }
         // Nobody can be asked about it: without the feed, what its issuer said has ended is not known.
         if table.trusted(name).is_some_and(|t| t.signals) && !fresh(worker, guard, now_ms) {
             return Err(Refusal::Undecided("feed"));
@@ -90,7 +96,7 @@ pub(crate) async fn opaque(worker: &Worker, guard: &Guard, token: &str, now_ms: 
             if !claims.raw.contains_key("seq") {
                 claims.seq = head;
             }
-            let identity = Identity { issuer: Issuer::Own, kind: Kind::Opaque, claims: *claims, kid: None, device: None };
+            let identity = Identity { issuer: Issuer::Own, device: Identity::device_of(&Issuer::Own, &claims), kind: Kind::Opaque, claims: *claims, kid: None };
             let new = Rc::new(Believed::new(identity, u64::MAX, 0, now_ms));
             worker.seen.borrow_mut().put(token.into(), Rc::clone(&new));
             unrevoked(worker, &new, token)?;
@@ -141,7 +147,8 @@ async fn believe(worker: &Worker, table: &RouteTable, guard: &Guard, token: &str
         leeway: LEEWAY,
     };
     let claims = access::believe(&parsed, &key, &expected).map_err(invalid)?.into_inner();
-    let identity = Identity { issuer, kind: Kind::Jwt, claims, kid: key.kid().map(str::to_owned), device: None };
+    let device = Identity::device_of(&issuer, &claims);
+    let identity = Identity { issuer, kind: Kind::Jwt, claims, kid: key.kid().map(str::to_owned), device };
     // Never checked against any revocation yet.
     Ok(Believed::new(identity, u64::MAX, generation, i64::MIN / 2))
 }
@@ -180,10 +187,22 @@ pub(crate) fn fresh(worker: &Worker, guard: &Guard, now_ms: i64) -> bool {
 
 /// Asks the authorization server; requests with the same token at the same time share one question.
 pub(crate) async fn ask(worker: &Worker, token: &str) -> Result<Introspection, IntrospectError> {
+    let start = || {
+        let (introspect, owned) = (Arc::clone(&worker.gateway.parts().own.introspect), token.to_owned());
+        async move { introspect.introspect(&owned).await }.boxed_local()
+    };
+    together(worker, token, start).await
+}
+
+/// Waits for the question that is on its way under this name, or asks it.
+pub(crate) async fn together(
+    worker: &Worker,
+    token: &str,
+    start: impl FnOnce() -> LocalBoxFuture<'static, Result<Introspection, IntrospectError>>,
+) -> Result<Introspection, IntrospectError> {
     let pending = worker.asking.borrow().get(token).cloned();
     let asking = pending.unwrap_or_else(|| {
-        let (introspect, owned) = (Arc::clone(&worker.gateway.parts().own.introspect), token.to_owned());
-        let asking = async move { introspect.introspect(&owned).await }.boxed_local().shared();
+        let asking = start().shared();
         worker.asking.borrow_mut().insert(token.into(), asking.clone());
         asking
     });

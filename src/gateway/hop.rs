@@ -17,15 +17,17 @@ use crate::{
     account::Account,
     admit, answer,
     asked::Asked,
+    assertion,
     body::{AnswerBody, Progress, RequestBody},
     bounds::{Pace, Stay},
     forward,
     framed::{Busy, Shared},
     live::Lease,
     observed::{End, Story, Telling},
+    request_id::X_REQUEST_ID,
     resource_metadata, rewrite,
     route::{self, Routed},
-    tunnel,
+    told, tunnel,
     worker::{Current, Worker},
 };
 
@@ -68,7 +70,8 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Inc
     let current = worker.current();
     let (method, websocket) = (request.method().clone(), is_websocket(&request));
     let story = Story::begin(&worker, &conn, request.version(), request.headers(), request.uri());
-    let mut trace = Trace { method, websocket, account: Account::default(), allow: None, about: None, busy, story };
+    let account = Account { request_id: worker.ids.of(request.headers(), conn.trusted), ..Account::default() };
+    let mut trace = Trace { method, websocket, account, allow: None, about: None, busy, story };
     let served = match refused {
         Some(refusal) => Err(refusal),
         None => serve(&worker, &current, &conn, request, &mut trace).await,
@@ -105,6 +108,7 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Inc
     } else {
         answer.headers_mut().remove(header::CONNECTION);
     }
+    answer.headers_mut().insert(X_REQUEST_ID, trace.account.request_id.value());
     let ended = Instant::now();
     worker.pool.tell(ended);
     let elapsed = ended.duration_since(started);
@@ -131,6 +135,12 @@ async fn serve(
     let routed = route::route(&mut parts, &current.table);
     if let Some(answer) = metadata(worker, current, conn, &parts, &routed) {
         return Ok(answer);
+    }
+    if parts.uri.path() == assertion::WELL_KNOWN {
+        let found = routed.as_ref().ok().map(|routed| routed.entry);
+        if let Some(answer) = Box::pin(assertion::keys(worker, &current.table, found, &conn.asked(&parts, assertion::WELL_KNOWN))).await {
+            return Ok(answer);
+        }
     }
     let Routed { at, entry, path } = routed.inspect_err(|refusal| {
         if *refusal == Refusal::Method {
@@ -173,6 +183,7 @@ async fn proxied(
     {
         return Err(Refusal::TooLarge);
     }
+    let told = told::told(worker, entry, believed, &asked).await?;
     let websocket = trace.websocket && body.is_end_stream();
     let context = rewrite::Context {
         table: &current.table,
@@ -190,6 +201,8 @@ async fn proxied(
     let client_side = if websocket { parts.extensions.remove::<hyper::upgrade::OnUpgrade>() } else { None };
     parts.extensions.clear();
     rewrite::rewrite(&mut parts, &context)?;
+    told.set(&mut parts.headers);
+    parts.headers.insert(X_REQUEST_ID, trace.account.request_id.value());
     current.meter(Some(at)).allow();
     if let Some(story) = &mut trace.story {
         story.forwarding(&mut parts.headers);

@@ -9,16 +9,24 @@ mod admit;
 mod answer;
 mod answered;
 mod asked;
+mod assertion;
+mod assertion_keys;
 mod authenticate;
 mod authorize;
 mod bearer;
 mod body;
 mod bounds;
+pub mod credentials;
+mod discovery;
+pub mod exchange;
+pub mod devices;
 mod explain;
+mod foreign;
 mod forward;
 mod framed;
 mod heads;
 mod hop;
+mod introspector;
 pub mod jwks;
 mod lease;
 mod limit;
@@ -28,6 +36,7 @@ mod open;
 pub mod observed;
 mod pool;
 mod record;
+mod request_id;
 pub mod remote;
 mod replay;
 mod resource_metadata;
@@ -35,7 +44,9 @@ mod rewrite;
 mod route;
 mod seen;
 mod sender;
+mod signed_answer;
 pub mod source;
+pub mod told;
 mod tunnel;
 mod traced;
 pub mod usage;
@@ -111,8 +122,12 @@ pub struct Parts {
     pub store: Option<Arc<dyn Store>>,
     /// The nonces a DPoP proof has to carry one of; `None`: none.
     pub nonces: Option<Nonces>,
+    /// Whose a client certificate is.
+    pub devices: Arc<dyn devices::Devices>,
     /// Who is told of finished requests.
     pub observing: Option<observed::Observing>,
+    /// What it tells upstreams with.
+    pub means: told::Means,
     pub settings: Settings,
 }
 
@@ -120,6 +135,9 @@ pub struct Parts {
 pub struct Gateway {
     parts: Parts,
     foreign: Mutex<AHashMap<Arc<str>, Arc<Jwks>>>,
+    abroad: introspector::Introspectors,
+    exchanging: exchange::Exchanging,
+    assertion_keys: assertion_keys::AssertionKeys,
     wakes: Mutex<Vec<Arc<Notify>>>,
     room: Arc<Semaphore>,
     replays: replay::Replays,
@@ -133,7 +151,9 @@ impl Gateway {
     pub fn new(parts: Parts) -> Arc<Self> {
         let room = Arc::new(Semaphore::new(parts.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let replays = replay::Replays::new(parts.store.clone());
-        Arc::new(Self { parts, foreign: Mutex::default(), wakes: Mutex::default(), room, replays, tallies: limit::Tallies::default(), usage: usage::Usage::default() })
+        let assertion_keys = assertion_keys::AssertionKeys::new(&parts);
+        let (abroad, exchanging) = (introspector::Introspectors::default(), exchange::Exchanging::new());
+        Arc::new(Self { parts, foreign: Mutex::default(), abroad, exchanging, assertion_keys, wakes: Mutex::default(), room, replays, tallies: limit::Tallies::default(), usage: usage::Usage::default() })
     }
 
     /// Its parts.

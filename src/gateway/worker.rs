@@ -14,10 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Gateway, KeySource,
+    foreign::Abroad,
     framed::Shared,
     live::Live,
     pool::Pool,
+    observed::Untold,
     record::Meter,
+    request_id::Ids,
     seen::Seen,
     source::{IntrospectError, Introspection},
     usage::Counts,
@@ -62,8 +65,13 @@ pub(crate) struct Worker {
     pub pool: Rc<Pool>,
     pub live: Rc<Live>,
     pub seen: RefCell<Seen>,
+    pub abroad: RefCell<Abroad>,
     pub asking: RefCell<AHashMap<Box<str>, Asking>>,
     pub shutdown: CancellationToken,
+    /// Names requests.
+    pub ids: Ids,
+    /// Finished requests nobody was told of yet.
+    pub untold: RefCell<Untold>,
     current: RefCell<Rc<Current>>,
     connections: RefCell<Vec<Weak<Shared>>>,
     open: Cell<usize>,
@@ -77,8 +85,11 @@ impl Worker {
             pool: Rc::new(Pool::new(parts.settings.idle_connections, parts.outbound.tls())),
             live: Rc::default(),
             seen: RefCell::new(Seen::new(parts.settings.remembered_tokens, &*parts.entropy)),
+            abroad: RefCell::new(Abroad::new(parts.settings.remembered_tokens / 2, &*parts.entropy)),
             asking: RefCell::default(),
             shutdown,
+            ids: Ids::new(&*parts.entropy),
+            untold: RefCell::default(),
             current: RefCell::new(Current::new(parts.table.load_full())),
             connections: RefCell::default(),
             open: Cell::new(0),
@@ -98,6 +109,7 @@ impl Worker {
         let next = Current::new(Arc::clone(&table));
         self.current.replace(Rc::clone(&next)).flush(&self.gateway);
         self.seen.borrow_mut().clear();
+        self.abroad.borrow_mut().clear();
         next
     }
 
@@ -138,6 +150,14 @@ impl Worker {
     /// Hands over the last sums.
     pub(crate) fn finish(&self) {
         self.current.borrow().flush(&self.gateway);
+        self.tell();
+    }
+
+    /// Tells of finished requests.
+    fn tell(&self) {
+        if let Some(observing) = &self.gateway.parts().observing {
+            self.untold.borrow_mut().tell(observing);
+        }
     }
 
     fn sweep(&self) {
@@ -150,6 +170,7 @@ impl Worker {
 
     fn tidy(&self) {
         self.sweep();
+        self.tell();
         self.current.borrow().flush(&self.gateway);
         let beat = self.swept.get();
         self.swept.set(beat + 1);
@@ -161,6 +182,7 @@ impl Worker {
         self.connections.borrow_mut().retain(|c| c.strong_count() > 0);
         if beat.is_multiple_of(64) {
             self.seen.borrow_mut().retain(|b| b.identity.claims.exp > now);
+            self.abroad.borrow_mut().tidy(now);
         }
         self.gauges();
     }
@@ -171,6 +193,8 @@ impl Worker {
         let gauge =
             |name: &'static str, n: usize| metrics::gauge!("cache_entries", "cache" => name, "thread" => thread.clone()).set(n as f64);
         gauge("gateway_tokens", self.seen.borrow().len());
+        gauge("gateway_foreign_tokens", self.abroad.borrow().len());
+        gauge("gateway_exchanged_tokens", usize::try_from(self.gateway.exchanging.len()).unwrap_or(usize::MAX));
         gauge("gateway_upstream_connections", self.pool.len());
         gauge("gateway_live", self.live.len());
         gauge("gateway_connections", self.open.get());

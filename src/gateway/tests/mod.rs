@@ -228,6 +228,7 @@ impl Rig {
         let (fresh_at, asked) = (Arc::new(AtomicI64::new(i64::MAX)), Arc::new(Asked::default()));
         let fresh = Arc::clone(&fresh_at);
         let gateway = Gateway::new(Parts {
+            devices: Arc::new(crate::devices::NoDevices),
             table: Arc::new(ArcSwap::from_pointee(table)),
             revoked: Arc::clone(&revoked),
             own: Own {
@@ -269,6 +270,7 @@ impl Rig {
 
     fn with(&self, own: Own, outbound: Arc<Outbound>, table: RouteTable) -> (Arc<Gateway>, SocketAddr) {
         let gateway = Gateway::new(Parts {
+            devices: Arc::new(crate::devices::NoDevices),
             table: Arc::new(ArcSwap::from_pointee(table)),
             revoked: Arc::new(RevocationSet::new()),
             own,

@@ -301,6 +301,7 @@ async fn no_more_connections_are_served_than_may_be_open() {
     let rig = Rig::start().await;
     let parts = rig.gateway.parts();
     let gateway = Gateway::new(Parts {
+        devices: Arc::new(crate::devices::NoDevices),
         table: Arc::clone(&parts.table),
         revoked: Arc::clone(&parts.revoked),
         own: parts.own.clone(),

@@ -18,6 +18,7 @@ fn behind(rig: &Rig, listen: &str, trusted: &str) -> SocketAddr {
     let once = json!({"id": "once", "match": {"path_prefix": "/once/"}, "upstream": rig.inline, "public": true, "rate_limit": limit});
     routes.extend([told, once].map(|route| serde_json::from_value(route).unwrap()));
     let gateway = Gateway::new(Parts {
+        devices: Arc::new(crate::devices::NoDevices),
         table: Arc::new(ArcSwap::from_pointee(RouteTable::build(&routes, &[], &[], ISSUER).unwrap())),
         revoked: Arc::new(RevocationSet::new()),
         own: rig.gateway.parts().own.clone(),

@@ -1,0 +1,86 @@
+//! The device registry of this process's database, for its gateway: looked up by the marks of a certificate, remembered until the ledger
+//! tells that a device changed.
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use accounts::{
+    Device,
+    device::{Bound, Shown},
+};
+use async_trait::async_trait;
+use gateway::devices::{Certificate, Devices, Found, Unknown};
+use ledger::{Committed, Listener, ObjectKind, RevocationSet, Store, StoreError};
+use moka::sync::Cache;
+
+/// Certificates remembered.
+const REMEMBERED: u64 = 50_000;
+
+/// The registry.
+pub struct Registry {
+    store: Arc<dyn Store>,
+    revoked: Arc<RevocationSet>,
+    known: Cache<String, Option<Found>, ahash::RandomState>,
+    /// Counts what was dropped: what was read before a drop is not remembered after it.
+    generation: AtomicU64,
+}
+
+impl Registry {
+    /// Over a database. Register it as a [`Listener`].
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, revoked: Arc<RevocationSet>) -> Self {
+        let known = Cache::builder().max_capacity(REMEMBERED).build_with_hasher(ahash::RandomState::new());
+        Self { store, revoked, known, generation: AtomicU64::new(0) }
+    }
+
+    async fn look(&self, shown: &Shown<'_>) -> Result<Option<Found>, StoreError> {
+        let seq = self.revoked.head();
+        for mark in shown.marks() {
+            let Some(row) = self.store.object(ObjectKind::DeviceBinding, &mark).await? else { continue };
+            let bound: Bound = serde_json::from_value(row.document).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+            let Some(object) = self.store.object(ObjectKind::Device, &bound.device).await? else { continue };
+            let device: Device = serde_json::from_value(object.document).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+            return Ok(Some(Found { disabled: device.disabled, device: Arc::new(device.claim()), seq }));
+        }
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl Devices for Registry {
+    async fn of_certificate(&self, certificate: &Certificate<'_>) -> Result<Option<Found>, Unknown> {
+        let Certificate { sha256, subject, san_uris, authority } = *certificate;
+        // The certificate is the same if its digest is; who vouches for it may not be.
+        let key = format!("{sha256}|{authority}");
+        if let Some(known) = self.known.get(&key) {
+            return Ok(known);
+        }
+        let before = self.generation.load(Ordering::Acquire);
+        let found = self.look(&Shown { sha256, subject, san_uris, authority }).await.map_err(|error| {
+            tracing::warn!(%error, "a certificate's device could not be looked for");
+            Unknown
+        })?;
+        if self.generation.load(Ordering::Acquire) == before && !sha256.is_empty() {
+            self.known.insert(key.clone(), found.clone());
+            // A drop between the check and the insertion has not seen the entry.
+            if self.generation.load(Ordering::Acquire) != before {
+                self.known.invalidate(&key);
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Listener for Registry {
+    fn committed(&self, batch: &Committed) {
+        let named = format!("\"object\":\"{}\"", ObjectKind::Device.as_str());
+        let concerns = |kind: &str, document: &str| {
+            kind.starts_with("storage.") || kind.starts_with("device.") || (kind.starts_with("object.") && document.contains(&named))
+        };
+        if batch.events.iter().any(|event| concerns(&event.kind, &event.document)) {
+            self.generation.fetch_add(1, Ordering::AcqRel);
+            self.known.invalidate_all();
+        }
+    }
+}
