@@ -272,6 +272,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
         store: Some(foundation.store.clone()),
         nonces: config.settings().dpop_nonce.then(|| dpop_nonces(foundation)),
         observing: ground.told.as_ref().map(|(observing, _)| observing.clone()),
+        means: gateway::told::Means::default(),
         settings: gateway::Settings {
             max_staleness_ms: config.max_staleness.0.saturating_mul(1000),
             trusted_proxies: config.server.trusted_proxies.clone(),

@@ -30,8 +30,28 @@ const TTL_S: i64 = 60;
 
 /// The claims we write ourselves, or that mean something to whoever takes access tokens.
 const OURS: [&str; 22] = [
-    "iss", "sub", "aud", "exp", "iat", "nbf", "jti", "typ", "cnf", "client_id", "scope", "act", "device", "credential", "htm", "htu", "seq",
-    "grant", "from", "status", "active", "token_type",
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "iat",
+    "nbf",
+    "jti",
+    "typ",
+    "cnf",
+    "client_id",
+    "scope",
+    "act",
+    "device",
+    "credential",
+    "htm",
+    "htu",
+    "seq",
+    "grant",
+    "from",
+    "status",
+    "active",
+    "token_type",
 ];
 
 /// `true`, or how.
@@ -247,8 +267,10 @@ mod tests {
     use crate::identity::{Device, tests::identity};
 
     fn route(identity: Value) -> Route {
-        serde_json::from_value(json!({"id": "r", "upstream": "u", "auth": {"accept": ["jwt"], "audience": "https://api"}, "identity": identity}))
-            .unwrap()
+        serde_json::from_value(
+            json!({"id": "r", "upstream": "u", "auth": {"accept": ["jwt"], "audience": "https://api"}, "identity": identity}),
+        )
+        .unwrap()
     }
 
     fn wrong(identity: Value) -> Vec<String> {

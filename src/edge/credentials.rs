@@ -14,12 +14,29 @@ pub enum Presented<'a> {
     Nothing,
     /// A token in compact JWS form.
     Jwt(&'a str, Scheme),
-    /// A token of this server's opaque form.
+    /// A token of any other form: this server's opaque one, or another issuer's.
     Opaque(&'a str, Scheme),
     /// An API key.
     ApiKey(&'a str),
     /// Something that cannot be believed here: another scheme, an ill-formed token, something in the URL.
     Unusable(&'static str),
+}
+
+impl<'a> Presented<'a> {
+    /// The text of a token.
+    #[must_use]
+    pub const fn token(self) -> Option<&'a str> {
+        match self {
+            Self::Jwt(token, _) | Self::Opaque(token, _) => Some(token),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a token is of this server's opaque form.
+#[must_use]
+pub fn is_own(token: &str) -> bool {
+    token.starts_with(OPAQUE_PREFIX) && !token.contains('.')
 }
 
 /// More than one credential: whose would count is anybody's guess, so neither does.
@@ -81,9 +98,9 @@ fn classify(token: &[u8], scheme: Scheme) -> Presented<'_> {
         }
     }
     match std::str::from_utf8(token) {
-        Ok(text) if text.starts_with(OPAQUE_PREFIX) && dots == 0 => Presented::Opaque(text, scheme),
         Ok(text) if dots == 2 => Presented::Jwt(text, scheme),
-        _ => Presented::Unusable("malformed"),
+        Ok(text) => Presented::Opaque(text, scheme),
+        Err(_) => Presented::Unusable("malformed"),
     }
 }
 
@@ -135,8 +152,15 @@ mod tests {
             presented(&headers(&[("authorization", "Bearer dwa_x")]), Some("a=b"), false),
             Ok(Presented::Opaque("dwa_x", Scheme::Bearer))
         );
+        for other in ["x", "a.b.c.d", "a.b", "dwa_x.y"] {
+            let text = format!("Bearer {other}");
+            let mut map = HeaderMap::new();
+            map.insert(AUTHORIZATION, HeaderValue::from_str(&text).unwrap());
+            assert_eq!(presented(&map, None, false), Ok(Presented::Opaque(other, Scheme::Bearer)), "{other}");
+            assert!(!is_own(other));
+        }
         for odd in
-            ["Basic eA==", "Bearer", "Bearer x", "Bearer a b", "Bearer a.b.c.d", "Bearer a.b.\u{7f}", "DPoP", "DPoP a.b.c.d", "DPoPa.b.c"]
+            ["Basic eA==", "Bearer", "Bearer a b", "Bearer a.b.\u{7f}", "DPoP", "DPoPa.b.c"]
         {
             let Ok(value) = HeaderValue::from_bytes(odd.as_bytes()) else { continue };
             let mut map = HeaderMap::new();
@@ -158,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_key_comes_in_a_header_and_never_in_the_url() {
-        let key = |pairs, query| presented(&headers(pairs), query, true).map(|found| format!("{found:?}"));
+        let key = |pairs: &[(&'static str, &'static str)], query| presented(&headers(pairs), query, true).map(|found| format!("{found:?}"));
         for pairs in [&[("x-api-key", " k.1 ")][..], &[("authorization", "ApiKey k.1")], &[("authorization", "APIKEY  k.1")]] {
             assert_eq!(key(pairs, Some("a=api_key&key=1")).unwrap(), "ApiKey(\"k.1\")", "{pairs:?}");
         }

@@ -30,6 +30,15 @@ pub struct Introspection {
     pub signed_response: bool,
 }
 
+/// Where an issuer's secret lies among the secrets of its object.
+pub const SLOT: &str = "introspection";
+
+/// The place that an issuer's secret is sealed for.
+#[must_use]
+pub fn place(issuer_id: &str) -> String {
+    format!("trusted_issuer:{issuer_id}:{SLOT}")
+}
+
 impl Introspection {
     /// The method, the default filled in.
     #[must_use]

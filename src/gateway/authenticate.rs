@@ -1,10 +1,15 @@
 //! Second phase: whether the credential is believed, whatever kind it is of. One file a kind.
 use std::rc::Rc;
 
-use edge::{Refusal, RouteTable, admission::Guard, credentials::Presented};
+use edge::{
+    Refusal, RouteTable,
+    admission::Guard,
+    credentials::{Presented, is_own},
+    identity::Issuer,
+};
 use tokens::{confirmation::Scheme, dpop::Proof};
 
-use crate::{asked::Asked, bearer, seen::Believed, sender, worker::Worker};
+use crate::{asked::Asked, bearer, foreign, seen::Believed, sender, worker::Worker};
 
 /// What the credential proved.
 pub(crate) enum Proved {
@@ -26,9 +31,17 @@ pub(crate) async fn prove(
     let (proved, scheme, token) = match presented {
         Presented::Nothing => return Proved::Nothing,
         Presented::Unusable(why) => return Proved::Refused(Refusal::Invalid(why)),
+        Presented::Jwt(token, scheme) if !guard.accepts.jwt && guard.accepts.opaque && foreign::asks(table, guard) => {
+            (foreign::opaque(worker, table, guard, token, now_ms).await, scheme, token)
+        }
         Presented::Jwt(..) if !guard.accepts.jwt => return Proved::Refused(Refusal::Invalid("credential_kind")),
+        Presented::ApiKey(_) => return Proved::Refused(Refusal::Invalid("credential_kind")),
         Presented::Opaque(..) if !guard.accepts.opaque => return Proved::Refused(Refusal::Invalid("credential_kind")),
         Presented::Jwt(token, scheme) => (bearer::jwt(worker, table, guard, token, now_ms).await, scheme, token),
+        // What is of our own form is shown to nobody else, unless the route does not take our tokens at all.
+        Presented::Opaque(token, scheme) if !is_own(token) || !guard.issuers.contains(&Issuer::Own) => {
+            (foreign::opaque(worker, table, guard, token, now_ms).await, scheme, token)
+        }
         Presented::Opaque(token, scheme) => (bearer::opaque(worker, guard, token, now_ms).await, scheme, token),
     };
     let bound = |believed: Rc<Believed>| {

@@ -4,7 +4,7 @@ use std::sync::{
     atomic::{AtomicI64, AtomicU64, Ordering},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokens::{
@@ -15,8 +15,10 @@ use tokio::sync::Mutex;
 
 use outbound::Outbound;
 
-use crate::source::KeySource;
+use crate::{discovery, source::KeySource};
 
+/// How long what an issuer's metadata says is not asked again.
+const DISCOVERED_MS: i64 = 3_600_000;
 /// At most one fetch in this time, whatever for.
 const PAUSE_MS: i64 = 5_000;
 /// How long a fetched set serves while its issuer is down.
@@ -49,11 +51,13 @@ pub struct Jwks {
     good_at: AtomicI64,
     tried_at: AtomicI64,
     fetches: AtomicU64,
+    /// Where the metadata said the keys are, and when.
+    found: ArcSwapOption<(String, i64)>,
     gate: Mutex<()>,
 }
 
 impl Jwks {
-    /// Nothing fetched yet.
+    /// Nothing fetched yet. Without a `uri` the issuer's metadata says where the keys are.
     #[must_use]
     pub fn new(issuer: &str, uri: &str, source: Arc<dyn Fetch>, clock: Arc<dyn Clock>) -> Self {
         Self {
@@ -66,11 +70,12 @@ impl Jwks {
             good_at: AtomicI64::new(i64::MIN / 2),
             tried_at: AtomicI64::new(i64::MIN / 2),
             fetches: AtomicU64::new(0),
+            found: ArcSwapOption::empty(),
             gate: Mutex::new(()),
         }
     }
 
-    /// Where the set is.
+    /// Where the set is; empty: where the issuer's metadata says.
     #[must_use]
     pub fn uri(&self) -> &str {
         &self.uri
@@ -86,6 +91,31 @@ impl Jwks {
     #[must_use]
     pub fn due(&self) -> bool {
         self.clock.now_ms() - self.good_at.load(Ordering::Acquire) >= RENEW_MS
+    }
+
+    /// Where the keys are: as registered, or as the issuer's metadata says, which is asked once an hour.
+    async fn place(&self, now: i64) -> Option<String> {
+        if !self.uri.is_empty() {
+            return Some(self.uri.clone());
+        }
+        let known = self.found.load_full();
+        if let Some(found) = known.as_ref().filter(|found| (0..DISCOVERED_MS).contains(&(now - found.1))) {
+            return Some(found.0.clone());
+        }
+        let mut said = None;
+        for address in discovery::addresses(&self.issuer) {
+            said = self.source.fetch(&address).await.and_then(|document| discovery::keys_at(&document, &self.issuer));
+            if said.is_some() {
+                break;
+            }
+        }
+        metrics::counter!("discovery_fetch_total", "issuer" => self.issuer.to_string(), "outcome" => if said.is_some() { "ok" } else { "failed" })
+            .increment(1);
+        if let Some(uri) = &said {
+            self.found.store(Some(Arc::new((uri.clone(), now))));
+        }
+        // What it said last holds while it is down; the keys themselves do not hold for longer than an hour.
+        said.or_else(|| known.map(|found| found.0.clone()))
     }
 
     fn take(&self, document: Bytes, now: i64) -> bool {
@@ -121,10 +151,17 @@ impl KeySource for Jwks {
         }
         self.tried_at.store(now, Ordering::Release);
         self.fetches.fetch_add(1, Ordering::Relaxed);
-        let fetched = self.source.fetch(&self.uri).await;
+        let fetched = match self.place(now).await {
+            Some(uri) => self.source.fetch(&uri).await,
+            None => None,
+        };
         // However long it took: the address has its rest, and whoever waited has the result.
         self.tried_at.store(self.clock.now_ms(), Ordering::Release);
         let good = fetched.is_some_and(|document| self.take(document, now));
+        if !good {
+            // Perhaps they have moved: the metadata is asked next time.
+            self.found.rcu(|found| found.as_ref().map(|found| Arc::new((found.0.clone(), i64::MIN / 2))));
+        }
         metrics::counter!("jwks_fetch_total", "issuer" => self.issuer.to_string(), "outcome" => if good { "ok" } else { "failed" })
             .increment(1);
     }

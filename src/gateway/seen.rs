@@ -10,6 +10,8 @@ use http::{HeaderName, HeaderValue};
 use std::collections::HashMap;
 use tokens::Entropy;
 
+use crate::assertion::Signed;
+
 /// A believed token.
 pub(crate) struct Believed {
     pub identity: Identity,
@@ -20,6 +22,8 @@ pub(crate) struct Believed {
     /// When the authorization server last said it is good, milliseconds since the epoch.
     pub confirmed_ms: Cell<i64>,
     headers: RefCell<Option<(usize, HeaderList)>>,
+    /// The last assertion about it.
+    pub assertion: RefCell<Option<Signed>>,
 }
 
 /// Header fields ready to be set.
@@ -33,7 +37,7 @@ impl AsRef<Identity> for Believed {
 
 impl Believed {
     pub(crate) fn new(identity: Identity, checked: u64, keys: u64, confirmed_ms: i64) -> Self {
-        Self { identity, checked: Cell::new(checked), keys, confirmed_ms: Cell::new(confirmed_ms), headers: RefCell::new(None) }
+        Self { identity, checked: Cell::new(checked), keys, confirmed_ms: Cell::new(confirmed_ms), headers: RefCell::new(None), assertion: RefCell::new(None) }
     }
 
     /// Its identity headers under a mapping, made once.

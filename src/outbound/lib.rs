@@ -13,8 +13,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
+use rustls::{
+    ClientConfig, RootCertStore,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use url::{Host, Url};
 
 use connect::Endpoint;
@@ -111,6 +114,16 @@ impl Outbound {
         &self.tls
     }
 
+    /// The same rules, with a client certificate for whoever asks for one (RFC 8705 §2).
+    ///
+    /// # Errors
+    /// [`rustls::Error`] if certificate and key do not belong together.
+    pub fn with_identity(&self, chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, rustls::Error> {
+        let mut tls = ClientConfig::clone(&self.tls);
+        identify(&mut tls, chain, key)?;
+        Ok(Self { allow: self.allow.clone(), tls: Arc::new(tls), roots: Arc::clone(&self.roots) })
+    }
+
     /// Fetches a document: one GET, one answer, which must be 200.
     ///
     /// # Errors
@@ -204,6 +217,16 @@ fn roots(extra_ca: &[CertificateDer<'static>]) -> Result<RootCertStore, rustls::
         roots.add(ca.clone())?;
     }
     Ok(roots)
+}
+
+/// Gives TLS a client certificate to show.
+///
+/// # Errors
+/// [`rustls::Error`] if certificate and key do not belong together.
+pub fn identify(tls: &mut ClientConfig, chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<(), rustls::Error> {
+    let certified = CertifiedKey::from_der(chain, key, tls.crypto_provider())?;
+    tls.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
+    Ok(())
 }
 
 /// The one address to call: every address of the name must be allowed, or none is used.
