@@ -12,7 +12,7 @@ use std::{
 
 use check::{
     check_authorization_server, check_issuer, check_lifetimes, check_log, check_mtls, check_outbound, check_plain, check_server,
-    check_shared, check_storage, check_tls,
+    check_shared, check_storage, check_telemetry, check_tls,
 };
 use ipnet::IpNet;
 pub use read::{Key, Mistakes, Reader, Section};
@@ -163,6 +163,11 @@ section! {
         client_secret_file: Option<PathBuf> = "",
         /// How old the knowledge of revocations may be before tokens are introspected instead, and refused if that fails.
         max_staleness: Seconds = r#""5s""#,
+        /// `shared`: every route without a `policy` of its own, public ones too, is judged by the stored policies, and what none of them permits
+        /// is refused. Default: such a route has no policy.
+        default_policy: Option<String> = "",
+        /// One in how many requests that were let through is remembered beside the refused ones (`GET /admin/v1/explanations`). `0`: none.
+        explain_allowed: u32 = "0",
     }
 }
 
@@ -261,6 +266,27 @@ section! {
         file: Option<PathBuf> = "",
         /// What is logged, in the notation of `RUST_LOG`, e.g. `info,gateway=debug`.
         filter: String = r#""info""#,
+        /// The gateway's access log: one JSON object a request, appended to this file (opened anew on SIGHUP). Default: none; refusals
+        /// are in the log all the same.
+        access_file: Option<PathBuf> = "",
+    }
+}
+
+section! {
+    /// Traces of the gateway (OpenTelemetry; W3C Trace Context). They hold no credential, query or body.
+    TelemetrySection {
+        /// The collector, OTLP over HTTP: `http://127.0.0.1:4318`. `/v1/traces` is added. Default: no traces.
+        otlp_endpoint: Option<String> = "",
+        /// The share of requests that are recorded, `0` to `1`. What a trusted proxy marks as sampled is recorded besides.
+        sample: String = r#""1""#,
+    }
+}
+
+impl TelemetrySection {
+    /// The share, if it is one.
+    #[must_use]
+    pub fn share(&self) -> Option<f64> {
+        self.sample.parse().ok().filter(|share| (0.0..=1.0).contains(share))
     }
 }
 
@@ -280,6 +306,7 @@ pub const SECTIONS: &[Section] = &[
     Section { path: "registration", about: RegistrationSection::ABOUT, keys: RegistrationSection::KEYS },
     Section { path: "mail", about: MailSection::ABOUT, keys: MailSection::KEYS },
     Section { path: "log", about: LogSection::ABOUT, keys: LogSection::KEYS },
+    Section { path: "telemetry", about: TelemetrySection::ABOUT, keys: TelemetrySection::KEYS },
 ];
 
 /// A certificate and its key, as configured.
@@ -344,6 +371,10 @@ pub struct Config {
     pub authorization_server: AuthorizationServer,
     /// `[gateway]` `max_staleness`.
     pub max_staleness: Seconds,
+    /// `[gateway]` `default_policy`.
+    pub default_policy: Option<String>,
+    /// `[gateway]` `explain_allowed`.
+    pub explain_allowed: u32,
     /// `[lifetimes]`.
     pub lifetimes: LifetimesSection,
     /// `[keys]`.
@@ -358,6 +389,8 @@ pub struct Config {
     pub mail: MailSection,
     /// `[log]`.
     pub log: LogSection,
+    /// `[telemetry]`.
+    pub telemetry: TelemetrySection,
 }
 
 impl Config {
@@ -401,6 +434,7 @@ impl Config {
         let registration = RegistrationSection::read(r, "registration");
         let mail = MailSection::read(r, "mail");
         let log = LogSection::read(r, "log");
+        let telemetry = TelemetrySection::read(r, "telemetry");
 
         let lifetimes = lifetimes.inspect(|section| check_lifetimes(r, section));
         let keys = keys.inspect(|section| {
@@ -422,9 +456,15 @@ impl Config {
             }
         });
         let log = log.inspect(|section| check_log(r, section));
+        let telemetry = telemetry.inspect(|section| check_telemetry(r, section));
         let storage = storage.and_then(|section| check_storage(r, section));
         let shared = shared.and_then(|section| check_shared(r, section));
         let authorization_server = gateway.as_ref().and_then(|section| check_authorization_server(r, section));
+        let default_policy = gateway.as_ref().and_then(|section| section.default_policy.clone());
+        if default_policy.as_deref().is_some_and(|policy| policy != edge::rules::SHARED) {
+            r.wrong("gateway.default_policy", "must be \"shared\", or be left out");
+        }
+        let explain_allowed = gateway.as_ref().map_or(0, |section| section.explain_allowed);
         let max_staleness = gateway.map(|section| section.max_staleness);
         if max_staleness.is_some_and(|s| s.0 < 1) {
             r.wrong("gateway.max_staleness", "must be at least 1s");
@@ -454,6 +494,8 @@ impl Config {
             shared_state: shared?,
             authorization_server: authorization_server?,
             max_staleness: max_staleness?,
+            default_policy,
+            explain_allowed,
             lifetimes: lifetimes?,
             keys: keys?,
             audit: audit?,
@@ -461,6 +503,7 @@ impl Config {
             registration: registration?,
             mail: mail?,
             log: log?,
+            telemetry: telemetry?,
         })
     }
 

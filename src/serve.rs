@@ -21,7 +21,7 @@ use crate::{
     cli::{Failure, say_json},
     config::{Config, Role, TlsFiles},
     foundation::{self, Foundation},
-    jobs,
+    jobs, observer,
     listen::{self, Listener, Shutdown, Timed, serve_http},
     server::{self, Ground, Wings},
     telemetry,
@@ -182,7 +182,9 @@ impl Running {
         metrics: PrometheusHandle,
         shutdown: Shutdown,
     ) -> Result<Self, Failure> {
-        let ground = Arc::new(Ground::new(&config, foundation, shutdown.stop.clone(), metrics.clone())?);
+        let mut ground = Ground::new(&config, foundation, shutdown.stop.clone(), metrics.clone())?;
+        ground.told = observer::open(&config)?;
+        let ground = Arc::new(ground);
         server::follow(&config, &ground, &shutdown.stop);
         ground.reload_routes(&config.issuer).await?;
         let gateway = if config.plays(Role::Gateway) { Some(server::gateway(&config, &ground)?) } else { None };
@@ -257,11 +259,17 @@ impl Running {
         self.ground.tasks.close();
         self.shutdown.drain(patience).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), self.ground.tasks.wait()).await;
+        if let Some((_, told)) = self.ground.told.clone() {
+            let _ = tokio::task::spawn_blocking(move || told.finish()).await;
+        }
         tracing::info!("stopped");
     }
 
     /// Reads the configuration anew; a bad one is refused and the old one stays.
     async fn reload(&self) {
+        if let Some((_, told)) = &self.ground.told {
+            told.reopen();
+        }
         match self.reloaded().await {
             Ok(()) => tracing::info!("the configuration was read anew"),
             Err(failure) => tracing::error!(why = %failure, "the new configuration is refused; the old one stays active"),

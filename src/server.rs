@@ -66,6 +66,8 @@ pub struct Ground {
     pub hashing: Hashing,
     /// The gateway's routes.
     pub table: Arc<ArcSwap<RouteTable>>,
+    /// What a route without a policy of its own says (`gateway.default_policy`).
+    pub default_policy: Option<String>,
     /// Rings when they have to be read anew.
     pub bell: Arc<routes::Bell>,
     /// Cancelled when the process drains.
@@ -96,6 +98,7 @@ impl Ground {
             counters,
             hashing: Hashing::new(cores()),
             table,
+            default_policy: config.default_policy.clone(),
             bell: Arc::default(),
             closing,
             tasks: TaskTracker::new(),
@@ -121,7 +124,7 @@ impl Ground {
     /// # Errors
     /// A fault of storage.
     pub async fn reload_routes(&self, issuer: &str) -> Result<(), ledger::StoreError> {
-        match routes::read(&*self.foundation.store, issuer).await? {
+        match routes::read(&*self.foundation.store, issuer, self.default_policy.as_deref()).await? {
             Ok(table) => self.table.store(Arc::new(table.known_to(self.foundation.settings.post_quantum))),
             Err(mistakes) => {
                 for mistake in mistakes {

@@ -58,7 +58,11 @@ fn filter(text: &str) -> anyhow::Result<Targets> {
     Ok(asked.with_targets(quiet))
 }
 
-fn open(file: &Path) -> anyhow::Result<std::fs::File> {
+/// Opens a file to append to, and its folder.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn open(file: &Path) -> anyhow::Result<std::fs::File> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
     }
@@ -102,6 +106,8 @@ fn describe() {
     metrics::describe_counter!("panics_total", "Panics since the start; always 0");
     metrics::describe_counter!("jwks_fetch_total", "Fetches of other issuers' keys");
     metrics::describe_counter!("auth_decisions_total", "Decisions of the gateway by route, outcome and reason");
+    metrics::describe_counter!("access_log_dropped_total", "Batches of the access log that could not be written");
+    metrics::describe_counter!("trace_spans_total", "Spans handed to the exporter");
     metrics::describe_counter!("store_purged_rows_total", "Expired rows deleted");
     metrics::describe_gauge!("db_rows", "Rows by table");
     metrics::describe_gauge!("cache_entries", "Entries by cache");

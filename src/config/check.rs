@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{
     AuthorizationServer, GatewaySection, LifetimesSection, LogSection, OutboundSection, Reader, Role, Secret, ServerSection,
-    SharedStateSection, StorageSection, TlsFiles, TlsSection,
+    SharedStateSection, StorageSection, TelemetrySection, TlsFiles, TlsSection,
 };
 
 /// The database as configured.
@@ -281,5 +281,16 @@ pub(super) fn check_log(r: &mut Reader, section: &LogSection) {
     }
     if let Err(error) = section.filter.parse::<tracing_subscriber::filter::Targets>() {
         r.wrong("log.filter", &format!("\"{}\" cannot be read: {error}", section.filter));
+    }
+}
+
+pub(super) fn check_telemetry(r: &mut Reader, section: &TelemetrySection) {
+    let bad =
+        |endpoint: &&String| !url::Url::parse(endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some());
+    if section.otlp_endpoint.as_ref().is_some_and(|endpoint| bad(&endpoint)) {
+        r.wrong("telemetry.otlp_endpoint", "an address such as http://127.0.0.1:4318 is needed");
+    }
+    if section.share().is_none() {
+        r.wrong("telemetry.sample", &format!("\"{}\" is not a share; use a number from 0 to 1", section.sample));
     }
 }

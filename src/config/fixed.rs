@@ -21,6 +21,8 @@ impl Config {
             shared_state,
             authorization_server,
             max_staleness,
+            default_policy,
+            explain_allowed,
             lifetimes: _,
             keys,
             audit,
@@ -28,6 +30,7 @@ impl Config {
             registration,
             mail,
             log,
+            telemetry,
         } = self;
         let sections = [
             ("server", server.differing(&new.server)),
@@ -37,6 +40,7 @@ impl Config {
             ("registration", registration.differing(&new.registration)),
             ("mail", mail.differing(&new.mail)),
             ("log", log.differing(&new.log)),
+            ("telemetry", telemetry.differing(&new.telemetry)),
         ];
         let sections = sections.into_iter().flat_map(|(section, keys)| keys.into_iter().map(move |key| format!("{section}.{key}")));
         let others = [
@@ -51,6 +55,8 @@ impl Config {
             ("shared_state.url", *shared_state != new.shared_state),
             ("gateway.authorization_server", *authorization_server != new.authorization_server),
             ("gateway.max_staleness", *max_staleness != new.max_staleness),
+            ("gateway.default_policy", *default_policy != new.default_policy),
+            ("gateway.explain_allowed", *explain_allowed != new.explain_allowed),
         ];
         let mut found: Vec<String> = sections.filter(|key| key != "server.drain").collect();
         found.extend(others.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()));

@@ -41,7 +41,7 @@ fn events(stage: &Stage, token: &str) -> TcpStream {
 }
 
 /// How long the server took to close; fails when it does not within a second.
-fn closed_within_a_second(mut stream: TcpStream, what: &str, since: Instant) {
+pub(crate) fn closed_within_a_second(mut stream: TcpStream, what: &str, since: Instant) {
     stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let mut buffer = [0u8; 4096];
     loop {

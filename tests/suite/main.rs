@@ -82,6 +82,7 @@ mod signed_answers;
 mod status_list;
 mod step_up;
 mod third_party_login;
+mod three_gateways;
 mod token_exchange;
 mod transport;
 mod two_nodes;

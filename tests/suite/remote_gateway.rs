@@ -71,7 +71,7 @@ struct Pair {
 }
 
 /// The gateway's configuration: one role, a credential, routes of its own database.
-fn gateway_house(of: &House) -> House {
+pub(crate) fn gateway_house(of: &House) -> House {
     let mut gateway = House::new();
     let issuer = of.issuer.clone();
     gateway.without("server").without("storage");
