@@ -13,6 +13,7 @@ use http::header;
 
 use crate::{
     account::Account,
+    api_key,
     asked::Asked,
     authenticate::{self, Proved},
     authorize, limit,
@@ -69,6 +70,9 @@ pub(crate) async fn admit(
     let authorized = admission::authorize(&entry.access, caller)?;
     let source = edge::forwarded::source(asked.peer, asked.headers, |ip| gateway.trusted_peer(ip));
     account.source = source;
+    if keys {
+        api_key::bounded(account.who.as_ref(), &entry.id, source)?;
+    }
     if entry.rules.is_some() || entry.tried.is_some() {
         let host = asked.headers.get(header::HOST).and_then(|h| edge::host::Host::parse(h.as_bytes()).ok()).map_or("", |h| h.name);
         let what = Circumstances {

@@ -9,7 +9,7 @@ use edge::{
 };
 use tokens::{confirmation::Scheme, dpop::Proof};
 
-use crate::{asked::Asked, bearer, foreign, seen::Believed, sender, worker::Worker};
+use crate::{api_key, asked::Asked, bearer, foreign, seen::Believed, sender, worker::Worker};
 
 /// What the credential proved.
 pub(crate) enum Proved {
@@ -29,13 +29,22 @@ pub(crate) async fn prove(
     now_ms: i64,
 ) -> Proved {
     let (proved, scheme, token) = match presented {
+        // A token or key that comes beside it is who calls; the certificate is then the connection's alone.
+        Presented::Nothing if guard.accepts.mtls && asked.certificate.is_some() => {
+            let proved = asked.certificate.ok_or(Refusal::Missing).and_then(|standing| certificate::prove(worker, table, guard, standing, now_ms));
+            return proved.map_or_else(Proved::Refused, |believed| Proved::Believed(believed, None));
+        }
         Presented::Nothing => return Proved::Nothing,
         Presented::Unusable(why) => return Proved::Refused(Refusal::Invalid(why)),
         Presented::Jwt(token, scheme) if !guard.accepts.jwt && guard.accepts.opaque && foreign::asks(table, guard) => {
             (foreign::opaque(worker, table, guard, token, now_ms).await, scheme, token)
         }
         Presented::Jwt(..) if !guard.accepts.jwt => return Proved::Refused(Refusal::Invalid("credential_kind")),
-        Presented::ApiKey(_) => return Proved::Refused(Refusal::Invalid("credential_kind")),
+        Presented::ApiKey(_) if !guard.accepts.api_key => return Proved::Refused(Refusal::Invalid("credential_kind")),
+        Presented::ApiKey(key) => {
+            let proved = api_key::prove(worker, guard, key, now_ms).await;
+            return proved.map_or_else(Proved::Refused, |believed| Proved::Believed(believed, None));
+        }
         Presented::Opaque(..) if !guard.accepts.opaque => return Proved::Refused(Refusal::Invalid("credential_kind")),
         Presented::Jwt(token, scheme) => (bearer::jwt(worker, table, guard, token, now_ms).await, scheme, token),
         // What is of our own form is shown to nobody else, unless the route does not take our tokens at all.

@@ -7,6 +7,7 @@
 mod account;
 mod admit;
 mod answer;
+mod api_key;
 mod answered;
 mod asked;
 mod assertion;
@@ -15,6 +16,7 @@ mod authenticate;
 mod authorize;
 mod bearer;
 mod body;
+mod certificate;
 mod bounds;
 pub mod credentials;
 mod discovery;
@@ -122,6 +124,8 @@ pub struct Parts {
     pub store: Option<Arc<dyn Store>>,
     /// The nonces a DPoP proof has to carry one of; `None`: none.
     pub nonces: Option<Nonces>,
+    /// Judges the client certificates that trusted proxies pass on (RFC 9440); `None`: none is believed.
+    pub passed_on: Option<Judge>,
     /// Whose a client certificate is.
     pub devices: Arc<dyn devices::Devices>,
     /// Who is told of finished requests.

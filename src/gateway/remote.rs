@@ -284,6 +284,11 @@ impl Introspect for Remote {
         let form = [("token", token), ("token_type_hint", "access_token")];
         Introspection::from_value(self.post(&metadata.introspection_endpoint, &form).await?)
     }
+    async fn introspect_key(&self, key: &str) -> Result<Introspection, IntrospectError> {
+        let metadata = self.metadata().await.map_err(|_| IntrospectError::Unavailable)?;
+        let form = [("token", key), ("token_type_hint", edge::api_key::HINT)];
+        Introspection::of_key(self.post(&metadata.introspection_endpoint, &form).await?)
+    }
 }
 
 #[async_trait]

@@ -5,7 +5,10 @@ use std::{
 };
 
 use ahash::RandomState;
-use edge::identity::{Identity, Unfit};
+use edge::{
+    api_key::Bounds,
+    identity::{Identity, Unfit},
+};
 use http::{HeaderName, HeaderValue};
 use std::collections::HashMap;
 use tokens::Entropy;
@@ -21,6 +24,8 @@ pub(crate) struct Believed {
     pub keys: u64,
     /// When the authorization server last said it is good, milliseconds since the epoch.
     pub confirmed_ms: Cell<i64>,
+    /// Where an API key may be used.
+    pub bounds: Option<Box<Bounds>>,
     headers: RefCell<Option<(usize, HeaderList)>>,
     /// The last assertion about it.
     pub assertion: RefCell<Option<Signed>>,
@@ -37,7 +42,13 @@ impl AsRef<Identity> for Believed {
 
 impl Believed {
     pub(crate) fn new(identity: Identity, checked: u64, keys: u64, confirmed_ms: i64) -> Self {
-        Self { identity, checked: Cell::new(checked), keys, confirmed_ms: Cell::new(confirmed_ms), headers: RefCell::new(None), assertion: RefCell::new(None) }
+        Self { identity, checked: Cell::new(checked), keys, confirmed_ms: Cell::new(confirmed_ms), bounds: None, headers: RefCell::new(None), assertion: RefCell::new(None) }
+    }
+
+    /// An API key's, good within those bounds only.
+    pub(crate) fn bound_by(mut self, bounds: Bounds) -> Self {
+        self.bounds = Some(Box::new(bounds));
+        self
     }
 
     /// Its identity headers under a mapping, made once.

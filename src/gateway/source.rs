@@ -37,9 +37,27 @@ pub enum IntrospectError {
 pub trait Introspect: Send + Sync {
     /// Asks about one token.
     async fn introspect(&self, token: &str) -> Result<Introspection, IntrospectError>;
+    /// Asks about an API key. Who knows none answers that it is not good.
+    async fn introspect_key(&self, _key: &str) -> Result<Introspection, IntrospectError> {
+        Ok(Introspection::Inactive)
+    }
 }
 
 impl Introspection {
+    /// Reads an answer about an API key. One about anything else is none.
+    ///
+    /// # Errors
+    /// [`IntrospectError::Nonsense`] if it is not an introspection answer.
+    pub fn of_key(answer: Value) -> Result<Self, IntrospectError> {
+        let Value::Object(members) = answer else { return Err(IntrospectError::Nonsense) };
+        match members.get("active") {
+            Some(Value::Bool(false)) => Ok(Self::Inactive),
+            Some(Value::Bool(true)) if members.get("token_type").and_then(Value::as_str) != Some(edge::api_key::SCHEME) => Ok(Self::Inactive),
+            Some(Value::Bool(true)) => Ok(Self::Active(Box::new(claims(members, None).ok_or(IntrospectError::Nonsense)?))),
+            _ => Err(IntrospectError::Nonsense),
+        }
+    }
+
     /// Reads an introspection answer. One without `exp`, with a `cnf` nobody can prove here, or of another token type is
     /// not good enough.
     ///
@@ -154,6 +172,11 @@ mod tests {
         ] {
             assert_eq!(Introspection::from_value(unfit.clone()), Ok(Introspection::Inactive), "{unfit}");
         }
+        let key = json!({"active": true, "exp": 5, "token_type": "ApiKey", "api_key": {"id": "k"}});
+        assert_eq!(Introspection::from_value(key.clone()), Ok(Introspection::Inactive), "a key is no token");
+        assert!(matches!(Introspection::of_key(key), Ok(Introspection::Active(_))));
+        assert_eq!(Introspection::of_key(json!({"active": true, "exp": 5, "token_type": "Bearer"})), Ok(Introspection::Inactive));
+        assert_eq!(Introspection::of_key(json!({"active": true, "token_type": "ApiKey"})), Err(IntrospectError::Nonsense));
         let bound = Introspection::from_value(json!({"active": true, "exp": 5, "token_type": "DPoP", "cnf": {"jkt": "x"}}));
         assert!(matches!(bound, Ok(Introspection::Active(claims)) if claims.cnf.as_ref().is_some_and(|c| c.jkt.as_deref() == Some("x"))));
         let Ok(Introspection::Active(claims)) =

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Gateway, KeySource,
+    api_key::Keys,
     foreign::Abroad,
     framed::Shared,
     live::Live,
@@ -65,6 +66,7 @@ pub(crate) struct Worker {
     pub pool: Rc<Pool>,
     pub live: Rc<Live>,
     pub seen: RefCell<Seen>,
+    pub keys: Keys,
     pub abroad: RefCell<Abroad>,
     pub asking: RefCell<AHashMap<Box<str>, Asking>>,
     pub shutdown: CancellationToken,
@@ -85,6 +87,7 @@ impl Worker {
             pool: Rc::new(Pool::new(parts.settings.idle_connections, parts.outbound.tls())),
             live: Rc::default(),
             seen: RefCell::new(Seen::new(parts.settings.remembered_tokens, &*parts.entropy)),
+            keys: Keys::new(parts.settings.remembered_tokens, &*parts.entropy),
             abroad: RefCell::new(Abroad::new(parts.settings.remembered_tokens / 2, &*parts.entropy)),
             asking: RefCell::default(),
             shutdown,
@@ -109,6 +112,7 @@ impl Worker {
         let next = Current::new(Arc::clone(&table));
         self.current.replace(Rc::clone(&next)).flush(&self.gateway);
         self.seen.borrow_mut().clear();
+        self.keys.clear();
         self.abroad.borrow_mut().clear();
         next
     }
@@ -182,6 +186,7 @@ impl Worker {
         self.connections.borrow_mut().retain(|c| c.strong_count() > 0);
         if beat.is_multiple_of(64) {
             self.seen.borrow_mut().retain(|b| b.identity.claims.exp > now);
+            self.keys.tidy(now);
             self.abroad.borrow_mut().tidy(now);
         }
         self.gauges();
@@ -193,6 +198,7 @@ impl Worker {
         let gauge =
             |name: &'static str, n: usize| metrics::gauge!("cache_entries", "cache" => name, "thread" => thread.clone()).set(n as f64);
         gauge("gateway_tokens", self.seen.borrow().len());
+        gauge("gateway_api_keys", self.keys.len());
         gauge("gateway_foreign_tokens", self.abroad.borrow().len());
         gauge("gateway_exchanged_tokens", usize::try_from(self.gateway.exchanging.len()).unwrap_or(usize::MAX));
         gauge("gateway_upstream_connections", self.pool.len());

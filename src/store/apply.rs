@@ -265,6 +265,7 @@ impl<E: Exec> Doing<'_, E> {
                 self.any(sql::SAVE, &values).await
             }
             Step::Remove { kind, id } => self.any(sql::REMOVE, args![kind.as_str(), id]).await,
+            Step::EndApiKeysOf { owner } => self.any(sql::END_API_KEYS_OF, args![owner]).await,
             Step::GrantLive { .. }
             | Step::StartGrant(_)
             | Step::UpdateGrant { .. }

@@ -35,6 +35,7 @@ statements! {
         created_at = excluded.created_at, expires_at = excluded.expires_at, consumed_at = excluded.consumed_at, \
         successor = excluded.successor, seq = excluded.seq";
     REMOVE = "DELETE FROM artefacts WHERE kind = $1 AND id = $2";
+    END_API_KEYS_OF = "DELETE FROM artefacts WHERE kind = 'api_key' AND grant_id = $1";
     ARTEFACT = "SELECT mac, grant_id, document, created_at, expires_at, consumed_at, successor, seq FROM artefacts WHERE kind = $1 AND id = $2";
     WAITING = "SELECT id, mac, grant_id, document, created_at, expires_at, consumed_at, successor, seq FROM artefacts \
         WHERE kind = 'backchannel' AND grant_id = $1 AND consumed_at IS NULL AND expires_at > $2 ORDER BY created_at LIMIT $3";
