@@ -319,8 +319,7 @@ impl Auth {
             match kind.as_str() {
                 "jwt" | "opaque" => tokens_accepted = true,
                 "none" => {}
-                "mtls" | "session" => others_accepted = true,
-                "api_key" => out.push(Mistake::new(at, UNSUPPORTED)),
+                "mtls" | "session" | "api_key" => others_accepted = true,
                 _ => out.push(Mistake::new(at, "must be \"jwt\", \"opaque\", \"api_key\", \"mtls\", \"session\" or \"none\"")),
             }
         }
@@ -349,6 +348,9 @@ impl Auth {
             if text.as_ref().is_some_and(|t| tokens::duration::parse(t).is_none()) {
                 out.push(Mistake::new(at, "a duration such as \"5s\" is needed"));
             }
+        }
+        if !self.sender_constraint.is_empty() && self.accepts("api_key") {
+            out.push(Mistake::new("auth.sender_constraint", "an API key is bound to nobody: a route that demands that cannot accept \"api_key\""));
         }
         if !self.sender_constraint.is_empty() && self.accepts("session") {
             out.push(Mistake::new("auth.sender_constraint", "a browser's session is bound to no key: a route that demands that cannot accept \"session\""));
@@ -389,7 +391,7 @@ mod tests {
             "policy",
             "cors",
             "validation",
-            "auth.accept[1]",
+            "auth.sender_constraint",
             "auth.sender_constraint[2]",
             "auth.acr_values[1]",
             "auth.max_age",

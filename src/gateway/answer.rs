@@ -8,7 +8,11 @@ use crate::body::AnswerBody;
 
 /// The refusal as the client hears it: status, challenge, and one body for all of that status.
 pub(crate) fn refuse(refusal: Refusal, entry: Option<&Entry>, allow: Option<HeaderValue>, about: Option<&str>) -> Response<AnswerBody> {
-    let mut answer = Response::new(AnswerBody::text(Bytes::from_static(refusal.body().as_bytes())));
+    let body = match entry.and_then(|e| e.life.as_ref()) {
+        Some(life) if refusal == Refusal::Gone => Bytes::copy_from_slice(life.gone.as_bytes()),
+        _ => Bytes::from_static(refusal.body().as_bytes()),
+    };
+    let mut answer = Response::new(AnswerBody::text(body));
     *answer.status_mut() = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -20,12 +24,18 @@ pub(crate) fn refuse(refusal: Refusal, entry: Option<&Entry>, allow: Option<Head
     if refusal == Refusal::Missing {
         headers.append(header::WWW_AUTHENTICATE, located(edge::refusal::dpop(""), about));
     }
+    if let Some(Access::Guarded(guard)) = access {
+        crate::api_key::challenge(headers, guard, refusal);
+    }
     match refusal {
         Refusal::Limited(verdict) => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(verdict.retry_after_s()));
         }
         Refusal::Crowded => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        Refusal::BrownOut { retry_s, .. } => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_s));
         }
         Refusal::Undecided(_) => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -5,11 +5,12 @@ use ahash::RandomState;
 use edge::{
     Refusal,
     admission::Guard,
-    api_key::{Bounds, revocation_id},
+    api_key::{Bounds, SCHEME, revocation_id},
     identity::{Device, Identity, Issuer, Kind},
     route::Freshness,
 };
 use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE};
 use tokens::Entropy;
 
 use crate::{
@@ -181,6 +182,19 @@ pub(crate) fn bounded(believed: Option<&Rc<Believed>>, route: &str, source: Opti
     match believed.and_then(|believed| believed.bounds.as_deref()) {
         None => Ok(()),
         Some(bounds) => bounds.check(route, source),
+    }
+}
+
+/// Tells a client that keys are taken, beside the challenges of tokens, or in their place where no tokens are.
+pub(crate) fn challenge(headers: &mut HeaderMap, guard: &Guard, refusal: Refusal) {
+    if !guard.accepts.api_key {
+        return;
+    }
+    if !guard.accepts.jwt && !guard.accepts.opaque {
+        headers.remove(WWW_AUTHENTICATE);
+    }
+    if refusal.status() == 401 {
+        headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(SCHEME));
     }
 }
 
