@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, every key documented here and overridable by environment, all mistakes reported at once.
 mod check;
 mod fixed;
+pub mod gateway_client;
 pub mod manual;
 pub mod read;
 pub mod setting;
@@ -15,6 +16,7 @@ use check::{
     check_shared, check_storage, check_telemetry, check_tls,
 };
 use ipnet::IpNet;
+pub use gateway_client::{ClientProof, GatewayClient};
 pub use read::{Key, Mistakes, Reader, Section};
 pub use setting::{Role, Seconds, Secret};
 
@@ -110,12 +112,29 @@ section! {
         /// The private key, PEM (PKCS#8, PKCS#1 or SEC1).
         key_file: Option<PathBuf> = "",
         /// Authorities of client certificates, PEM. A listener with some asks for a certificate; one that is shown must chain to them
-        /// unless `client_certificates` is `any`. What is read anew on SIGHUP counts for open connections too. Revocation lists and OCSP
-        /// are not asked: disable the client, or take the authority away.
+        /// unless `client_certificates` is `any`. What is read anew on SIGHUP counts for open connections too.
         client_ca_files: Vec<PathBuf> = "",
         /// `trusted` (default: only certificates of `client_ca_files`, none asked for without such files) or `any`: every certificate
         /// whose key is proved, self-signed ones included; what a client registered decides (RFC 8705 §2.2, §3).
         client_certificates: String = r#""trusted""#,
+        /// The most certificates between a client's and its authority, at most 6.
+        client_depth: u32 = "4",
+        /// Certificate revocation lists of these authorities and of those below them, PEM or DER, complete ones (RFC 5280 §5; no delta lists,
+        /// no issuing distribution points). Read anew within two seconds of a change and on SIGHUP; a bad file is refused and the old lists
+        /// stay. They count with every request and for whatever is open: the handshake itself goes through.
+        client_crl_files: Vec<PathBuf> = "",
+        /// What becomes of a certificate that no list in force covers (none of its authority's, or its next update is past): `hard`, it
+        /// counts for nothing until one does (503), unless OCSP says that it is good; `soft`, it counts. Without `client_crl_files`
+        /// nothing is demanded.
+        client_crl: String = r#""hard""#,
+        /// Whether the authority is asked about a client's certificate (OCSP, RFC 6960): `off`; `soft`, it counts while there is no answer;
+        /// `hard`, only while the authority says that it is good (503 otherwise). Answers are asked for when a connection is opened and
+        /// again while it is open. Calls are made under the rules of `[outbound]`, plain HTTP responders have to be in `outbound.allow`.
+        client_ocsp: String = r#""off""#,
+        /// The responder that is asked instead of the one that certificates name.
+        client_ocsp_url: Option<String> = "",
+        /// How old an answer may become before the next one is asked for. It counts until its own next update, at most an hour.
+        client_ocsp_max_age: Seconds = r#""60s""#,
         /// The oldest version that is spoken: `1.2` or `1.3`. FAPI-CIBA admits fewer suites of 1.2 than this server has: set `1.3` for it.
         min_version: String = r#""1.2""#,
     }
@@ -155,12 +174,22 @@ section! {
     GatewaySection {
         /// `self`, or the issuer URL of another process's authorization server, for a gateway process of its own.
         authorization_server: String = r#""self""#,
-        /// The gateway's client there (scopes `doorward.introspect doorward.feed`). Not needed with `self`.
+        /// The gateway's client there (scopes `doorward.introspect doorward.feed`). With `self` it is needed only where routes exchange
+        /// tokens (`token_exchange`).
         client_id: Option<String> = "",
         /// Its secret.
         client_secret: Option<Secret> = "",
         /// A file that holds the secret instead.
         client_secret_file: Option<PathBuf> = "",
+        /// A file with its private key (PKCS#8, PEM) instead of a secret: it proves itself by signed assertions (`private_key_jwt`, with the
+        /// key's RFC 7638 thumbprint as `kid`), or with `client_certificate_file` by its certificate (`tls_client_auth`).
+        client_key_file: Option<PathBuf> = "",
+        /// A file with its certificate, PEM, leaf first.
+        client_certificate_file: Option<PathBuf> = "",
+        /// Whether introspection answers have to be signed (RFC 9701): the client then needs `introspection_signed_response_alg` there.
+        signed_introspection: bool = "false",
+        /// The gateway's own name, a URI: the `iss` of the assertions that it signs for upstreams. Default: the issuer with `/gateway` after it.
+        identifier: Option<String> = "",
         /// How old the knowledge of revocations may be before tokens are introspected instead, and refused if that fails.
         max_staleness: Seconds = r#""5s""#,
         /// `shared`: every route without a `policy` of its own, public ones too, is judged by the stored policies, and what none of them permits
@@ -322,6 +351,25 @@ pub struct TlsFiles {
     pub any_client: bool,
     /// TLS 1.3 alone.
     pub newest_only: bool,
+    /// Most certificates between a client's and its authority.
+    pub client_depth: usize,
+    /// Revocation lists, PEM or DER.
+    pub client_crl_files: Vec<PathBuf>,
+    /// Whether a certificate that no list in force covers counts for nothing.
+    pub crl_hard: bool,
+    /// How authorities are asked about certificates, if they are.
+    pub ocsp: Option<OcspRules>,
+}
+
+/// How authorities are asked about client certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OcspRules {
+    /// Whether a certificate counts only while there is an answer.
+    pub hard: bool,
+    /// The responder, in place of the one that a certificate names.
+    pub url: Option<String>,
+    /// How old an answer may become before the next one is asked for, seconds.
+    pub max_age: i64,
 }
 
 /// Where the gateway's authorization server is.
@@ -333,10 +381,6 @@ pub enum AuthorizationServer {
     Remote {
         /// Its issuer identifier.
         issuer: String,
-        /// The gateway's client there.
-        client_id: String,
-        /// Its secret.
-        client_secret: Secret,
     },
 }
 
@@ -369,6 +413,12 @@ pub struct Config {
     pub shared_state: Option<Secret>,
     /// `[gateway]` `authorization_server` and its credential.
     pub authorization_server: AuthorizationServer,
+    /// The gateway's client there; always there for a remote one.
+    pub gateway_client: Option<GatewayClient>,
+    /// Whether introspection answers have to be signed.
+    pub signed_introspection: bool,
+    /// `[gateway]` `identifier`.
+    pub gateway_identifier: Option<String>,
     /// `[gateway]` `max_staleness`.
     pub max_staleness: Seconds,
     /// `[gateway]` `default_policy`.
@@ -460,6 +510,13 @@ impl Config {
         let storage = storage.and_then(|section| check_storage(r, section));
         let shared = shared.and_then(|section| check_shared(r, section));
         let authorization_server = gateway.as_ref().and_then(|section| check_authorization_server(r, section));
+        let remote = matches!(authorization_server, Some(AuthorizationServer::Remote { .. }));
+        let gateway_client = gateway.as_ref().and_then(|section| GatewayClient::check(r, section, remote));
+        let signed_introspection = gateway.as_ref().is_some_and(|section| section.signed_introspection);
+        let gateway_identifier = gateway.as_ref().and_then(|section| section.identifier.clone());
+        if gateway_identifier.as_ref().is_some_and(|name| url::Url::parse(name).is_err()) {
+            r.wrong("gateway.identifier", "must be a URI");
+        }
         let default_policy = gateway.as_ref().and_then(|section| section.default_policy.clone());
         if default_policy.as_deref().is_some_and(|policy| policy != edge::rules::SHARED) {
             r.wrong("gateway.default_policy", "must be \"shared\", or be left out");
@@ -493,6 +550,9 @@ impl Config {
             connections: storage.connections,
             shared_state: shared?,
             authorization_server: authorization_server?,
+            gateway_client: gateway_client?,
+            signed_introspection,
+            gateway_identifier,
             max_staleness: max_staleness?,
             default_policy,
             explain_allowed,

@@ -63,5 +63,5 @@ fn question(config: &Config, asked: &Asked<'_>) -> Result<Question, Failure> {
         headers.insert(header::AUTHORIZATION, value);
     }
     let host = asked.host.map_or_else(|| config.server.gateway_listen.to_string(), str::to_owned);
-    Ok(Question { method, host, target: asked.path.to_owned(), headers, peer: IpAddr::V4(Ipv4Addr::LOCALHOST) })
+    Ok(Question { method, host, target: asked.path.to_owned(), headers, peer: IpAddr::V4(Ipv4Addr::LOCALHOST), caller: None })
 }

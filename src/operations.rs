@@ -172,7 +172,7 @@ pub async fn check(config: &Config, json: bool) -> Result<(), Failure> {
     wrong.dedup();
     match readable(config).await {
         Ok(foundation) => {
-            if let Err(mistakes) = routes::read(&*foundation.store, &config.issuer).await? {
+            if let Err(mistakes) = routes::read(&*foundation.store, &config.issuer, config.default_policy.as_deref()).await? {
                 wrong.extend(mistakes.iter().map(|mistake| format!("{}: {}", mistake.at, mistake.why)));
             }
         }

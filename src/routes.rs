@@ -13,10 +13,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// A fault of storage.
-pub async fn read(store: &dyn Store, own: &str) -> Result<Result<RouteTable, Vec<Mistake>>, StoreError> {
+pub async fn read(store: &dyn Store, own: &str, default_policy: Option<&str>) -> Result<Result<RouteTable, Vec<Mistake>>, StoreError> {
     let (routes, upstreams, issuers) = (all::<Route>(store).await?, all::<Upstream>(store).await?, all::<TrustedIssuer>(store).await?);
     let policies = all::<Policy>(store).await?;
-    Ok(RouteTable::with_policies(&routes, &upstreams, &issuers, &policies, own))
+    Ok(RouteTable::judged_by(&routes, &upstreams, &issuers, (&policies, default_policy), own))
 }
 
 async fn all<R: Record>(store: &dyn Store) -> Result<Vec<R>, StoreError> {

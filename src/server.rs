@@ -76,6 +76,10 @@ pub struct Ground {
     pub tasks: TaskTracker,
     /// What the metrics have counted so far.
     pub metrics: PrometheusHandle,
+    /// Who judges client certificates that proxies pass on to the public listener.
+    pub clients: Arc<tls::Clients>,
+    /// Who judges those that proxies pass on to the gateway.
+    pub gateway_clients: Arc<tls::Clients>,
     /// Access log and traces, where they are kept.
     pub told: Option<(gateway::observed::Observing, Arc<Told>)>,
 }
@@ -103,6 +107,8 @@ impl Ground {
             closing,
             tasks: TaskTracker::new(),
             metrics,
+            clients: Arc::default(),
+            gateway_clients: Arc::default(),
             told: None,
         })
     }
@@ -116,6 +122,7 @@ impl Ground {
             mac: keys.mac(),
             revoked: self.foundation.revoked.clone(),
             clock: self.foundation.clock.clone(),
+            key_uses: self.foundation.key_uses.clone(),
         })
     }
 
@@ -156,8 +163,7 @@ impl Wings {
     pub fn build(config: &Config, ground: &Ground, gateway: Option<&Arc<Gateway>>) -> anyhow::Result<Self> {
         let app = if config.plays(Role::Auth) { Some(app(config, ground)?) } else { None };
         let admin = if config.plays(Role::Admin) { Some(admin_router(config, ground, app.as_ref(), gateway)?) } else { None };
-        let admitted = config.public_tls.as_ref().map(tls::Admitted::of).transpose()?.unwrap_or_default();
-        let proxied = Proxied::new(if config.server.client_certificate_header { &config.server.trusted_proxies } else { &[] }, admitted);
+        let proxied = Proxied::new(if config.server.client_certificate_header { &config.server.trusted_proxies } else { &[] }, ground.clients.clone());
         Ok(Self { public: app.clone().map(web::router), admin, proxied, app })
     }
 
@@ -189,6 +195,7 @@ fn app(config: &Config, ground: &Ground) -> anyhow::Result<Arc<App>> {
         counters: ground.counters.clone(),
         hashing: ground.hashing.clone(),
         outbound: Arc::new(Outbound::new(&config.outbound.allow, &authorities(config)?).context("the rules for outbound calls")?),
+        key_uses: foundation.key_uses.clone(),
         trusted_proxies: config.server.trusted_proxies.clone(),
         closing: ground.closing.clone(),
     });
@@ -273,6 +280,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
         entropy: foundation.entropy.clone(),
         counters: ground.counters.clone(),
         store: Some(foundation.store.clone()),
+        passed_on: config.server.client_certificate_header.then(|| tls::judge(ground.gateway_clients.clone(), tls::Clients::passed_on)),
         nonces: config.settings().dpop_nonce.then(|| dpop_nonces(foundation)),
         observing: ground.told.as_ref().map(|(observing, _)| observing.clone()),
         means: gateway::told::Means::default(),
@@ -280,6 +288,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
             max_staleness_ms: config.max_staleness.0.saturating_mul(1000),
             trusted_proxies: config.server.trusted_proxies.clone(),
             max_connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
+            explain_allowed: config.explain_allowed,
             proof_algorithms: protocol::evidence::algs(config.settings().profile),
             ..gateway::Settings::default()
         },
@@ -306,6 +315,14 @@ fn dpop_nonces(foundation: &Foundation) -> tokens::dpop::Nonces {
     tokens::dpop::Nonces::new(mac, "dpop-nonce-gateway")
 }
 
+/// The rules for calls to the outside.
+///
+/// # Errors
+/// A file of authorities that cannot be used.
+pub fn outbound(config: &Config) -> anyhow::Result<Arc<Outbound>> {
+    Ok(Arc::new(Outbound::new(&config.outbound.allow, &authorities(config)?).context("the rules for outbound calls")?))
+}
+
 /// The authorities trusted besides the built-in ones.
 fn authorities(config: &Config) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     match &config.outbound.extra_ca_file {
@@ -322,6 +339,14 @@ impl Introspect for InProcess {
     async fn introspect(&self, token: &str) -> Result<Introspection, IntrospectError> {
         let answer = self.0.introspect(token).await.map_err(|_| IntrospectError::Unavailable)?;
         Introspection::from_value(serde_json::from_slice(&answer).map_err(|_| IntrospectError::Nonsense)?)
+    }
+
+    async fn introspect_key(&self, key: &str) -> Result<Introspection, IntrospectError> {
+        match self.0.introspect_key(key).await {
+            Ok(Some(answer)) => Introspection::of_key(answer),
+            Ok(None) => Ok(Introspection::Inactive),
+            Err(_) => Err(IntrospectError::Unavailable),
+        }
     }
 }
 

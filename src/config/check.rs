@@ -7,7 +7,7 @@ use std::{
 use url::Url;
 
 use super::{
-    AuthorizationServer, GatewaySection, LifetimesSection, LogSection, OutboundSection, Reader, Role, Secret, ServerSection,
+    AuthorizationServer, GatewaySection, LifetimesSection, LogSection, OcspRules, OutboundSection, Reader, Role, Secret, ServerSection,
     SharedStateSection, StorageSection, TelemetrySection, TlsFiles, TlsSection,
 };
 
@@ -52,6 +52,16 @@ pub(super) fn check_tls(r: &mut Reader, path: &str, section: TlsSection) -> TlsC
     if !matches!(section.min_version.as_str(), "1.2" | "1.3") {
         r.wrong(&format!("{path}.min_version"), "must be \"1.2\" or \"1.3\"");
     }
+    let ocsp = check_ocsp(r, path, &section);
+    if !matches!(section.client_crl.as_str(), "hard" | "soft") {
+        r.wrong(&format!("{path}.client_crl"), "must be \"hard\" or \"soft\"");
+    }
+    if section.client_depth > 6 {
+        r.wrong(&format!("{path}.client_depth"), "must be at most 6");
+    }
+    if section.client_ca_files.is_empty() && (ocsp.is_some() || !section.client_crl_files.is_empty()) {
+        r.wrong(&format!("{path}.client_ca_files"), "revocation is of certificates of these authorities: name them");
+    }
     TlsChoice(match (section.cert_file, section.key_file) {
         (Some(cert_file), Some(key_file)) => Some(TlsFiles {
             cert_file,
@@ -59,6 +69,10 @@ pub(super) fn check_tls(r: &mut Reader, path: &str, section: TlsSection) -> TlsC
             client_ca_files: section.client_ca_files,
             any_client: section.client_certificates == "any",
             newest_only: section.min_version == "1.3",
+            client_depth: usize::try_from(section.client_depth).unwrap_or(0),
+            client_crl_files: section.client_crl_files,
+            crl_hard: section.client_crl == "hard",
+            ocsp,
         }),
         (None, None) => None,
         (Some(_), None) => {
@@ -70,6 +84,26 @@ pub(super) fn check_tls(r: &mut Reader, path: &str, section: TlsSection) -> TlsC
             None
         }
     })
+}
+
+fn check_ocsp(r: &mut Reader, path: &str, section: &TlsSection) -> Option<OcspRules> {
+    let url = section.client_ocsp_url.as_deref();
+    if url.is_some_and(|url| !Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())) {
+        r.wrong(&format!("{path}.client_ocsp_url"), "must be an http or https URL");
+    }
+    if !(1..=3600).contains(&section.client_ocsp_max_age.0) {
+        r.wrong(&format!("{path}.client_ocsp_max_age"), "must be between 1s and 1h");
+    }
+    let hard = match section.client_ocsp.as_str() {
+        "off" => return None,
+        "soft" => false,
+        "hard" => true,
+        _ => {
+            r.wrong(&format!("{path}.client_ocsp"), "must be \"off\", \"soft\" or \"hard\"");
+            return None;
+        }
+    };
+    Some(OcspRules { hard, url: section.client_ocsp_url.clone(), max_age: section.client_ocsp_max_age.0 })
 }
 
 pub(super) fn check_storage(r: &mut Reader, section: StorageSection) -> Option<Storage> {
@@ -108,24 +142,13 @@ pub(super) fn check_shared(r: &mut Reader, section: SharedStateSection) -> Optio
 }
 
 pub(super) fn check_authorization_server(r: &mut Reader, section: &GatewaySection) -> Option<AuthorizationServer> {
-    let client_secret = secret(r, "gateway.client_secret", section.client_secret.clone(), section.client_secret_file.as_deref())?;
     if section.authorization_server == "self" {
         return Some(AuthorizationServer::Own);
     }
     if let Err(why) = issuer_is_well_formed(&section.authorization_server) {
         r.wrong("gateway.authorization_server", &why);
     }
-    if section.client_id.is_none() {
-        r.wrong("gateway.client_id", "a gateway process of its own needs its client at the authorization server");
-    }
-    if client_secret.is_none() {
-        r.wrong("gateway.client_secret_file", "a gateway process of its own needs its client's secret");
-    }
-    Some(AuthorizationServer::Remote {
-        issuer: section.authorization_server.clone(),
-        client_id: section.client_id.clone()?,
-        client_secret: client_secret?,
-    })
+    Some(AuthorizationServer::Remote { issuer: section.authorization_server.clone() })
 }
 
 pub(super) fn check_server(r: &mut Reader, section: &ServerSection) {

@@ -20,6 +20,9 @@ impl Config {
             connections,
             shared_state,
             authorization_server,
+            gateway_client,
+            signed_introspection,
+            gateway_identifier,
             max_staleness,
             default_policy,
             explain_allowed,
@@ -54,6 +57,9 @@ impl Config {
             ("storage.connections", *connections != new.connections),
             ("shared_state.url", *shared_state != new.shared_state),
             ("gateway.authorization_server", *authorization_server != new.authorization_server),
+            ("gateway.client_id", *gateway_client != new.gateway_client),
+            ("gateway.signed_introspection", *signed_introspection != new.signed_introspection),
+            ("gateway.identifier", *gateway_identifier != new.gateway_identifier),
             ("gateway.max_staleness", *max_staleness != new.max_staleness),
             ("gateway.default_policy", *default_policy != new.default_policy),
             ("gateway.explain_allowed", *explain_allowed != new.explain_allowed),
@@ -69,7 +75,17 @@ impl Config {
 /// Whether nothing but files changes: not whether there is TLS, which version, nor whether and which kind of client certificate it asks for.
 fn same_listener(old: Option<&TlsFiles>, new: Option<&TlsFiles>) -> bool {
     let kind = |files: &TlsFiles| {
-        let TlsFiles { cert_file: _, key_file: _, client_ca_files, any_client, newest_only } = files;
+        let TlsFiles {
+            cert_file: _,
+            key_file: _,
+            client_ca_files,
+            any_client,
+            newest_only,
+            client_depth: _,
+            client_crl_files: _,
+            crl_hard: _,
+            ocsp: _,
+        } = files;
         (client_ca_files.is_empty(), *any_client, *newest_only)
     };
     old.map(kind) == new.map(kind)
@@ -136,6 +152,6 @@ mod tests {
                 format!("[gateway]\nauthorization_server = \"https://id.example.com\"\nclient_id = \"g\"\nclient_secret = \"{secret}\"\n");
             Config::parse(Path::new("/etc/d.toml"), &format!("[server]\nroles = [\"gateway\"]\n{gateway}"), []).unwrap()
         };
-        assert_eq!(remote("one").fixed(&remote("two")), ["gateway.authorization_server"], "a secret shows nothing, and counts");
+        assert_eq!(remote("one").fixed(&remote("two")), ["gateway.client_id"], "a secret shows nothing, and counts");
     }
 }

@@ -18,16 +18,19 @@ use crate::{
     admit, answer,
     asked::Asked,
     assertion,
+    certificate,
     body::{AnswerBody, Progress, RequestBody},
     bounds::{Pace, Stay},
+    balance::Way,
     forward,
+    grpc,
     framed::{Busy, Shared},
     live::Lease,
     observed::{End, Story, Telling},
     request_id::X_REQUEST_ID,
     resource_metadata, rewrite,
     route::{self, Routed},
-    told, tunnel,
+    told, tunnel, websocket,
     worker::{Current, Worker},
 };
 
@@ -63,15 +66,16 @@ impl Conn {
 }
 
 /// Serves one request.
-pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
+pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, mut request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
     let started = Instant::now();
     worker.pool.tell(started);
     let (busy, refused) = conn.shared.as_ref().map(Shared::begin).map_or((None, None), |(busy, refused)| (Some(busy), refused));
     let current = worker.current();
-    let (method, websocket) = (request.method().clone(), is_websocket(&request));
+    let (method, websocket) = (request.method().clone(), is_websocket(&request) || websocket::over_http2(&mut request, &*worker.gateway.parts().entropy));
+    let grpc = grpc::is(&request);
     let story = Story::begin(&worker, &conn, request.version(), request.headers(), request.uri());
     let account = Account { request_id: worker.ids.of(request.headers(), conn.trusted), ..Account::default() };
-    let mut trace = Trace { method, websocket, account, allow: None, about: None, busy, story };
+    let mut trace = Trace { method, websocket, grpc, account, allow: None, about: None, busy, story };
     let served = match refused {
         Some(refusal) => Err(refusal),
         None => serve(&worker, &current, &conn, request, &mut trace).await,
@@ -95,8 +99,12 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Inc
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         trace.refused(refusal, &conn, entry);
-        answer
+        worker.gateway.remember(&trace.account, entry, (&trace.method, conn.peer.ip()), Err(refusal));
+        if grpc { grpc::refusal(answer) } else { answer }
     });
+    if reason == "ok" && worker.ids.is_one_in(worker.gateway.parts().settings.explain_allowed) {
+        worker.gateway.remember(&trace.account, entry, (&trace.method, conn.peer.ip()), Ok(()));
+    }
     if let Some(shared) = &conn.shared {
         let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
         if trace.websocket {
@@ -163,7 +171,9 @@ async fn proxied(
     trace: &mut Trace,
 ) -> Result<Response<AnswerBody>, Refusal> {
     let gateway = &worker.gateway;
-    let asked = conn.asked(&parts, path);
+    let passed = if conn.trusted { Box::pin(certificate::passed_on(worker, conn, &parts.headers)).await } else { None };
+    let certificate = passed.or_else(|| conn.certificate.clone());
+    let asked = Asked { certificate: certificate.as_ref(), ..conn.asked(&parts, path) };
     let scheme = asked.scheme().unwrap_or("http");
     if let Some(bounds) = &entry.bounds {
         bounds.head(&parts.uri, &parts.headers)?;
@@ -201,6 +211,9 @@ async fn proxied(
     let client_side = if websocket { parts.extensions.remove::<hyper::upgrade::OnUpgrade>() } else { None };
     parts.extensions.clear();
     rewrite::rewrite(&mut parts, &context)?;
+    if !entry.client_certificate.is_absent() {
+        certificate::tell(&mut parts.headers, entry.client_certificate, certificate.as_ref(), believed);
+    }
     told.set(&mut parts.headers);
     parts.headers.insert(X_REQUEST_ID, trace.account.request_id.value());
     current.meter(Some(at)).allow();
@@ -208,7 +221,7 @@ async fn proxied(
         story.forwarding(&mut parts.headers);
     }
 
-    let lease = || believed.map(|b| Lease::new(&worker.live, b));
+    let lease = || believed.map(|b| Lease::new(&worker.live, b, certificate.as_ref()));
     let progress = (!body.is_end_stream()).then(|| Rc::new(Progress::default()));
     let body = match &progress {
         Some(progress) => RequestBody::new(body, entry.body_limit, Rc::clone(progress), lease()).paced(Pace::of(entry, conn.shared.is_none())),
@@ -217,7 +230,8 @@ async fn proxied(
     let mut request = Some(Request::from_parts(parts, body));
     let unmoved = Progress::default();
     let progress = progress.as_deref().unwrap_or(&unmoved);
-    let answered = forward::forward(&worker.pool, entry, &mut request, progress, websocket, admitted.permit());
+    let way = Way { from: trace.account.source.unwrap_or_else(|| conn.peer.ip()), path };
+    let answered = forward::forward(&worker.pool, entry, &mut request, progress, websocket, &way, admitted.permit());
     let answered = match entry.bounds.as_ref().and_then(|bounds| bounds.response_ms) {
         None => answered.await?,
         Some(ms) => Box::pin(tokio::time::timeout(Duration::from_millis(ms), answered)).await.map_err(|_| Refusal::SlowUpstream)??,
@@ -225,12 +239,14 @@ async fn proxied(
     if let Some(story) = &mut trace.story {
         story.answered();
     }
+    let mut held = answered.held;
+    held.grpc = trace.grpc;
     let (mut head, body) = {
         let mut answer = answered.answer;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             let upstream_side = hyper::upgrade::on(&mut answer);
             let client_side = client_side.ok_or(Refusal::BadUpstream("unasked_switch"))?;
-            tunnel::join(worker, client_side, upstream_side, lease(), stay.take());
+            tunnel::join(worker, client_side, upstream_side, lease(), stay.take(), std::mem::take(&mut held));
         }
         answer.into_parts()
     };
@@ -239,6 +255,9 @@ async fn proxied(
     if switched {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        if conn.shared.is_none() {
+            websocket::accepted_over_http2(&mut head);
+        }
     }
     answer::quota(&mut head.headers, trace.account.quota.as_ref());
     head.version = Version::HTTP_11;
@@ -246,7 +265,7 @@ async fn proxied(
     let body = if switched || (answered.first.is_none() && body.is_end_stream()) {
         AnswerBody::none()
     } else {
-        AnswerBody::stream(body, answered.first, answered.kept, lease(), trace.busy.take()).staying(stay)
+        AnswerBody::stream(body, answered.first, held, lease(), trace.busy.take()).staying(stay)
     };
     Ok(Response::from_parts(head, body))
 }
@@ -290,6 +309,7 @@ fn asks_for_websocket(headers: &HeaderMap) -> bool {
 struct Trace {
     method: Method,
     websocket: bool,
+    grpc: bool,
     account: Account,
     /// What a 405 names.
     allow: Option<HeaderValue>,
@@ -307,7 +327,7 @@ impl Trace {
         let peer: IpAddr = conn.peer.ip();
         tracing::info!(
             target: "access",
-            %peer, method = %self.method, path = self.account.path, route = entry.map_or("", |e| &*e.id),
+            request_id = self.account.request_id.as_str(), %peer, method = %self.method, path = self.account.path, route = entry.map_or("", |e| &*e.id),
             status = refusal.status(), reason = refusal.reason(), "refused"
         );
     }

@@ -14,19 +14,25 @@ mod assertion;
 mod assertion_keys;
 mod authenticate;
 mod authorize;
+mod balance;
 mod bearer;
 mod body;
+pub mod canary;
 mod certificate;
 mod bounds;
 pub mod credentials;
 mod discovery;
 pub mod exchange;
 pub mod devices;
+mod decide;
 mod explain;
+pub mod explained;
 mod foreign;
 mod forward;
 mod framed;
+mod grpc;
 mod heads;
+mod health;
 mod hop;
 mod introspector;
 pub mod jwks;
@@ -34,6 +40,7 @@ mod lease;
 mod limit;
 mod listen;
 mod live;
+mod managed;
 mod open;
 pub mod observed;
 mod pool;
@@ -48,10 +55,13 @@ mod seen;
 mod sender;
 mod signed_answer;
 pub mod source;
+mod standing;
 pub mod told;
 mod tunnel;
 mod traced;
 pub mod usage;
+mod trust;
+mod websocket;
 mod worker;
 
 #[cfg(test)]
@@ -68,10 +78,14 @@ use parking_lot::Mutex;
 use tokens::{Clock, Entropy, dpop::Nonces};
 use tokio::sync::{Notify, Semaphore};
 
-pub use explain::{Explanation, Question};
+pub use decide::Decisions;
+pub use explain::{Assumed, Question};
+pub use explained::Explanation;
 use jwks::Jwks;
-pub use listen::{Encryption, Judge, Standing};
+pub use listen::{Encryption, Judge, Judged, Standing};
 use outbound::Outbound;
+pub use standing::TargetReport;
+pub use trust::check as check_upstream_tls;
 pub use source::{Introspect, IntrospectError, Introspection, KeySource, Own, OwnRing};
 
 /// The numbers and names a deployment chooses.
@@ -91,6 +105,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// What DPoP proofs may be signed with.
     pub proof_algorithms: Vec<tokens::Alg>,
+    /// One in how many requests that were let through is remembered beside the refused ones; 0: none.
+    pub explain_allowed: u32,
 }
 
 impl Default for Settings {
@@ -103,6 +119,7 @@ impl Default for Settings {
             idle_connections: 128,
             max_connections: 16_384,
             proof_algorithms: tokens::dpop::ALGS.to_vec(),
+            explain_allowed: 0,
         }
     }
 }
@@ -145,8 +162,16 @@ pub struct Gateway {
     wakes: Mutex<Vec<Arc<Notify>>>,
     room: Arc<Semaphore>,
     replays: replay::Replays,
+    upstreams: Arc<standing::Upstreams>,
     tallies: limit::Tallies,
     usage: usage::Usage,
+    remembered: explained::Remembered,
+    canaries: canary::Canaries,
+    /// The other listener, until it is served.
+    deciding: Mutex<Option<(std::net::TcpListener, Option<Encryption>)>>,
+    fronts: std::sync::OnceLock<decide::Fronts>,
+    /// What certificates of clients count for at the listener.
+    judge: std::sync::OnceLock<Judge>,
 }
 
 impl Gateway {
@@ -155,9 +180,11 @@ impl Gateway {
     pub fn new(parts: Parts) -> Arc<Self> {
         let room = Arc::new(Semaphore::new(parts.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let replays = replay::Replays::new(parts.store.clone());
+        let trusts = trust::Trusts::new(Arc::clone(parts.outbound.roots()));
+        let upstreams = Arc::new(standing::Upstreams::new(trusts, Arc::clone(&parts.entropy)));
         let assertion_keys = assertion_keys::AssertionKeys::new(&parts);
         let (abroad, exchanging) = (introspector::Introspectors::default(), exchange::Exchanging::new());
-        Arc::new(Self { parts, foreign: Mutex::default(), abroad, exchanging, assertion_keys, wakes: Mutex::default(), room, replays, tallies: limit::Tallies::default(), usage: usage::Usage::default() })
+        Arc::new(Self { parts, foreign: Mutex::default(), abroad, exchanging, assertion_keys, wakes: Mutex::default(), room, replays, upstreams, tallies: limit::Tallies::default(), usage: usage::Usage::default(), remembered: explained::Remembered::default(), canaries: canary::Canaries::default(), deciding: Mutex::default(), fronts: std::sync::OnceLock::new(), judge: std::sync::OnceLock::new() })
     }
 
     /// Its parts.

@@ -59,6 +59,11 @@ impl Ids {
         if trusted && let Some(told) = RequestId::told(headers) { told } else { self.make() }
     }
 
+    /// Whether the last request is the one in so many.
+    pub(crate) fn is_one_in(&self, many: u32) -> bool {
+        many > 0 && self.next.get().is_multiple_of(u64::from(many))
+    }
+
     fn make(&self) -> RequestId {
         let n = self.next.get();
         self.next.set(n.wrapping_add(1));

@@ -243,6 +243,7 @@ impl Rig {
             counters: Arc::new(Buckets::default()),
             store: None,
             nonces: None,
+            means: crate::told::Means::default(),
             settings: Settings::default(),
         });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -280,6 +281,7 @@ impl Rig {
             counters: Arc::new(Buckets::default()),
             store: None,
             nonces: None,
+            means: crate::told::Means::default(),
             settings: Settings::default(),
         });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
