@@ -37,7 +37,7 @@ pub(crate) fn refuse(refusal: Refusal, entry: Option<&Entry>, allow: Option<Head
         Refusal::BrownOut { retry_s, .. } => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_s));
         }
-        Refusal::Undecided(_) => {
+        Refusal::Undecided(_) | Refusal::Full(_) => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         Refusal::Method => {

@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::{
-    bounds::{Pace, Stay},framed::Busy, live::Lease, observed::Telling, pool::Kept};
+    bounds::{Pace, Stay},framed::Busy, live::Lease, observed::Telling, grpc, managed::Watched, pool::Kept};
 
 /// Why a body broke off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +22,8 @@ pub(crate) enum Broken {
     TooLarge,
     #[error("the credential has ended")]
     Credential,
+    #[error("the upstream takes too long")]
+    Late,
     #[error("it took too long")]
     Slow,
 }
@@ -128,13 +130,27 @@ impl Body for RequestBody {
 pub(crate) enum AnswerBody {
     Text(Option<Bytes>),
     Stream(Box<Streamed>),
+    /// With trailers after it.
+    Trailed(Box<(Option<Bytes>, Option<http::HeaderMap>)>),
+}
+
+/// What the body of an answer holds until its end.
+#[derive(Default)]
+pub(crate) struct Held {
+    /// The connection to give back.
+    pub kept: Option<Kept>,
+    /// What is counted and timed.
+    pub watched: Option<Box<Watched>>,
+    /// A gRPC call: when its credential ends, it ends with trailers.
+    pub grpc: bool,
 }
 
 /// An upstream's body, the connection to give back after it, and the credential it is sent under.
 pub(crate) struct Streamed {
     inner: Incoming,
     first: Option<Frame<Bytes>>,
-    kept: Option<Kept>,
+    held: Held,
+    over: bool,
     lease: Option<Lease>,
     /// The client's connection is not idle meanwhile.
     busy: Option<Busy>,
@@ -149,6 +165,7 @@ impl AnswerBody {
     pub(crate) fn tell_of(&mut self, mut telling: Telling) {
         match self {
             Self::Text(text) => telling.sent(text.as_ref().map_or(0, Bytes::len)),
+            Self::Trailed(both) => telling.sent(both.0.as_ref().map_or(0, Bytes::len)),
             Self::Stream(stream) => stream.telling = Some(Box::new(telling)),
         }
     }
@@ -161,14 +178,18 @@ impl AnswerBody {
         Self::Text(None)
     }
 
+    pub(crate) fn trailed(text: Bytes, trailers: http::HeaderMap) -> Self {
+        Self::Trailed(Box::new((Some(text), Some(trailers))))
+    }
+
     pub(crate) fn stream(
         inner: Incoming,
         first: Option<Frame<Bytes>>,
-        kept: Option<Kept>,
+        held: Held,
         lease: Option<Lease>,
         busy: Option<Busy>,
     ) -> Self {
-        Self::Stream(Box::new(Streamed { inner, first, kept, lease, busy, telling: None, stay: None }))
+        Self::Stream(Box::new(Streamed { inner, first, held, over: false, lease, busy, telling: None, stay: None }))
     }
 }
 
@@ -183,10 +204,21 @@ impl AnswerBody {
 }
 
 impl Streamed {
+    /// The credential has ended: what is open under it does too.
+    fn end(&mut self) -> Option<Result<Frame<Bytes>, Broken>> {
+        let grpc = self.held.grpc;
+        self.held = Held { grpc, ..Held::default() };
+        match (grpc, std::mem::replace(&mut self.over, true)) {
+            (true, true) => None,
+            (true, false) => Some(Ok(Frame::trailers(grpc::ended()))),
+            (false, _) => Some(Err(Broken::Credential)),
+        }
+    }
+
     fn settle(&mut self) {
         drop(self.busy.take());
         if self.inner.is_end_stream()
-            && let Some(kept) = self.kept.take()
+            && let Some(kept) = self.held.kept.take()
         {
             kept.give_back();
         }
@@ -194,11 +226,10 @@ impl Streamed {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if self.lease.as_ref().is_some_and(Lease::over) {
-            self.kept = None;
-            return Poll::Ready(Some(Err(Broken::Credential)));
+            return Poll::Ready(self.end());
         }
         if self.stay.as_mut().is_some_and(|stay| stay.poll_over(cx).is_ready()) {
-            self.kept = None;
+            self.held = Held::default();
             return Poll::Ready(Some(Err(Broken::Slow)));
         }
         if let Some(first) = self.first.take() {
@@ -209,21 +240,30 @@ impl Streamed {
                 if let Some(lease) = &mut self.lease {
                     lease.watch(cx);
                 }
+                if let Some(watched) = &mut self.held.watched {
+                    ready!(watched.poll_late(cx));
+                    self.held = Held::default();
+                    return Poll::Ready(Some(Err(Broken::Late)));
+                }
                 return Poll::Pending;
             }
             Poll::Ready(frame) => frame,
         };
+        if let Some(watched) = &mut self.held.watched {
+            watched.moved();
+        }
         match frame {
             None => {
                 self.stay = None;
-                if let Some(kept) = self.kept.take() {
+                self.held.watched = None;
+                if let Some(kept) = self.held.kept.take() {
                     kept.give_back();
                 }
                 Poll::Ready(None)
             }
             Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
             Some(Err(_)) => {
-                self.kept = None;
+                self.held = Held::default();
                 Poll::Ready(Some(Err(Broken::Sender)))
             }
         }
@@ -243,6 +283,10 @@ impl Body for AnswerBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
+            Self::Trailed(both) => {
+                let (text, trailers) = &mut **both;
+                Poll::Ready(text.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
+            }
             Self::Stream(stream) => {
                 let frame = ready!(stream.poll(cx));
                 if let Some(telling) = &mut stream.telling
@@ -258,6 +302,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Text(text) => text.is_none(),
+            Self::Trailed(both) => both.0.is_none() && both.1.is_none(),
             Self::Stream(stream) => stream.first.is_none() && stream.inner.is_end_stream(),
         }
     }
@@ -265,6 +310,7 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
+            Self::Trailed(both) => SizeHint::with_exact(both.0.as_ref().map_or(0, |t| t.len() as u64)),
             Self::Stream(stream) => match &stream.first {
                 None => stream.inner.size_hint(),
                 Some(_) => SizeHint::default(),

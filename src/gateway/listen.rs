@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
+use futures_util::future::Either;
 use http::Request;
 use hyper::{
     body::Incoming,
@@ -17,7 +19,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
-use tokens::certificate::Certificate;
+use tokens::certificate::{Certificate, Doubt};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     sync::Notify,
@@ -28,10 +30,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Gateway,
+    decide::decide,
     framed::{Framed, HEAD_TIME, Shared},
     heads::Heads,
     hop::{Conn, hop},
-    pool::Here,
+    pool::{Here, SEND_BUFFER},
     worker::Worker,
 };
 
@@ -39,10 +42,26 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(8);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Who the client of an open connection is now, by its certificate: asked with every request that needs it.
-pub type Standing = Arc<dyn Fn() -> Option<Certificate> + Send + Sync>;
+/// Who the client of an open connection is now, by its certificate: asked with every request that needs it, and while something is open.
+pub type Standing = Arc<dyn Fn() -> Result<Certificate, Doubt> + Send + Sync>;
 /// Takes the chain of certificates of a connection, leaf first, resumed ones included.
-pub type Judge = Arc<dyn Fn(&[CertificateDer<'static>]) -> Standing + Send + Sync>;
+pub type Judge = Arc<dyn Fn(Vec<CertificateDer<'static>>) -> Judged + Send + Sync>;
+
+/// A chain that is being judged.
+pub struct Judged {
+    /// What it counts for, at any time.
+    pub standing: Standing,
+    /// Ready once somebody was asked about it, where that has to be; until then it may not be known whether it counts.
+    pub settled: BoxFuture<'static, ()>,
+}
+
+impl Judged {
+    /// What it counts for, once that is known.
+    pub async fn settle(self) -> Standing {
+        self.settled.await;
+        self.standing
+    }
+}
 
 /// TLS of the listener.
 #[derive(Clone)]
@@ -69,18 +88,21 @@ impl Gateway {
         shutdown: CancellationToken,
     ) -> io::Result<()> {
         listener.set_nonblocking(true)?;
-        let tls = tls.map(|encryption| {
-            let mut config = rustls::ServerConfig::clone(&encryption.config);
-            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-            (TlsAcceptor::from(Arc::new(config)), encryption.judge)
-        });
+        if let Some(encryption) = &tls {
+            let _ = self.judge.set(Arc::clone(&encryption.judge));
+        }
+        let tls = tls.map(acceptor);
+        let fronts = self.deciding.lock().take().map(|(fronts, tls)| fronts.set_nonblocking(true).map(|()| (fronts, tls.map(acceptor))));
+        let fronts = fronts.transpose()?;
         let renewing = tokio::spawn(Arc::clone(self).renew_keys(shutdown.clone()));
+        let watching = tokio::spawn(Arc::clone(self).watch_upstreams(shutdown.clone()));
         let mut running = Vec::new();
         for n in 0..threads.max(1) {
             let (gateway, listener, tls, shutdown) = (Arc::clone(self), listener.try_clone()?, tls.clone(), shutdown.clone());
+            let fronts = fronts.as_ref().map(|(fronts, tls)| fronts.try_clone().map(|fronts| (fronts, tls.clone()))).transpose()?;
             let (done, ended) = tokio::sync::oneshot::channel();
             std::thread::Builder::new().name(format!("gateway-{n}")).spawn(move || {
-                let _ = done.send(run(&gateway, listener, tls, shutdown));
+                let _ = done.send(run(&gateway, (listener, tls), fronts, shutdown));
             })?;
             running.push(ended);
         }
@@ -89,6 +111,7 @@ impl Gateway {
             ended.await.map_err(|_| io::Error::other("a gateway thread ended unexpectedly"))??;
         }
         renewing.abort();
+        watching.abort();
         Ok(())
     }
 
@@ -112,7 +135,25 @@ impl Gateway {
     }
 }
 
-fn run(gateway: &Arc<Gateway>, listener: TcpListener, tls: Option<Acceptor>, shutdown: CancellationToken) -> io::Result<()> {
+/// A listener before its thread's runtime knows it.
+type Socket = (TcpListener, Option<Acceptor>);
+
+fn acceptor(encryption: Encryption) -> Acceptor {
+    let mut config = rustls::ServerConfig::clone(&encryption.config);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    (TlsAcceptor::from(Arc::new(config)), encryption.judge)
+}
+
+/// Whose requests a listener takes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    /// The proxy's clients'.
+    Clients,
+    /// Other gateways', which ask what to do with theirs.
+    Fronts,
+}
+
+fn run(gateway: &Arc<Gateway>, (listener, tls): Socket, fronts: Option<Socket>, shutdown: CancellationToken) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     local.block_on(&runtime, async {
@@ -121,7 +162,11 @@ fn run(gateway: &Arc<Gateway>, listener: TcpListener, tls: Option<Acceptor>, shu
         gateway.wakes.lock().push(Arc::clone(&wake));
         let tending = tokio::task::spawn_local(Rc::clone(&worker).tend(Arc::clone(&wake)));
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        accept(&worker, listener, tls).await;
+        if let Some((fronts, tls)) = fronts {
+            let (fronts, worker) = (tokio::net::TcpListener::from_std(fronts)?, Rc::clone(&worker));
+            tokio::task::spawn_local(async move { accept(&worker, fronts, tls, Door::Fronts).await });
+        }
+        accept(&worker, listener, tls, Door::Clients).await;
         drain(&worker).await;
         tending.abort();
         gateway.wakes.lock().retain(|other| !Arc::ptr_eq(other, &wake));
@@ -130,7 +175,7 @@ fn run(gateway: &Arc<Gateway>, listener: TcpListener, tls: Option<Acceptor>, shu
     })
 }
 
-async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Option<Acceptor>) {
+async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Option<Acceptor>, door: Door) {
     loop {
         // No more are taken in than may be open; those beyond wait in the backlog.
         let accepted = tokio::select! {
@@ -152,14 +197,17 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
                 tokio::task::spawn_local(async move {
                     let _room = room;
                     let Some((tls, judge)) = tls else {
-                        let opened = Opened { peer, local, tls: false, http2: None, certificate: None };
+                        let opened = Opened { door, peer, local, tls: false, http2: None, certificate: None };
                         return connection(&worker, stream, opened).await;
                     };
                     if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIME, tls.accept(stream)).await {
                         let session = stream.get_ref().1;
                         let http2 = Some(session.alpn_protocol() == Some(b"h2"));
-                        let certificate = session.peer_certificates().map(|chain| judge(chain));
-                        connection(&worker, stream, Opened { peer, local, tls: true, http2, certificate }).await;
+                        let certificate = match session.peer_certificates().map(<[_]>::to_vec) {
+                            Some(chain) => Some(judge(chain).settle().await),
+                            None => None,
+                        };
+                        connection(&worker, stream, Opened { door, peer, local, tls: true, http2, certificate }).await;
                     }
                 });
             }
@@ -181,6 +229,7 @@ async fn drain(worker: &Rc<Worker>) {
 
 /// A connection before its first request.
 struct Opened {
+    door: Door,
     peer: SocketAddr,
     local: Option<SocketAddr>,
     tls: bool,
@@ -194,7 +243,7 @@ async fn connection<T>(worker: &Rc<Worker>, mut io: T, opened: Opened)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Opened { peer, local, tls, http2, certificate } = opened;
+    let Opened { door, peer, local, tls, http2, certificate } = opened;
     let shared = Arc::new(Shared::default());
     let _entered = worker.enter(&shared);
     let mut first = Vec::new();
@@ -209,13 +258,20 @@ where
     let conn = Rc::new(Conn { peer, local, tls, trusted, certificate, shared: (!http2).then(|| Arc::clone(&shared)) });
     let service = {
         let worker = Rc::clone(worker);
-        service_fn(move |request: Request<Incoming>| hop(Rc::clone(&worker), Rc::clone(&conn), request))
+        service_fn(move |request: Request<Incoming>| match door {
+            Door::Clients => Either::Left(hop(Rc::clone(&worker), Rc::clone(&conn), request)),
+            Door::Fronts => Either::Right(Box::pin(decide(Rc::clone(&worker), Rc::clone(&conn), request))),
+        })
     };
     if http2 {
         let served = http2::Builder::new(Here)
             .timer(TokioTimer::new())
             .max_header_list_size(40 * 1024)
             .max_concurrent_streams(256)
+            .max_pending_accept_reset_streams(20)
+            .max_local_error_reset_streams(256)
+            .max_send_buf_size(SEND_BUFFER)
+            .enable_connect_protocol()
             .initial_stream_window_size(1 << 18)
             .initial_connection_window_size(1 << 20)
             .keep_alive_interval(Duration::from_secs(20))

@@ -1,0 +1,321 @@
+//! The decision server: the gateway's admission for fronts that other people run (nginx `auth_request`, Traefik and Caddy `forward-auth`,
+//! HAProxy, Envoy `ext_authz`). It decides as the proxy does, on the same threads and with the same memory, and forwards nothing.
+mod grpc;
+mod original;
+mod wire;
+
+use std::{convert::Infallible, net::TcpListener, rc::Rc, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use edge::{Refusal, host::Host, path, table::Matched};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use ipnet::IpNet;
+use rustls_pki_types::CertificateDer;
+use tokens::certificate::{Certificate, Doubt};
+
+use self::original::{Dialect, ENVOY, Original};
+use crate::{
+    Encryption, Gateway, Standing,
+    account::Account,
+    admit, answer,
+    asked::Asked,
+    body::AnswerBody,
+    certificate,
+    framed::Shared,
+    hop::Conn,
+    observed::{End, Story, Telling},
+    resource_metadata,
+    seen::HeaderList,
+    worker::{Current, Worker},
+};
+
+/// What nginx tells apart only by name: the status of a refusal it knows no other way to hear.
+const STATUS: HeaderName = HeaderName::from_static("x-doorward-status");
+/// What Envoy takes off a request it was told to let through.
+const ENVOY_REMOVES: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
+const GRPC_CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+
+/// Where fronts ask, and who may.
+pub struct Decisions {
+    pub listener: TcpListener,
+    pub tls: Option<Encryption>,
+    /// Networks of the fronts. Whoever shows a certificate of the listener's authorities may ask too.
+    pub fronts: Vec<IpNet>,
+}
+
+/// Who may ask.
+#[derive(Debug)]
+pub(crate) struct Fronts(Vec<IpNet>);
+
+impl Gateway {
+    /// Serves fronts beside the clients of the proxy; to be called before [`Gateway::serve`], once.
+    pub fn decide_for(&self, decisions: Decisions) {
+        let Decisions { listener, tls, fronts } = decisions;
+        let _ = self.fronts.set(Fronts(fronts));
+        *self.deciding.lock() = Some((listener, tls));
+    }
+
+    /// Whether what a connection says of other people's requests is believed.
+    fn may_ask(&self, conn: &Conn) -> bool {
+        let Some(fronts) = self.fronts.get() else { return false };
+        let proved = || conn.certificate.as_ref().and_then(|standing| standing().ok()).is_some_and(|certificate| certificate.is_trusted());
+        fronts.0.iter().any(|net| net.contains(&conn.peer.ip())) || proved()
+    }
+}
+
+/// A request of a front's client on its way to a decision.
+struct Case {
+    dialect: Dialect,
+    method: Method,
+    account: Account,
+    /// What a 405 names.
+    allow: Option<HeaderValue>,
+    /// Where the metadata of the resource is.
+    about: Option<String>,
+    story: Option<Box<Story>>,
+}
+
+impl Case {
+    fn new(dialect: Dialect) -> Self {
+        Self { dialect, method: Method::GET, account: Account::default(), allow: None, about: None, story: None }
+    }
+}
+
+/// What a front may let its client do.
+struct Granted {
+    identity: Option<HeaderList>,
+    /// Names of the client's header fields that must not reach the upstream.
+    remove: Vec<HeaderName>,
+}
+
+/// Answers a front.
+pub(crate) async fn decide(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
+    let started = Instant::now();
+    let (_busy, refused) = conn.shared.as_ref().map(Shared::begin).map_or((None, None), |(busy, refused)| (Some(busy), refused));
+    let current = worker.current();
+    let mut answer = match refused {
+        Some(refusal) => {
+            current.meter(None).refuse(refusal.reason());
+            answer::refuse(refusal, None, None, None)
+        }
+        None => respond(&worker, &current, &conn, request, started).await,
+    };
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    match &conn.shared {
+        Some(shared) if refused.is_some() || shared.closing() || shared.broken() => {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        _ => drop(answer.headers_mut().remove(header::CONNECTION)),
+    }
+    Ok(answer)
+}
+
+async fn respond(
+    worker: &Rc<Worker>,
+    current: &Rc<Current>,
+    conn: &Conn,
+    request: Request<Incoming>,
+    started: Instant,
+) -> Response<AnswerBody> {
+    let gateway = &worker.gateway;
+    if !gateway.may_ask(conn) {
+        tracing::warn!(target: "access", peer = %conn.peer.ip(), "asked for a decision, but is no front");
+        metrics::counter!("gateway_decisions_total", "dialect" => "none", "outcome" => "stranger").increment(1);
+        return answer::refuse(Refusal::Closed, None, None, None);
+    }
+    let dialect = match request.uri().path() {
+        GRPC_CHECK => return grpc::check(worker, current, conn, request, started).await,
+        "/auth" => Dialect::Any,
+        "/auth/nginx" => Dialect::Nginx,
+        "/auth/forward" => Dialect::Forward,
+        path if path.strip_prefix(ENVOY).is_some_and(|rest| rest.starts_with('/')) => Dialect::Envoy,
+        "/healthz" => return Response::new(AnswerBody::text(Bytes::from_static(b"{\"status\":\"ok\"}"))),
+        _ => return answer::refuse(Refusal::NoRoute, None, None, None),
+    };
+    let (parts, _) = request.into_parts();
+    let version = parts.version;
+    let mut case = Case::new(dialect);
+    // Certificates that proxies pass on are believed of fronts where they are of proxies (RFC 9440).
+    let chain = match gateway.parts().passed_on.as_ref().filter(|_| certificate::shown(&parts.headers)) {
+        Some(_) => certificate::chain(&parts.headers).ok_or(Refusal::Malformed("front_certificate")).map(Some),
+        None => Ok(None),
+    };
+    let told = original::read(dialect, parts, conn.peer.ip(), |ip| gateway.trusted_peer(ip));
+    let told = chain.and_then(|chain| told.map(|told| Original { chain, ..told }));
+    let granted = match told {
+        Ok(original) => judge(worker, current, conn, (original, version), &mut case).await,
+        Err(refusal) => Err(refusal),
+    };
+    let reason = granted.as_ref().err().map_or("ok", |refusal| refusal.reason());
+    let mut answer = match granted {
+        Ok(granted) => allowed(current, &case, &granted),
+        Err(refusal) => refused(worker, current, conn, refusal, &mut case),
+    };
+    record(worker, current, conn, &mut case, (&mut answer, reason), started);
+    if dialect == Dialect::Nginx || (dialect == Dialect::Any && !answer.status().is_success()) {
+        plainly(dialect, &mut answer);
+    }
+    answer
+}
+
+/// Decides over what a front told.
+async fn judge(
+    worker: &Rc<Worker>,
+    current: &Current,
+    conn: &Conn,
+    (original, version): (Original, Version),
+    case: &mut Case,
+) -> Result<Granted, Refusal> {
+    let Original { method, https, path, query, source, headers, chain, removes } = original;
+    case.method = method;
+    case.account.source = Some(source);
+    case.story = Story::begin(worker, conn, version, &headers, &http::Uri::default());
+    if matches!(case.method.as_str(), "TRACE" | "TRACK" | "CONNECT") {
+        return Err(Refusal::Method);
+    }
+    edge::headers::check(&headers).map_err(Refusal::Framing)?;
+    let remove: Vec<HeaderName> = headers.keys().filter(|name| current.table.aliases().covers(name.as_str())).cloned().collect();
+    if !removes && !remove.is_empty() {
+        // It would reach the upstream beside ours, or instead.
+        return Err(Refusal::Malformed("identity_header"));
+    }
+    let host = headers.get(header::HOST).and_then(|host| Host::parse(host.as_bytes()).ok()).ok_or(Refusal::Malformed("host"))?;
+    let path = path::normalise(&path).map_err(|why| Refusal::Malformed(why.reason()))?;
+    let (at, entry) = match current.table.find(host.name, &path, &case.method, &headers) {
+        Matched::Route(at, entry) => (at, entry),
+        Matched::OtherMethods => {
+            let names: Vec<String> = current.table.methods(host.name, &path).iter().map(Method::to_string).collect();
+            case.allow = HeaderValue::from_str(&names.join(", ")).ok();
+            return Err(Refusal::Method);
+        }
+        Matched::Nothing => return Err(Refusal::NoRoute),
+    };
+    case.account.route = Some(at);
+    let certificate = match chain {
+        Some(chain) => Some(standing(&worker.gateway, chain).await),
+        None => None,
+    };
+    let asked = Asked {
+        method: &case.method,
+        headers: &headers,
+        path: &path,
+        query: query.as_deref(),
+        peer: source,
+        trusted: false,
+        tls: Some(https),
+        local: None,
+        certificate: certificate.as_ref(),
+        rehearsal: false,
+    };
+    let admitted = admit::admit(worker, current, entry, &asked, &mut case.account).await;
+    if admitted.as_ref().is_err_and(|refusal| refusal.status() == 401) {
+        case.about = resource_metadata::address(entry, &asked);
+    }
+    path.as_ref().clone_into(&mut case.account.path);
+    let identity = match admitted?.caller() {
+        Some(believed) => Some(believed.headers(entry.identity_id, &entry.identity).map_err(|_| Refusal::Invalid("claim_unfit"))?),
+        None => None,
+    };
+    current.meter(Some(at)).allow();
+    let credentials =
+        [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, HeaderName::from_static("dpop"), HeaderName::from_static("x-api-key")];
+    let kept = |name: &HeaderName| entry.forward_credentials || !headers.contains_key(name);
+    let set = |name: &HeaderName| identity.iter().flat_map(|list| list.iter()).any(|(own, _)| own == name);
+    // What is set replaces what was there; Envoy would take it off again.
+    let mut remove: Vec<HeaderName> = remove.into_iter().filter(|name| !set(name)).collect();
+    remove.extend(credentials.into_iter().filter(|name| !kept(name)));
+    Ok(Granted { identity, remove })
+}
+
+/// What certificates count for that a front has seen proved: what they would at the proxy's listener.
+async fn standing(gateway: &Gateway, chain: Vec<CertificateDer<'static>>) -> Standing {
+    let bare = chain.first().map(|leaf| Certificate::new(leaf));
+    let judged = match gateway.parts().passed_on.as_ref().or(gateway.judge.get()) {
+        Some(judge) => Some(judge(chain).settle().await),
+        None => None,
+    };
+    Arc::new(move || match judged.as_ref().map(|judged| judged()) {
+        Some(Ok(certificate)) => Ok(certificate),
+        // What its authority says of it counts, whoever has seen its key proved.
+        Some(Err(doubt @ (Doubt::Revoked | Doubt::Undecided(_)))) => Err(doubt),
+        // Nobody vouches for it: a token may be bound to it all the same.
+        _ => bare.clone().ok_or(Doubt::Untrusted),
+    })
+}
+
+/// A yes: the identity headers are the front's to set.
+fn allowed(current: &Current, case: &Case, granted: &Granted) -> Response<AnswerBody> {
+    let mut answer = Response::new(AnswerBody::none());
+    let headers = answer.headers_mut();
+    told(current, case, headers);
+    for (name, value) in granted.identity.iter().flat_map(|list| list.iter()) {
+        headers.insert(name.clone(), value.clone());
+    }
+    if case.dialect == Dialect::Envoy && !granted.remove.is_empty() {
+        let names: Vec<&str> = granted.remove.iter().map(HeaderName::as_str).collect();
+        headers.extend(HeaderValue::from_str(&names.join(",")).ok().map(|names| (ENVOY_REMOVES, names)));
+    }
+    answer
+}
+
+/// What the client is told besides: quotas, and the life of the version.
+fn told(current: &Current, case: &Case, headers: &mut HeaderMap) {
+    answer::quota(headers, case.account.quota.as_ref());
+    if let Some(entry) = case.account.route.and_then(|at| current.table.entries().get(at)) {
+        edge::version::tell(headers, &entry.told);
+    }
+}
+
+/// A no, as the client of the proxy would hear it.
+fn refused(worker: &Worker, current: &Current, conn: &Conn, refusal: Refusal, case: &mut Case) -> Response<AnswerBody> {
+    let entry = case.account.route.and_then(|at| current.table.entries().get(at));
+    current.meter(case.account.route).refuse(refusal.reason());
+    let mut answer = answer::refuse(refusal, entry, case.allow.take(), case.about.as_deref());
+    told(current, case, answer.headers_mut());
+    answer::name_algorithms(answer.headers_mut(), &worker.gateway.parts().settings.proof_algorithms);
+    if refusal == Refusal::Nonce
+        && let Some(nonces) = &worker.gateway.parts().nonces
+        && let Ok(nonce) = HeaderValue::from_str(&nonces.current(worker.now_ms().div_euclid(1000)))
+    {
+        answer.headers_mut().insert("dpop-nonce", nonce);
+    }
+    tracing::info!(
+        target: "access",
+        peer = %conn.peer.ip(), source = ?case.account.source, method = %case.method, path = case.account.path,
+        route = entry.map_or("", |e| &*e.id), status = refusal.status(), reason = refusal.reason(), front = case.dialect.as_str(), "refused"
+    );
+    answer
+}
+
+/// Counts a decision and tells of it, as of a request of the proxy.
+fn record(
+    worker: &Rc<Worker>,
+    current: &Current,
+    conn: &Conn,
+    case: &mut Case,
+    (answer, reason): (&mut Response<AnswerBody>, &'static str),
+    started: Instant,
+) {
+    let (elapsed, status, route) = (started.elapsed(), answer.status().as_u16(), case.account.route);
+    let outcome = if answer.status().is_success() { "allowed" } else { "refused" };
+    metrics::counter!("gateway_decisions_total", "dialect" => case.dialect.as_str(), "outcome" => outcome).increment(1);
+    current.meter(route).answer(status, elapsed);
+    if let Some(route) = route {
+        current.counts.add(route, case.account.who.as_ref(), status, elapsed);
+    }
+    if let Some(story) = case.story.take() {
+        let entry = route.and_then(|at| current.table.entries().get(at));
+        let end = End { method: &case.method, entry, account: &case.account, status, reason };
+        answer.body_mut().tell_of(Telling::new(worker, conn, story, &end));
+    }
+}
+
+/// nginx knows yes (2xx), 401 and 403; everything else would be its own 500.
+fn plainly(dialect: Dialect, answer: &mut Response<AnswerBody>) {
+    let status = answer.status();
+    answer.headers_mut().insert(STATUS, HeaderValue::from(status.as_u16()));
+    if dialect == Dialect::Nginx && !status.is_success() && status != StatusCode::UNAUTHORIZED {
+        *answer.status_mut() = StatusCode::FORBIDDEN;
+    }
+}
