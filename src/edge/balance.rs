@@ -117,9 +117,7 @@ pub(crate) fn balance(id: &str, upstream: &Upstream) -> Balance {
     }
     let method = match upstream.balance.as_deref() {
         Some("least_requests") => Method::LeastRequests,
-        Some("consistent_hash") => {
-            Method::ConsistentHash(upstream.hash_on.as_deref().and_then(HashOn::parse).unwrap_or(HashOn::Source))
-        }
+        Some("consistent_hash") => Method::ConsistentHash(upstream.hash_on.as_deref().and_then(HashOn::parse).unwrap_or(HashOn::Source)),
         _ => Method::RoundRobin,
     };
     let bulkhead = Bulkhead {

@@ -56,6 +56,8 @@ pub enum Refusal {
     Gone,
     /// It is not served for a while, so that who still calls notices: whether as if it were gone, and for how many seconds.
     BrownOut { gone: bool, retry_s: u32 },
+    /// The upstream has as much to do as it may have, or is left alone after faults.
+    Full(&'static str),
     /// The upstream cannot be reached or answers nonsense.
     BadUpstream(&'static str),
     /// The upstream does not answer in time.
@@ -78,7 +80,7 @@ impl Refusal {
             Self::TooLarge => 413,
             Self::Limited(_) | Self::Crowded => 429,
             Self::BadUpstream(_) => 502,
-            Self::Undecided(_) | Self::BrownOut { gone: false, .. } => 503,
+            Self::Undecided(_) | Self::Full(_) | Self::BrownOut { gone: false, .. } => 503,
             Self::SlowUpstream => 504,
         }
     }
@@ -95,6 +97,7 @@ impl Refusal {
             | Self::Malformed(why)
             | Self::Invalid(why)
             | Self::Undecided(why)
+            | Self::Full(why)
             | Self::Barred(why)
             | Self::BadUpstream(why) => why,
             Self::Ambiguous => "two_credentials",
@@ -135,7 +138,7 @@ impl Refusal {
             504 => r#"{"type":"about:blank","title":"Gateway Timeout","status":504,"detail":"The upstream did not answer in time."}"#,
             505 => r#"{"type":"about:blank","title":"HTTP Version Not Supported","status":505,"detail":"HTTP/1.1 or HTTP/2 is needed."}"#,
             _ => {
-                r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The access token cannot be checked right now."}"#
+                r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"The request cannot be served right now; try again later."}"#
             }
         }
     }

@@ -81,9 +81,7 @@ fn spiffe(id: &str) -> bool {
     let (domain, path) = rest.split_once('/').map_or((rest, None), |(domain, path)| (domain, Some(path)));
     let fit = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     let segment = |s: &str| !s.is_empty() && s != "." && s != ".." && s.bytes().all(fit);
-    !domain.is_empty()
-        && domain.bytes().all(|b| fit(b) && !b.is_ascii_uppercase())
-        && path.is_none_or(|path| path.split('/').all(segment))
+    !domain.is_empty() && domain.bytes().all(|b| fit(b) && !b.is_ascii_uppercase()) && path.is_none_or(|path| path.split('/').all(segment))
 }
 
 #[cfg(test)]

@@ -116,6 +116,11 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, mut request: Request
     } else {
         answer.headers_mut().remove(header::CONNECTION);
     }
+    if let Some(entry) = entry
+        && !entry.told.is_empty()
+    {
+        edge::version::tell(answer.headers_mut(), &entry.told);
+    }
     answer.headers_mut().insert(X_REQUEST_ID, trace.account.request_id.value());
     let ended = Instant::now();
     worker.pool.tell(ended);
@@ -210,6 +215,10 @@ async fn proxied(
     };
     let client_side = if websocket { parts.extensions.remove::<hyper::upgrade::OnUpgrade>() } else { None };
     parts.extensions.clear();
+    let side = entry.canary.as_deref().map(|split| {
+        let from = trace.account.source.unwrap_or(asked.peer);
+        gateway.side(split, believed.map(|believed| &believed.identity), from, &parts.headers)
+    });
     rewrite::rewrite(&mut parts, &context)?;
     if !entry.client_certificate.is_absent() {
         certificate::tell(&mut parts.headers, entry.client_certificate, certificate.as_ref(), believed);
@@ -231,11 +240,16 @@ async fn proxied(
     let unmoved = Progress::default();
     let progress = progress.as_deref().unwrap_or(&unmoved);
     let way = Way { from: trace.account.source.unwrap_or_else(|| conn.peer.ip()), path };
-    let answered = forward::forward(&worker.pool, entry, &mut request, progress, websocket, &way, admitted.permit());
+    let served = side.as_ref().map_or(entry, |side| side.entry(entry));
+    let answered = forward::forward(&worker.pool, served, &mut request, progress, websocket, &way, admitted.permit());
     let answered = match entry.bounds.as_ref().and_then(|bounds| bounds.response_ms) {
-        None => answered.await?,
-        Some(ms) => Box::pin(tokio::time::timeout(Duration::from_millis(ms), answered)).await.map_err(|_| Refusal::SlowUpstream)??,
+        None => answered.await,
+        Some(ms) => Box::pin(tokio::time::timeout(Duration::from_millis(ms), answered)).await.unwrap_or(Err(Refusal::SlowUpstream)),
     };
+    if let Some(side) = &side {
+        gateway.answered(side, answered.as_ref().map_or_else(|refusal| refusal.status(), |answered| answered.answer.status().as_u16()));
+    }
+    let answered = answered?;
     if let Some(story) = &mut trace.story {
         story.answered();
     }

@@ -11,6 +11,7 @@ use std::{
 
 use ahash::AHashMap;
 use edge::{
+    Refusal,
     balance::{Balance, Target},
     upstream::Protocol,
 };
@@ -18,17 +19,21 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use outbound::connect::{self, Endpoint};
 use rustls::ClientConfig;
-use tokio::time::Sleep;
+use tokio::{sync::OwnedSemaphorePermit, time::Sleep};
 
 use crate::{
     answered::{Checked, Expecting},
     body::RequestBody,
+    standing::{Standing, Upstreams},
+    trust::Handshakes,
 };
 
 /// How long an HTTP/1.1 connection is kept without use.
 const IDLE: Duration = Duration::from_secs(60);
 /// How long a target that could not be reached is passed over while others can.
 const PENALTY: Duration = Duration::from_secs(5);
+/// Most octets of one stream that wait for its reader.
+pub(crate) const SEND_BUFFER: usize = 64 * 1024;
 
 /// Runs hyper's tasks on this thread.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +60,15 @@ pub(crate) struct Line {
     pub expecting: Expecting,
     /// Kept over requests: to move a deadline away costs less than to set one.
     pub timer: Pin<Box<Sleep>>,
+    /// Whose connections are counted.
+    counted: Option<Arc<Standing>>,
+}
+
+/// Why there is no connection.
+pub(crate) enum Unopened {
+    /// As many are open as may be.
+    Full(Refusal),
+    Fault(io::Error),
 }
 
 /// A sender taken from the pool.
@@ -72,7 +86,7 @@ struct Idle {
 #[derive(Default)]
 struct Bench {
     http1: VecDeque<Idle>,
-    http2: Option<http2::SendRequest<RequestBody>>,
+    http2: Option<(http2::SendRequest<RequestBody>, Option<Arc<Standing>>)>,
     down_until: Option<Instant>,
 }
 
@@ -82,9 +96,15 @@ pub(crate) struct Pool {
     most: usize,
     turn: Cell<usize>,
     now: Cell<Instant>,
-    tls_http1: Arc<ClientConfig>,
-    tls_http2: Arc<ClientConfig>,
-    tls_both: Arc<ClientConfig>,
+    own: Handshakes,
+    /// What all threads know of upstreams.
+    pub upstreams: Arc<Upstreams>,
+    /// The same of those met since the last sweep, by the address of what is said of them.
+    standings: RefCell<AHashMap<usize, (Arc<Balance>, Arc<Standing>)>>,
+    /// The TLS files that kept connections were opened under.
+    epoch: Cell<u64>,
+    chance: Cell<u64>,
+    counted: Cell<bool>,
 }
 
 /// An HTTP/1.1 connection to give back once its answer has been read.
@@ -101,7 +121,7 @@ impl Kept {
 
     /// The answer has been read to its end.
     pub(crate) fn give_back(self) {
-        if self.line.sender.is_closed() {
+        if self.line.sender.is_closed() || self.line.counted.as_ref().is_some_and(|standing| standing.is_starved()) {
             return;
         }
         let mut benches = self.pool.benches.borrow_mut();
@@ -115,21 +135,50 @@ impl Kept {
 }
 
 impl Pool {
-    pub(crate) fn new(most: usize, tls: &Arc<ClientConfig>) -> Self {
-        let with = |protocols: &[&[u8]]| {
-            let mut config = ClientConfig::clone(tls);
-            config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
-            Arc::new(config)
-        };
+    pub(crate) fn new(most: usize, tls: &Arc<ClientConfig>, upstreams: &Arc<Upstreams>) -> Self {
         Self {
             benches: RefCell::default(),
             most,
             turn: Cell::new(0),
             now: Cell::new(Instant::now()),
-            tls_http1: with(&[b"http/1.1"]),
-            tls_http2: with(&[b"h2"]),
-            tls_both: with(&[b"h2", b"http/1.1"]),
+            own: Handshakes::new(tls, None),
+            standings: RefCell::default(),
+            epoch: Cell::new(upstreams.trusts.epoch()),
+            chance: Cell::new(upstreams.chance() | 1),
+            counted: Cell::new(false),
+            upstreams: Arc::clone(upstreams),
         }
+    }
+
+    /// How an upstream stands.
+    pub(crate) fn standing(&self, balance: &Arc<Balance>) -> Arc<Standing> {
+        let mut standings = self.standings.borrow_mut();
+        let (_, standing) =
+            standings.entry(Arc::as_ptr(balance).addr()).or_insert_with(|| (Arc::clone(balance), self.upstreams.of(balance)));
+        Arc::clone(standing)
+    }
+
+    /// Whose turn it is.
+    pub(crate) fn turn(&self) -> usize {
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        turn
+    }
+
+    /// A number below `n`, by chance (xorshift, begun with entropy: it decides over load, nothing else).
+    pub(crate) fn chance(&self, n: usize) -> usize {
+        let mut x = self.chance.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.chance.set(x);
+        usize::try_from(x >> 11).unwrap_or(0).checked_rem(n).unwrap_or(0)
+    }
+
+    /// Whether a target could not be reached a moment ago.
+    pub(crate) fn is_down(&self, target: &Target) -> bool {
+        let benches = self.benches.borrow();
+        benches.get(&*target.key).and_then(|b| b.down_until).is_some_and(|until| until > Instant::now())
     }
 
     /// Tells the time, which is read once a request. A connection given back later than that counts as idle for longer.
@@ -137,36 +186,14 @@ impl Pool {
         self.now.set(now);
     }
 
-    /// The targets in the order to try them: each in its turn, those that were down last.
-    pub(crate) fn order<'a>(&self, balance: &'a Balance) -> impl Iterator<Item = &'a Target> + use<'a> {
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
-        let single = balance.targets.len() == 1;
-        let mut order: Vec<usize> = Vec::new();
-        if !single {
-            let start = turn.checked_rem(balance.order.len()).unwrap_or(0);
-            for at in balance.order.iter().cycle().skip(start).take(balance.order.len()) {
-                if !order.contains(at) {
-                    order.push(*at);
-                }
-            }
-            let benches = self.benches.borrow();
-            let now = Instant::now();
-            let down = |at: &usize| {
-                let key = balance.targets.get(*at).map(|t| &t.key);
-                key.and_then(|k| benches.get(&**k)).and_then(|b| b.down_until).is_some_and(|until| until > now)
-            };
-            order.sort_by_key(down);
-        }
-        let first = if single { balance.targets.first() } else { None };
-        first.into_iter().chain(order.into_iter().filter_map(|at| balance.targets.get(at)))
-    }
-
     /// A kept connection, if one is ready.
     pub(crate) fn take(&self, target: &Target, only_http1: bool) -> Option<Taken> {
+        if target.secured.is_some() {
+            self.renew();
+        }
         let mut benches = self.benches.borrow_mut();
         let bench = benches.get_mut(&*target.key)?;
-        if !only_http1 && let Some(sender) = &bench.http2 {
+        if !only_http1 && let Some((sender, _)) = &bench.http2 {
             if sender.is_ready() {
                 return Some(Taken { sender: Sender::Http2(sender.clone()), idle: Some(Duration::ZERO) });
             }
@@ -188,23 +215,58 @@ impl Pool {
         found.filter(|t| t.idle.is_some_and(|idle| idle < IDLE))
     }
 
-    /// Opens a new connection.
-    pub(crate) async fn open(&self, target: &Target, only_http1: bool, within: Duration) -> io::Result<Taken> {
-        let opened =
-            tokio::time::timeout(within, self.handshake(target, only_http1)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let down_until = if opened.is_ok() { None } else { Some(Instant::now() + PENALTY) };
-        self.benches.borrow_mut().entry(Arc::clone(&target.key)).or_default().down_until = down_until;
-        opened
+    /// Leaves connections alone that were opened under TLS files that have changed since.
+    fn renew(&self) {
+        let epoch = self.upstreams.trusts.epoch();
+        if self.epoch.replace(epoch) != epoch {
+            self.benches.borrow_mut().retain(|key, _| !key.contains('#'));
+        }
     }
 
-    async fn handshake(&self, target: &Target, only_http1: bool) -> io::Result<Taken> {
+    /// Opens a new connection; `standing` counts it where that is wanted.
+    pub(crate) async fn open(
+        &self,
+        target: &Target,
+        only_http1: bool,
+        within: Duration,
+        standing: Option<&Arc<Standing>>,
+    ) -> Result<Taken, Unopened> {
+        let (room, counted) = match standing {
+            None => (None, None),
+            Some(standing) => {
+                let room = standing.connect().await.map_err(Unopened::Full)?;
+                let counted = room.is_some().then(|| Arc::clone(standing));
+                (room, counted)
+            }
+        };
+        if counted.is_some() {
+            self.counted.set(true);
+        }
+        let opened = tokio::time::timeout(within, self.handshake(target, only_http1, room, counted))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let down_until = if opened.is_ok() { None } else { Some(Instant::now() + PENALTY) };
+        self.benches.borrow_mut().entry(Arc::clone(&target.key)).or_default().down_until = down_until;
+        opened.map_err(Unopened::Fault)
+    }
+
+    async fn handshake(
+        &self,
+        target: &Target,
+        only_http1: bool,
+        room: Option<OwnedSemaphorePermit>,
+        counted: Option<Arc<Standing>>,
+    ) -> io::Result<Taken> {
+        let secured = target.secured.as_ref().map(|secured| self.upstreams.trusts.of(secured)).transpose()?;
+        let offer = secured.as_deref().unwrap_or(&self.own);
         let tls = match target.protocol {
             _ if !target.tls => None,
-            Protocol::Http2 if !only_http1 => Some(&self.tls_http2),
-            Protocol::Auto if !only_http1 => Some(&self.tls_both),
-            _ => Some(&self.tls_http1),
+            Protocol::Http2 if !only_http1 => Some(&offer.http2),
+            Protocol::Auto if !only_http1 => Some(&offer.both),
+            _ => Some(&offer.http1),
         };
-        let stream = connect::open(&Endpoint { host: &target.host, address: None, port: target.port, tls }).await?;
+        let name = offer.name.as_deref().unwrap_or(&target.host);
+        let stream = connect::open_as(&Endpoint { host: &target.host, address: None, port: target.port, tls }, name).await?;
         let prior = !target.tls && target.protocol == Protocol::Http2 && !only_http1;
         if prior || stream.chose_http2() {
             let (sender, connection) = http2::Builder::new(Here)
@@ -212,22 +274,44 @@ impl Pool {
                 .keep_alive_interval(Duration::from_secs(20))
                 .initial_stream_window_size(1 << 20)
                 .initial_connection_window_size(1 << 21)
+                .max_send_buf_size(SEND_BUFFER)
+                .max_header_list_size(40 * 1024)
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(io::Error::other)?;
-            tokio::task::spawn_local(async move { drop(connection.await) });
-            self.benches.borrow_mut().entry(Arc::clone(&target.key)).or_default().http2 = Some(sender.clone());
+            tokio::task::spawn_local(async move {
+                drop(connection.await);
+                drop(room);
+            });
+            self.benches.borrow_mut().entry(Arc::clone(&target.key)).or_default().http2 = Some((sender.clone(), counted));
             return Ok(Taken { sender: Sender::Http2(sender), idle: None });
         }
         let (stream, expecting) = Checked::new(stream);
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
+        tokio::task::spawn_local(async move {
+            drop(connection.with_upgrades().await);
+            drop(room);
+        });
         let timer = Box::pin(tokio::time::sleep(IDLE));
-        Ok(Taken { sender: Sender::Http1(Box::new(Line { sender, expecting, timer })), idle: None })
+        Ok(Taken { sender: Sender::Http1(Box::new(Line { sender, expecting, timer, counted })), idle: None })
+    }
+
+    /// Closes idle connections that others wait for.
+    pub(crate) fn relieve(&self) {
+        if !self.counted.get() {
+            return;
+        }
+        for bench in self.benches.borrow_mut().values_mut() {
+            bench.http1.retain(|idle| !idle.line.counted.as_ref().is_some_and(|standing| standing.is_starved()));
+            if bench.http2.as_ref().is_some_and(|(_, counted)| counted.as_ref().is_some_and(|standing| standing.is_starved())) {
+                bench.http2 = None;
+            }
+        }
     }
 
     /// Closes what has been idle for long.
     pub(crate) fn sweep(&self) {
+        self.standings.borrow_mut().clear();
         for bench in self.benches.borrow_mut().values_mut() {
             bench.http1.retain(|idle| !idle.line.sender.is_closed() && idle.since.elapsed() < IDLE);
         }

@@ -84,7 +84,7 @@ impl Worker {
     pub(crate) fn new(gateway: &Arc<Gateway>, shutdown: CancellationToken) -> Rc<Self> {
         let parts = gateway.parts();
         Rc::new(Self {
-            pool: Rc::new(Pool::new(parts.settings.idle_connections, parts.outbound.tls())),
+            pool: Rc::new(Pool::new(parts.settings.idle_connections, parts.outbound.tls(), &gateway.upstreams)),
             live: Rc::default(),
             seen: RefCell::new(Seen::new(parts.settings.remembered_tokens, &*parts.entropy)),
             keys: Keys::new(parts.settings.remembered_tokens, &*parts.entropy),
@@ -174,6 +174,7 @@ impl Worker {
 
     fn tidy(&self) {
         self.sweep();
+        self.pool.relieve();
         self.tell();
         self.current.borrow().flush(&self.gateway);
         let beat = self.swept.get();
