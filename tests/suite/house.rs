@@ -51,7 +51,7 @@ fn members() -> Vec<String> {
     list.iter().map(|m| m.as_str().expect("a path").trim_start_matches("src/").to_owned()).collect()
 }
 
-const PURE: [&str; 6] = ["tokens", "ledger", "protocol", "accounts", "edge", "policy"];
+const PURE: [&str; 7] = ["tokens", "ledger", "protocol", "accounts", "edge", "policy", "schema"];
 /// A hand that the world band shares: no state, no port, one policy.
 const SHARED: [&str; 1] = ["outbound"];
 const WORLD: [&str; 4] = ["store", "web", "admin", "gateway"];
