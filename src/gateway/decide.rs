@@ -25,8 +25,8 @@ use crate::{
     framed::Shared,
     hop::Conn,
     observed::{End, Story, Telling},
-    resource_metadata,
-    seen::HeaderList,
+    request_id::X_REQUEST_ID,
+    resource_metadata, told,
     worker::{Current, Worker},
 };
 
@@ -34,6 +34,9 @@ use crate::{
 const STATUS: HeaderName = HeaderName::from_static("x-doorward-status");
 /// What Envoy takes off a request it was told to let through.
 const ENVOY_REMOVES: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
+/// What is not forwarded unless the route says so.
+const CREDENTIALS: [HeaderName; 4] =
+    [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, HeaderName::from_static("dpop"), HeaderName::from_static("x-api-key")];
 const GRPC_CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
 /// Where fronts ask, and who may.
@@ -77,14 +80,16 @@ struct Case {
 }
 
 impl Case {
-    fn new(dialect: Dialect) -> Self {
-        Self { dialect, method: Method::GET, account: Account::default(), allow: None, about: None, story: None }
+    fn new(worker: &Worker, conn: &Conn, dialect: Dialect, headers: &HeaderMap) -> Self {
+        let account = Account { request_id: worker.ids.of(headers, conn.trusted), ..Account::default() };
+        Self { dialect, method: Method::GET, account, allow: None, about: None, story: None }
     }
 }
 
 /// What a front may let its client do.
 struct Granted {
-    identity: Option<HeaderList>,
+    /// Header fields to set, in place of what the client sent under their names.
+    set: HeaderMap,
     /// Names of the client's header fields that must not reach the upstream.
     remove: Vec<HeaderName>,
 }
@@ -135,7 +140,7 @@ async fn respond(
     };
     let (parts, _) = request.into_parts();
     let version = parts.version;
-    let mut case = Case::new(dialect);
+    let mut case = Case::new(worker, conn, dialect, &parts.headers);
     // Certificates that proxies pass on are believed of fronts where they are of proxies (RFC 9440).
     let chain = match gateway.parts().passed_on.as_ref().filter(|_| certificate::shown(&parts.headers)) {
         Some(_) => certificate::chain(&parts.headers).ok_or(Refusal::Malformed("front_certificate")).map(Some),
@@ -175,7 +180,7 @@ async fn judge(
         return Err(Refusal::Method);
     }
     edge::headers::check(&headers).map_err(Refusal::Framing)?;
-    let remove: Vec<HeaderName> = headers.keys().filter(|name| current.table.aliases().covers(name.as_str())).cloned().collect();
+    let mut remove: Vec<HeaderName> = headers.keys().filter(|name| current.table.aliases().covers(name.as_str())).cloned().collect();
     if !removes && !remove.is_empty() {
         // It would reach the upstream beside ours, or instead.
         return Err(Refusal::Malformed("identity_header"));
@@ -208,24 +213,33 @@ async fn judge(
         certificate: certificate.as_ref(),
         rehearsal: false,
     };
+    path.as_ref().clone_into(&mut case.account.path);
+    if let Some(bounds) = &entry.bounds {
+        let uri = http::Uri::try_from(target(&path, query.as_deref())).map_err(|_| Refusal::Malformed("path"))?;
+        bounds.head(&uri, &headers)?;
+    }
     let admitted = admit::admit(worker, current, entry, &asked, &mut case.account).await;
     if admitted.as_ref().is_err_and(|refusal| refusal.status() == 401) {
         case.about = resource_metadata::address(entry, &asked);
     }
-    path.as_ref().clone_into(&mut case.account.path);
-    let identity = match admitted?.caller() {
-        Some(believed) => Some(believed.headers(entry.identity_id, &entry.identity).map_err(|_| Refusal::Invalid("claim_unfit"))?),
-        None => None,
-    };
+    let admitted = admitted?;
+    let believed = admitted.caller();
+    let mut set = HeaderMap::new();
+    if let Some(believed) = believed {
+        set.extend(believed.headers(entry.identity_id, &entry.identity).map_err(|_| Refusal::Invalid("claim_unfit"))?.iter().cloned());
+    }
+    told::told(worker, entry, believed, &asked).await?.set(&mut set);
     current.meter(Some(at)).allow();
-    let credentials =
-        [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, HeaderName::from_static("dpop"), HeaderName::from_static("x-api-key")];
-    let kept = |name: &HeaderName| entry.forward_credentials || !headers.contains_key(name);
-    let set = |name: &HeaderName| identity.iter().flat_map(|list| list.iter()).any(|(own, _)| own == name);
+    if !entry.forward_credentials {
+        remove.extend(CREDENTIALS.into_iter().filter(|name| headers.contains_key(name)));
+    }
     // What is set replaces what was there; Envoy would take it off again.
-    let mut remove: Vec<HeaderName> = remove.into_iter().filter(|name| !set(name)).collect();
-    remove.extend(credentials.into_iter().filter(|name| !kept(name)));
-    Ok(Granted { identity, remove })
+    remove.retain(|name| !set.contains_key(name));
+    Ok(Granted { set, remove })
+}
+
+fn target(path: &str, query: Option<&str>) -> String {
+    query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
 }
 
 /// What certificates count for that a front has seen proved: what they would at the proxy's listener.
@@ -248,10 +262,8 @@ async fn standing(gateway: &Gateway, chain: Vec<CertificateDer<'static>>) -> Sta
 fn allowed(current: &Current, case: &Case, granted: &Granted) -> Response<AnswerBody> {
     let mut answer = Response::new(AnswerBody::none());
     let headers = answer.headers_mut();
-    told(current, case, headers);
-    for (name, value) in granted.identity.iter().flat_map(|list| list.iter()) {
-        headers.insert(name.clone(), value.clone());
-    }
+    mention(current, case, headers);
+    headers.extend(granted.set.clone());
     if case.dialect == Dialect::Envoy && !granted.remove.is_empty() {
         let names: Vec<&str> = granted.remove.iter().map(HeaderName::as_str).collect();
         headers.extend(HeaderValue::from_str(&names.join(",")).ok().map(|names| (ENVOY_REMOVES, names)));
@@ -260,7 +272,8 @@ fn allowed(current: &Current, case: &Case, granted: &Granted) -> Response<Answer
 }
 
 /// What the client is told besides: quotas, and the life of the version.
-fn told(current: &Current, case: &Case, headers: &mut HeaderMap) {
+fn mention(current: &Current, case: &Case, headers: &mut HeaderMap) {
+    headers.insert(X_REQUEST_ID, case.account.request_id.value());
     answer::quota(headers, case.account.quota.as_ref());
     if let Some(entry) = case.account.route.and_then(|at| current.table.entries().get(at)) {
         edge::version::tell(headers, &entry.told);
@@ -272,7 +285,7 @@ fn refused(worker: &Worker, current: &Current, conn: &Conn, refusal: Refusal, ca
     let entry = case.account.route.and_then(|at| current.table.entries().get(at));
     current.meter(case.account.route).refuse(refusal.reason());
     let mut answer = answer::refuse(refusal, entry, case.allow.take(), case.about.as_deref());
-    told(current, case, answer.headers_mut());
+    mention(current, case, answer.headers_mut());
     answer::name_algorithms(answer.headers_mut(), &worker.gateway.parts().settings.proof_algorithms);
     if refusal == Refusal::Nonce
         && let Some(nonces) = &worker.gateway.parts().nonces
@@ -285,6 +298,7 @@ fn refused(worker: &Worker, current: &Current, conn: &Conn, refusal: Refusal, ca
         peer = %conn.peer.ip(), source = ?case.account.source, method = %case.method, path = case.account.path,
         route = entry.map_or("", |e| &*e.id), status = refusal.status(), reason = refusal.reason(), front = case.dialect.as_str(), "refused"
     );
+    worker.gateway.remember(&case.account, entry, (&case.method, conn.peer.ip()), Err(refusal));
     answer
 }
 
@@ -300,6 +314,10 @@ fn record(
     let (elapsed, status, route) = (started.elapsed(), answer.status().as_u16(), case.account.route);
     let outcome = if answer.status().is_success() { "allowed" } else { "refused" };
     metrics::counter!("gateway_decisions_total", "dialect" => case.dialect.as_str(), "outcome" => outcome).increment(1);
+    if reason == "ok" && worker.ids.is_one_in(worker.gateway.parts().settings.explain_allowed) {
+        let entry = route.and_then(|at| current.table.entries().get(at));
+        worker.gateway.remember(&case.account, entry, (&case.method, conn.peer.ip()), Ok(()));
+    }
     current.meter(route).answer(status, elapsed);
     if let Some(route) = route {
         current.counts.add(route, case.account.who.as_ref(), status, elapsed);

@@ -30,6 +30,7 @@ use crate::{
     request_id::X_REQUEST_ID,
     resource_metadata, rewrite,
     route::{self, Routed},
+    session,
     told, tunnel, websocket,
     worker::{Current, Worker},
 };
@@ -149,6 +150,11 @@ async fn serve(
     if let Some(answer) = metadata(worker, current, conn, &parts, &routed) {
         return Ok(answer);
     }
+    if let Some(sessions) = session::own(worker, &parts)
+        && matches!(routed, Ok(_) | Err(Refusal::NoRoute | Refusal::Method))
+    {
+        return Ok(Box::pin(session::serve(worker, sessions, &conn.asked(&parts, parts.uri.path()), body)).await);
+    }
     if parts.uri.path() == assertion::WELL_KNOWN {
         let found = routed.as_ref().ok().map(|routed| routed.entry);
         if let Some(answer) = Box::pin(assertion::keys(worker, &current.table, found, &conn.asked(&parts, assertion::WELL_KNOWN))).await {
@@ -183,9 +189,17 @@ async fn proxied(
     if let Some(bounds) = &entry.bounds {
         bounds.head(&parts.uri, &parts.headers)?;
     }
-    let mut admitted = admit::admit(worker, current, entry, &asked, &mut trace.account).await.inspect_err(|refusal| {
-        trace.about = if refusal.status() == 401 { resource_metadata::address(entry, &asked) } else { None };
-    })?;
+    let mut admitted = match admit::admit(worker, current, entry, &asked, &mut trace.account).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            if let Some(answer) = Box::pin(session::instead(worker, entry, &asked, refusal)).await? {
+                current.meter(Some(at)).refuse(refusal.reason());
+                return Ok(answer);
+            }
+            trace.about = if refusal.status() == 401 { resource_metadata::address(entry, &asked) } else { None };
+            return Err(refusal);
+        }
+    };
     let mut stay = Stay::new(std::mem::take(&mut admitted.held), entry.bounds.as_deref());
     let believed = admitted.caller();
 
@@ -216,7 +230,7 @@ async fn proxied(
     let client_side = if websocket { parts.extensions.remove::<hyper::upgrade::OnUpgrade>() } else { None };
     parts.extensions.clear();
     let side = entry.canary.as_deref().map(|split| {
-        let from = trace.account.source.unwrap_or(asked.peer);
+        let from = trace.account.source.unwrap_or_else(|| conn.peer.ip());
         gateway.side(split, believed.map(|believed| &believed.identity), from, &parts.headers)
     });
     rewrite::rewrite(&mut parts, &context)?;
@@ -224,6 +238,9 @@ async fn proxied(
         certificate::tell(&mut parts.headers, entry.client_certificate, certificate.as_ref(), believed);
     }
     told.set(&mut parts.headers);
+    if let (Access::Guarded(guard), Some(believed)) = (&entry.access, believed) {
+        session::hand_over(&mut parts, guard, believed);
+    }
     parts.headers.insert(X_REQUEST_ID, trace.account.request_id.value());
     current.meter(Some(at)).allow();
     if let Some(story) = &mut trace.story {

@@ -10,9 +10,9 @@ use hyper::body::Incoming;
 use rustls_pki_types::CertificateDer;
 
 use super::{
-    Case, Granted, judge,
+    Case, Granted, judge, mention,
     original::{self, Dialect, Original},
-    record, refused, told,
+    record, refused,
     wire::{Fields, Garbled, Message},
 };
 use crate::{
@@ -72,7 +72,7 @@ pub(super) async fn check(
         return failed(UNIMPLEMENTED);
     }
     let Ok(told) = Told::read(message) else { return failed(INVALID_ARGUMENT) };
-    let mut case = Case::new(Dialect::Grpc);
+    let mut case = Case::new(worker, conn, Dialect::Grpc, &parts.headers);
     let granted = match told.original(&worker.gateway) {
         Ok(original) => judge(worker, current, conn, (original, Version::HTTP_11), &mut case).await,
         Err(refusal) => Err(refusal),
@@ -258,14 +258,14 @@ fn option(name: &str, value: &[u8], append: bool) -> Message {
 /// A yes: `ok_response` (3) with `headers` (2), `headers_to_remove` (5), `response_headers_to_add` (6).
 fn allowed(current: &Current, case: &Case, granted: &Granted) -> Message {
     let mut ok = Message::default();
-    for (name, value) in granted.identity.iter().flat_map(|list| list.iter()) {
+    for (name, value) in &granted.set {
         ok.message(2, &option(name.as_str(), value.as_bytes(), false));
     }
     for name in &granted.remove {
         ok.octets(5, name.as_str().as_bytes());
     }
     let mut headers = HeaderMap::new();
-    told(current, case, &mut headers);
+    mention(current, case, &mut headers);
     for (name, value) in &headers {
         ok.message(6, &option(name.as_str(), value.as_bytes(), true));
     }

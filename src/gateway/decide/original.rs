@@ -8,7 +8,6 @@ use edge::{Refusal, forwarded};
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 use rustls_pki_types::CertificateDer;
 
-
 /// How a front asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
