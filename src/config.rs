@@ -12,7 +12,7 @@ use std::{
 };
 
 use check::{
-    check_authorization_server, check_issuer, check_lifetimes, check_log, check_mtls, check_outbound, check_plain, check_server,
+    check_authorization_server, check_decision, check_decision_tls, check_issuer, check_lifetimes, check_log, check_mtls, check_outbound, check_plain, check_server,
     check_shared, check_storage, check_telemetry, check_tls,
 };
 use ipnet::IpNet;
@@ -68,6 +68,13 @@ section! {
         public_listen: SocketAddr = r#""127.0.0.1:8080""#,
         /// The gateway listener.
         gateway_listen: SocketAddr = r#""127.0.0.1:8081""#,
+        /// Where other gateways (nginx, Traefik, Caddy, HAProxy, Envoy) ask for this one's decisions; absent: nowhere. Served by the
+        /// gateway's threads. Plain HTTP on loopback addresses, or TLS with `[decision.tls]`.
+        decision_listen: Option<SocketAddr> = "",
+        /// Networks of these gateways. What they tell of a request (method, URL, client address) is believed; whoever else asks is
+        /// refused, unless it shows a certificate of `decision.tls.client_ca_files`. Certificates of their clients that they pass on
+        /// (RFC 9440) are believed with `client_certificate_header`.
+        decision_clients: Vec<IpNet> = r#"["127.0.0.0/8", "::1/128"]"#,
         /// The administration listener.
         admin_listen: SocketAddr = r#""127.0.0.1:8082""#,
         /// The Prometheus listener; also answers `/healthz`. Plain HTTP.
@@ -327,6 +334,7 @@ pub const SECTIONS: &[Section] = &[
     Section { path: "shared_state", about: SharedStateSection::ABOUT, keys: SharedStateSection::KEYS },
     Section { path: "gateway", about: GatewaySection::ABOUT, keys: GatewaySection::KEYS },
     Section { path: "gateway.tls", about: "TLS of the gateway listener alone.", keys: TlsSection::KEYS },
+    Section { path: "decision.tls", about: "TLS of `server.decision_listen`; `[server.tls]` does not serve it.", keys: TlsSection::KEYS },
     Section { path: "admin.tls", about: "TLS of the administration listener alone.", keys: TlsSection::KEYS },
     Section { path: "lifetimes", about: LifetimesSection::ABOUT, keys: LifetimesSection::KEYS },
     Section { path: "keys", about: KeysSection::ABOUT, keys: KeysSection::KEYS },
@@ -399,6 +407,8 @@ pub struct Config {
     mtls_at: Option<SocketAddr>,
     /// TLS of the gateway listener.
     pub gateway_tls: Option<TlsFiles>,
+    /// TLS of the listener for other gateways.
+    pub decision_tls: Option<TlsFiles>,
     /// TLS of the administration listener.
     pub admin_tls: Option<TlsFiles>,
     /// Database URL; a SQLite path in it is absolute or relative to the working directory.
@@ -473,6 +483,7 @@ impl Config {
         let server = ServerSection::read(r, "server");
         let tls = TlsSection::read(r, "server.tls").map(|tls| check_tls(r, "server.tls", tls));
         let gateway_tls = TlsSection::read(r, "gateway.tls").map(|tls| check_tls(r, "gateway.tls", tls));
+        let decision_tls = TlsSection::read(r, "decision.tls").map(|tls| check_decision_tls(r, check_tls(r, "decision.tls", tls)));
         let admin_tls = TlsSection::read(r, "admin.tls").map(|tls| check_tls(r, "admin.tls", tls));
         let storage = StorageSection::read(r, "storage");
         let shared = SharedStateSection::read(r, "shared_state");
@@ -534,6 +545,8 @@ impl Config {
         let admin_tls = admin_tls.or_else(|| tls.0.clone());
         let public_tls = tls.0;
         check_mtls(r, &server, public_tls.is_some());
+        let decision_tls = decision_tls?.0;
+        check_decision(r, &server, decision_tls.is_some());
         check_plain(r, &server, [public_tls.is_some(), gateway_tls.is_some(), admin_tls.is_some()]);
         let storage = storage?;
         Some(Self {
@@ -543,6 +556,7 @@ impl Config {
             public_tls,
             mtls_at: None,
             gateway_tls,
+            decision_tls,
             admin_tls,
             storage_url: storage.url,
             key_file: storage.key_file,

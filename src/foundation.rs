@@ -6,13 +6,13 @@ use anyhow::Context as _;
 use ledger::{Committed, Listener, RevocationSet, Store, StoreError};
 use protocol::Settings;
 use store::{Database, OpenError};
-use tokens::{Clock, Entropy, keyring::Rotation, secret::Plain};
+use tokens::{Clock, Entropy, keyring::Rotation, seal::Kek, secret::Plain};
 use tokio::sync::Semaphore;
 
 use crate::{
     clock::{SystemClock, SystemEntropy},
     config::{AuthorizationServer, Config, Role},
-    keys::{Keys, Plan, Source},
+    keys::{Keys, Plan, Source, apart},
     restored,
 };
 
@@ -30,8 +30,12 @@ pub struct Foundation {
     pub keys: Option<Arc<Keys>>,
     /// The live revocations: those of this database, or, in a gateway process of its own, what its authorization server's feed tells.
     pub revoked: Arc<RevocationSet>,
+    /// What this process's secrets are sealed under; none in a gateway process of its own that has no such key.
+    pub kek: Option<Kek>,
     /// Names and lifetimes.
     pub settings: Settings,
+    /// When API keys were last used.
+    pub key_uses: Arc<edge::api_key::Uses>,
 }
 
 /// Takes every committed revocation into the set in memory; the head moves when every listener has heard ([`Listener`]).
@@ -114,12 +118,16 @@ impl Foundation {
         } else {
             None
         };
+        let kek = match &keys {
+            Some(keys) => Some(keys.kek()),
+            None => apart::kek(&*store, &source(config), create, &*entropy).await,
+        };
         let revoked = Arc::new(RevocationSet::new());
         if keys.is_some() {
             store.listen(Arc::new(Hears(revoked.clone())));
             fill(&*store, &revoked, clock.now()).await?;
         }
-        Ok(Self { database, store, clock, entropy, keys, revoked, settings: config.settings() })
+        Ok(Self { database, store, clock, entropy, keys, revoked, kek, settings: config.settings(), key_uses: Arc::default() })
     }
 
     /// The keys.
@@ -137,6 +145,7 @@ impl Foundation {
         let hashing = Arc::new(Semaphore::new(cores()));
         let mut objects = Objects::new(&self.settings.issuer, self.store.clone(), self.clock.clone(), self.entropy.clone(), mac, hashing);
         objects.post_quantum = self.settings.post_quantum;
+        objects.kek.clone_from(&self.kek);
         objects
     }
 

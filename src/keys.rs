@@ -24,6 +24,7 @@ use tokens::{
     sign::{KeyError, SigningKey},
 };
 
+pub mod apart;
 mod first;
 pub mod kek;
 mod row;

@@ -75,7 +75,7 @@ impl Listener for Bell {
                 matches!(kind, ObjectKind::Route | ObjectKind::Upstream | ObjectKind::TrustedIssuer | ObjectKind::Policy)
             })
         };
-        let changes = |kind: &str| kind.starts_with("object.") || kind.starts_with("storage.");
+        let changes = |kind: &str| ["object.", "secret.", "storage."].iter().any(|start| kind.starts_with(start));
         if batch.events.iter().any(|event| changes(&event.kind) && concerns(&event.document)) {
             self.rung.send_modify(|rung| *rung += 1);
         }

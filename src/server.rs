@@ -18,6 +18,7 @@ use edge::{limit::Counters, table::RouteTable};
 use futures_util::FutureExt as _;
 use gateway::{
     Gateway, Introspect, IntrospectError, Introspection, Own, OwnRing,
+    exchange::Exchanges,
     remote::{self, Remote},
 };
 use http::{Request, Response, StatusCode};
@@ -32,7 +33,9 @@ use web::{App, Parts, Peer, account::hashing::Hashing};
 use crate::{
     config::{AuthorizationServer, Config, Role},
     devices::Registry,
+    explain,
     foundation::{Foundation, cores},
+    inward,
     jobs,
     observer::Told,
     listen::Timed,
@@ -76,6 +79,8 @@ pub struct Ground {
     pub tasks: TaskTracker,
     /// What the metrics have counted so far.
     pub metrics: PrometheusHandle,
+    /// The authorization server as the gateway of this process reaches it.
+    pub inward: inward::Slot,
     /// Who judges client certificates that proxies pass on to the public listener.
     pub clients: Arc<tls::Clients>,
     /// Who judges those that proxies pass on to the gateway.
@@ -107,6 +112,7 @@ impl Ground {
             closing,
             tasks: TaskTracker::new(),
             metrics,
+            inward: inward::Slot::default(),
             clients: Arc::default(),
             gateway_clients: Arc::default(),
             told: None,
@@ -164,7 +170,9 @@ impl Wings {
         let app = if config.plays(Role::Auth) { Some(app(config, ground)?) } else { None };
         let admin = if config.plays(Role::Admin) { Some(admin_router(config, ground, app.as_ref(), gateway)?) } else { None };
         let proxied = Proxied::new(if config.server.client_certificate_header { &config.server.trusted_proxies } else { &[] }, ground.clients.clone());
-        Ok(Self { public: app.clone().map(web::router), admin, proxied, app })
+        let public = app.clone().map(web::router);
+        ground.inward.store(public.clone().map(Arc::new));
+        Ok(Self { public, admin, proxied, app })
     }
 
     /// The answer of the public listener to a request that needs no routing.
@@ -209,7 +217,9 @@ fn app(config: &Config, ground: &Ground) -> anyhow::Result<Arc<App>> {
 
 fn admin_router(config: &Config, ground: &Ground, app: Option<&Arc<App>>, gateway: Option<&Arc<Gateway>>) -> anyhow::Result<Router> {
     let settings = config.settings();
+    let explains = gateway.map(|gateway| explain::Explainer::new(Arc::clone(gateway), config) as Arc<dyn admin::Explains>);
     let state = AdminState {
+        explains,
         objects: ground.foundation.objects(),
         policy: protocol::policy::policy_json(&settings),
         settings,
@@ -256,13 +266,16 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
                 fresh_at_ms: Arc::new(move || store.fresh_at_ms()),
             }
         }
-        AuthorizationServer::Remote { issuer, client_id, client_secret } => {
+        AuthorizationServer::Remote { issuer } => {
+            let client = config.gateway_client.as_ref().context("gateway.client_id")?;
+            let (credentials, tls) = inward::credentials(client, &authorities(config)?)?;
             let prepared = Remote::new(remote::Config {
                 issuer: issuer.clone(),
-                client_id: client_id.clone(),
-                client_secret: Plain::new(client_secret.expose().to_owned()),
-                tls: ::outbound::client_config(&authorities(config)?)?,
+                credentials,
+                signed_introspection: config.signed_introspection,
+                tls,
                 clock: foundation.clock.clone(),
+                entropy: foundation.entropy.clone(),
             })
             .context("gateway.authorization_server")?;
             remote.insert(prepared).own()
@@ -270,6 +283,16 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
     };
     let devices = Arc::new(Registry::new(foundation.store.clone(), foundation.revoked.clone()));
     foundation.store.listen(devices.clone());
+    let exchanges: Option<Arc<dyn Exchanges>> = match &remote {
+        Some(remote) => Some(remote.clone()),
+        None => inward::exchanges(config, &ground.inward, &authorities(config)?, foundation.clock.clone(), foundation.entropy.clone())?,
+    };
+    let means = gateway::told::Means {
+        identifier: config.gateway_identifier.clone().unwrap_or_else(|| format!("{}/gateway", config.issuer.trim_end_matches('/'))),
+        key_period_s: config.keys.rotate_every.0,
+        kek: foundation.kek.clone(),
+        exchanges,
+    };
     let gateway = Gateway::new(gateway::Parts {
         devices,
         table: ground.table.clone(),
@@ -283,7 +306,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
         passed_on: config.server.client_certificate_header.then(|| tls::judge(ground.gateway_clients.clone(), tls::Clients::passed_on)),
         nonces: config.settings().dpop_nonce.then(|| dpop_nonces(foundation)),
         observing: ground.told.as_ref().map(|(observing, _)| observing.clone()),
-        means: gateway::told::Means::default(),
+        means,
         settings: gateway::Settings {
             max_staleness_ms: config.max_staleness.0.saturating_mul(1000),
             trusted_proxies: config.server.trusted_proxies.clone(),
@@ -358,6 +381,16 @@ struct Numbers {
     metrics: PrometheusHandle,
 }
 
+impl Numbers {
+    /// How the targets of watched upstreams stand.
+    fn upstreams(&self) -> serde_json::Map<String, serde_json::Value> {
+        let report = self.gateway.as_ref().map(|gateway| gateway.upstreams()).unwrap_or_default();
+        let mut more = serde_json::Map::new();
+        more.insert("upstreams".into(), serde_json::to_value(report).unwrap_or_default());
+        more
+    }
+}
+
 impl StatsSource for Numbers {
     fn stats(&self) -> Stats {
         let caches = self.app.as_ref().map(|app| app.cache_sizes()).unwrap_or_default();
@@ -368,7 +401,7 @@ impl StatsSource for Numbers {
             jwks_fetches: telemetry::counted(&self.metrics, "jwks_fetch_total"),
             feed_lag_ms: self.gateway.as_ref().map(lag),
             build_id: telemetry::build_id(),
-            more: serde_json::Map::new(),
+            more: self.upstreams(),
         }
     }
 

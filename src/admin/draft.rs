@@ -52,6 +52,10 @@ pub fn read(kind: ObjectKind, given: Value, stored: Option<&Object>, fresh: impl
 }
 
 fn split_secret(kind: ObjectKind, members: &mut Map<String, Value>, mistakes: &mut Vec<Mistake>) -> Option<Plain> {
+    if kind == ObjectKind::TrustedIssuer {
+        let introspection = members.get_mut("introspection")?.as_object_mut()?;
+        return introspection.shift_remove("secret")?.as_str().map(Plain::new);
+    }
     let name = schema::secret_member(kind)?;
     let given = members.shift_remove(name)?;
     let text = given.as_str()?;

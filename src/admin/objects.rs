@@ -5,6 +5,7 @@ use ledger::{Change, EventKind, Mistake, Object, ObjectKind, Outcome, Page, Step
 use serde_json::Value;
 use tokens::{
     Clock, Entropy, id,
+    seal::Kek,
     secret::{MacKey, Plain},
 };
 use tokio::sync::{Mutex, Semaphore};
@@ -111,6 +112,8 @@ pub struct Objects {
     pub hashing: Arc<Semaphore>,
     /// This server's issuer identifier: what `self` means in a route.
     pub issuer: String,
+    /// What secrets that have to be shown to others are sealed under; none where none can be kept.
+    pub kek: Option<Kek>,
     /// Whether ML-DSA-65 keys sign here, so that a registration may name them.
     pub post_quantum: bool,
     /// One change of the route table at a time in this process: it is checked as a whole.
@@ -131,7 +134,7 @@ impl Objects {
         mac: MacKey,
         hashing: Arc<Semaphore>,
     ) -> Self {
-        Self { store, clock, entropy, mac, hashing, issuer: issuer.to_owned(), post_quantum: false, linking: Arc::new(Mutex::new(())) }
+        Self { store, clock, entropy, mac, hashing, issuer: issuer.to_owned(), post_quantum: false, kek: None, linking: Arc::new(Mutex::new(())) }
     }
 
     /// Reads a document that was given, under what this deployment can do.

@@ -1,4 +1,5 @@
 //! Secrets of objects: generated, compared and kept as a keyed MAC or an argon2id hash. Never shown twice.
+use edge::introspection;
 use ledger::{Mistake, Object, ObjectKind, Step};
 use serde_json::Value;
 use tokens::secret::{MacKey, Plain};
@@ -14,8 +15,8 @@ pub const SLOT: &str = "secret";
 pub const PREVIOUS: &str = "secret_previous";
 /// Where a user's password hash is.
 pub const PASSWORD: &str = "password";
-/// The slots of a client.
-pub const SLOTS: [&str; 2] = [SLOT, PREVIOUS];
+/// The slots that are emptied together.
+pub const SLOTS: [&str; 3] = [SLOT, PREVIOUS, introspection::SLOT];
 /// The MAC domain of client secrets.
 const CLIENT_SECRET: &str = "client_secret";
 /// How long to wait for a hashing permit.
@@ -37,6 +38,15 @@ pub enum Turn {
         /// The plain text, if it was made here.
         generated: Option<Plain>,
     },
+    /// The versions of an API key change.
+    Versions {
+        /// How.
+        steps: Vec<Step>,
+        /// The plain text, if it was made here.
+        generated: Option<Plain>,
+        /// Another text takes the place of the one before, at once.
+        rotated: bool,
+    },
 }
 
 /// What becomes of the secret when `draft` takes the place of `stored`.
@@ -47,6 +57,7 @@ pub async fn turn(objects: &Objects, draft: &Draft, stored: Option<&Object>, at_
     match draft.kind {
         ObjectKind::Client => client(objects, draft, stored, at_ms).await,
         ObjectKind::User => user(objects, draft, stored).await,
+        ObjectKind::TrustedIssuer => issuer(objects, draft, stored).await,
         _ => Ok(Turn::Keep),
     }
 }
@@ -66,6 +77,29 @@ async fn client(objects: &Objects, draft: &Draft, stored: Option<&Object>, at_ms
         (None, None) => {
             let plain = objects.new_client_secret(at_ms);
             Ok(Turn::Put { slot: SLOT, value: mac(&objects.mac, &plain), generated: Some(plain) })
+        }
+    }
+}
+
+/// What the gateway proves itself with to a trusted issuer: it has to be shown there, so it is sealed and not hashed.
+async fn issuer(objects: &Objects, draft: &Draft, stored: Option<&Object>) -> Result<Turn, Failure> {
+    let slot = introspection::SLOT;
+    let kept = match stored {
+        Some(object) => objects.store.secret(ObjectKind::TrustedIssuer, &object.id, slot).await?,
+        None => None,
+    };
+    if draft.document.get("introspection").is_none() {
+        return Ok(if kept.is_some() { Turn::Remove } else { Turn::Keep });
+    }
+    let wrong = |why: &str| Failure::Invalid(vec![Mistake::new("introspection.secret", why)]);
+    let place = introspection::place(&draft.id);
+    match (&draft.secret, kept, &objects.kek) {
+        (None, Some(_), _) => Ok(Turn::Keep),
+        (None, None, _) => Err(wrong("the client's secret, or its private key as PEM, is needed")),
+        (Some(_), _, None) => Err(wrong("cannot be kept here: this process has no key-encryption key (storage.key_file)")),
+        (Some(given), Some(kept), Some(kek)) if kek.open(&place, &kept).is_ok_and(|kept| *kept == given.expose().as_bytes()) => Ok(Turn::Keep),
+        (Some(given), _, Some(kek)) => {
+            Ok(Turn::Put { slot, value: kek.seal(&place, given.expose().as_bytes(), &*objects.entropy), generated: None })
         }
     }
 }

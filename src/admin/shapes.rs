@@ -269,11 +269,23 @@ pub fn upstream() -> Value {
 
 pub fn trusted_issuer() -> Value {
     closed(
-        &["issuer", "jwks_uri", "algorithms"],
+        &["issuer", "algorithms"],
         json!({
             "id": name("Derived from the issuer when absent, never changed."),
             "issuer": text("The `iss` of its tokens, compared exactly. Unique."),
-            "jwks_uri": text("Where its JWK set is served."),
+            "jwks_uri": text("Where its JWK set is served; absent: where its metadata says (RFC 8414, OpenID Connect Discovery)."),
+            "introspection": closed(
+                &["endpoint", "client_id"],
+                json!({
+                    "endpoint": text("Where it is asked about its opaque tokens (RFC 7662)."),
+                    "client_id": name("The gateway's client there."),
+                    "auth": choice("How the gateway proves itself; absent: `client_secret_basic`.", &["client_secret_basic", "client_secret_post", "private_key_jwt", "tls_client_auth"]),
+                    "secret": secret("The client's secret, or its private key as PKCS#8 PEM. Kept sealed, never shown.", 16384),
+                    "signing_alg": text("What `private_key_jwt` is signed with; absent: what the key is for, of an RSA key `PS256`."),
+                    "certificate": { "type": "string", "maxLength": 65536, "description": "The certificate of `tls_client_auth`, PEM, leaf first." },
+                    "signed_response": flag("Its answers have to be signed (RFC 9701).", false),
+                }),
+            ),
             "algorithms": { "type": "array", "maxItems": 16, "items": choice("JOSE name.", &["ES256", "ES384", "RS256", "PS256", "EdDSA", "ML-DSA-65"]), "description": "Nothing else is accepted." },
             "signals_audience": text("The `aud` of security event tokens it may push to `/ssf/receive/{id}`; absent: none are taken."),
             "token_typ": texts("The `typ` of its tokens; `at+jwt` when absent, `[\"JWT\"]` for older servers."),
@@ -373,10 +385,29 @@ pub fn route() -> Value {
                 "period": duration("In which `rate` requests are let through."),
                 "burst": { "type": "integer", "minimum": 1, "maximum": u32::MAX, "description": "At once; `rate` when absent." },
             })),
-            "identity": closed(&[], json!({ "headers": map("Header to claim."), "signed_assertion": later() })),
+            "identity": closed(&[], json!({
+                "headers": map("Header to claim."),
+                "signed_assertion": { "description": "A short JWT of the gateway's own about the caller; its keys are at `/.well-known/doorward-gateway/jwks.json` of the gateway.", "oneOf": [
+                    { "type": "boolean" },
+                    closed(&[], json!({
+                        "header": text("`X-Doorward-Assertion` when absent; `Authorization` sends it as a bearer token."),
+                        "audience": text("Its `aud`; absent: the upstream's id, of a phantom token the route's audience."),
+                        "ttl": duration("How long it counts, at most `5m`, `60s` when absent; never longer than the credential."),
+                        "claims": { "type": "array", "maxItems": 32, "items": { "type": "string", "minLength": 1, "maxLength": 255 }, "description": "Further claims of the credential that are passed on." },
+                        "alg": choice("What it is signed with; `ES256` when absent.", &["ES256", "EdDSA"]),
+                        "request": flag("Names the request it is for (`htm`, `htu`); each is then signed anew.", false),
+                    })),
+                ] },
+                "phantom": flag("The assertion stands in `Authorization: Bearer` where the credential stood: opaque outside, a JWT inside.", false),
+            })),
             "limits": closed(&[], json!({ "body": count("Octets of a request body.") })),
             "public": flag("Lets everybody through; must be said.", false),
             "forward_credentials": flag("Passes the caller's credentials on.", false),
+            "token_exchange": closed(&[], json!({
+                "resource": text("What the upstream's token is for (RFC 8707), or `audience`."),
+                "audience": text("Whom it is for (RFC 8693), or `resource`."),
+                "scopes": texts("What it may be used for; absent: what the authorization server leaves."),
+            })),
             "forwarded": flag("Tells the upstream address, scheme and host in `X-Forwarded-*`.", false),
             "policy": { "type": "string", "minLength": 1, "maxLength": 65536, "description": "Cedar policies over `User`, `Client`, `Device`, `DeviceType`, `ApiKey`, `Certificate`, `Role`, `Group`, `Tenant`, `Route`, `Upstream`, `Tag`; or `shared`: the stored policies decide." },
             "policy_shadow": { "type": "string", "minLength": 1, "maxLength": 65536, "description": "The same, asked beside `policy` and deciding nothing: where it differs is counted and logged." },

@@ -185,6 +185,9 @@ pub(super) fn listeners(section: &ServerSection) -> Vec<(&'static str, SocketAdd
     if section.roles.contains(&Role::Gateway) {
         open.push(("gateway_listen", section.gateway_listen));
     }
+    if let (true, Some(at)) = (section.roles.contains(&Role::Gateway), section.decision_listen) {
+        open.push(("decision_listen", at));
+    }
     if section.roles.contains(&Role::Admin) {
         open.push(("admin_listen", section.admin_listen));
     }
@@ -205,12 +208,31 @@ pub(super) fn check_mtls(r: &mut Reader, section: &ServerSection, tls: bool) {
     }
 }
 
+/// Whoever is believed by its certificate has one that an authority vouches for.
+pub(super) fn check_decision_tls(r: &mut Reader, choice: TlsChoice) -> TlsChoice {
+    if choice.0.as_ref().is_some_and(|files| files.any_client) {
+        r.wrong("decision.tls.client_certificates", "must be \"trusted\": a gateway is believed by its certificate");
+    }
+    choice
+}
+
+/// What is answered there is believed: nobody else may answer in its place.
+pub(super) fn check_decision(r: &mut Reader, section: &ServerSection, tls: bool) {
+    let Some(at) = section.decision_listen else { return };
+    if !section.roles.contains(&Role::Gateway) {
+        r.wrong("server.decision_listen", "needs the role gateway");
+    }
+    if !tls && !at.ip().is_loopback() {
+        r.wrong("server.decision_listen", "plain HTTP is served on loopback addresses only: set [decision.tls]");
+    }
+}
+
 pub(super) fn check_plain(r: &mut Reader, section: &ServerSection, tls: [bool; 3]) {
     let [public, gateway, admin] = tls;
     for (name, at) in listeners(section) {
         let encrypted = match name {
-            // It has no plain form: without a certificate it is refused at start.
-            "mtls_listen" => true,
+            // One has no plain form: without a certificate it is refused at start. The other has a rule of its own.
+            "mtls_listen" | "decision_listen" => true,
             "public_listen" => public,
             "gateway_listen" => gateway,
             "admin_listen" => admin,

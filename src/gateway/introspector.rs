@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use ledger::ObjectKind;
 use outbound::{Call, Outbound};
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokens::{Alg, secret::Plain};
 use tokio::sync::Semaphore;
 
@@ -152,7 +153,8 @@ impl Introspector {
             tracing::warn!(target: "gateway", issuer = &*self.issuer, status = reply.status.as_u16(), "an issuer did not answer about a token");
             return Err(IntrospectError::Unavailable);
         }
-        read(&reply.headers, &reply.body, self.signed, (&self.issuer, &self.credentials.client_id), &*self.keys, now()).await
+        let whose = (&*self.issuer, self.credentials.client_id.as_str());
+        Introspection::from_value(read(&reply.headers, &reply.body, self.signed, whose, &*self.keys, now()).await?)
     }
 }
 
@@ -164,16 +166,14 @@ pub(crate) async fn read(
     whose: (&str, &str),
     keys: &dyn crate::KeySource,
     now: i64,
-) -> Result<Introspection, IntrospectError> {
+) -> Result<Value, IntrospectError> {
     if signed != signed_answer::is_signed(headers) {
         return Err(IntrospectError::Nonsense);
     }
-    let answer = if signed {
-        signed_answer::open(body, whose, keys, now).await?
-    } else {
-        serde_json::from_slice(body).map_err(|_| IntrospectError::Nonsense)?
-    };
-    Introspection::from_value(answer)
+    if signed {
+        return signed_answer::open(body, whose, keys, now).await;
+    }
+    serde_json::from_slice(body).map_err(|_| IntrospectError::Nonsense)
 }
 
 /// A form (WHATWG URL §5.2).

@@ -10,21 +10,25 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
-use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use http::HeaderMap;
 use ledger::{Committed, Listener, Revocation};
 use rustls::ClientConfig;
 use serde::Deserialize;
 use serde_json::Value;
-use tokens::{Alg, Clock, jwk::VerifyingKey, secret::Plain};
+use tokens::{Alg, Clock, Entropy, jwk::VerifyingKey};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
     Gateway,
+    credentials::{Credentials, Proves},
+    exchange::{ExchangeError, Exchanged, Exchanges, Order},
+    introspector,
     jwks::{Fetch, Jwks},
+    signed_answer,
     source::{Introspect, IntrospectError, Introspection, KeySource, Own},
 };
 
@@ -40,11 +44,13 @@ pub struct Config {
     /// Its issuer identifier; http only for loopback.
     pub issuer: String,
     /// This gateway's own client, with the scopes `doorward.introspect doorward.feed`.
-    pub client_id: String,
-    pub client_secret: Plain,
-    /// Roots of trust, see [`outbound::client_config`].
+    pub credentials: Credentials,
+    /// Whether introspection answers have to be signed (RFC 9701).
+    pub signed_introspection: bool,
+    /// Roots of trust, see [`outbound::client_config`]; with the client's certificate, if it proves itself by one.
     pub tls: ClientConfig,
     pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
 }
 
 /// Why the authorization server cannot be used.
@@ -65,6 +71,15 @@ struct Metadata {
     jwks_uri: String,
     token_endpoint: String,
     introspection_endpoint: String,
+    /// Where a client with a certificate goes instead (RFC 8705 §5).
+    #[serde(default)]
+    mtls_endpoint_aliases: Aliases,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Aliases {
+    token_endpoint: Option<String>,
+    introspection_endpoint: Option<String>,
 }
 
 struct OwnToken {
@@ -75,9 +90,11 @@ struct OwnToken {
 /// The authorization server, from afar.
 pub struct Remote {
     issuer: Arc<str>,
-    basic: Plain,
+    credentials: Credentials,
+    signed: bool,
     http: reqwest::Client,
     clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
     metadata: ArcSwapOption<Metadata>,
     keys: ArcSwapOption<Jwks>,
     token: Mutex<Option<OwnToken>>,
@@ -94,13 +111,13 @@ impl Remote {
         if !(url.scheme() == "https" || (url.scheme() == "http" && loopback(&url))) {
             return Err(RemoteError::Issuer(config.issuer));
         }
-        let encode = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-        let pair = format!("{}:{}", encode(&config.client_id), encode(config.client_secret.expose()));
         Ok(Arc::new(Self {
             issuer: config.issuer.as_str().into(),
-            basic: Plain::new(format!("Basic {}", STANDARD.encode(pair))),
+            credentials: config.credentials,
+            signed: config.signed_introspection,
             http: client(config.tls)?,
             clock: config.clock,
+            entropy: config.entropy,
             metadata: ArcSwapOption::empty(),
             keys: ArcSwapOption::empty(),
             token: Mutex::new(None),
@@ -152,9 +169,14 @@ impl Remote {
         let url = format!("{}/.well-known/openid-configuration", self.issuer.trim_end_matches('/'));
         let fail = RemoteError::Answer("the metadata document");
         let document = self.fetch(&url).await.ok_or_else(|| fail.clone())?;
-        let metadata: Metadata = serde_json::from_slice(&document).map_err(|_| fail.clone())?;
+        let mut metadata: Metadata = serde_json::from_slice(&document).map_err(|_| fail.clone())?;
         if *metadata.issuer != *self.issuer {
             return Err(fail);
+        }
+        if matches!(self.credentials.proves, Proves::Certificate) {
+            let aliases = std::mem::take(&mut metadata.mtls_endpoint_aliases);
+            metadata.token_endpoint = aliases.token_endpoint.unwrap_or(metadata.token_endpoint);
+            metadata.introspection_endpoint = aliases.introspection_endpoint.unwrap_or(metadata.introspection_endpoint);
         }
         let metadata = Arc::new(metadata);
         self.metadata.store(Some(Arc::clone(&metadata)));
@@ -182,29 +204,38 @@ impl Remote {
         }
         let metadata = self.metadata().await?;
         let form = [("grant_type", "client_credentials"), ("scope", "doorward.introspect doorward.feed")];
-        let answer = self.post(&metadata.token_endpoint, &form).await.map_err(|_| RemoteError::Answer("the token endpoint"))?;
+        let fail = || RemoteError::Answer("the token endpoint");
+        let (status, _, body) = self.post(&metadata.token_endpoint, &form, "application/json").await.map_err(|_| fail())?;
+        let answer: Value = if status == 200 { serde_json::from_slice(&body).map_err(|_| fail())? } else { return Err(fail()) };
         let text = answer.get("access_token").and_then(Value::as_str).ok_or(RemoteError::Answer("the token endpoint"))?.to_owned();
         let lives = answer.get("expires_in").and_then(Value::as_i64).unwrap_or(60).max(2);
         *kept = Some(OwnToken { text: text.clone(), renew_at_ms: now + lives * 700 });
         Ok(text)
     }
 
-    async fn post(&self, url: &str, form: &[(&str, &str)]) -> Result<Value, IntrospectError> {
+    /// Posts a form as our client; whatever it is answered.
+    async fn post(&self, url: &str, form: &[(&str, &str)], accept: &str) -> Result<(u16, HeaderMap, Bytes), IntrospectError> {
         let away = |_: reqwest::Error| IntrospectError::Unavailable;
-        let answer = self
-            .http
-            .post(url)
-            .header(http::header::AUTHORIZATION, self.basic.expose())
-            .form(form)
-            .timeout(TIME)
-            .send()
-            .await
-            .map_err(away)?;
-        if answer.status() != http::StatusCode::OK {
+        let (headers, proof) =
+            self.credentials.prove(&self.issuer, self.clock.now(), &*self.entropy).map_err(|_| IntrospectError::Unavailable)?;
+        let form: Vec<(&str, &str)> = form.iter().copied().chain(proof.iter().map(|(name, value)| (*name, value.as_str()))).collect();
+        let request = self.http.post(url).headers(headers).header(http::header::ACCEPT, accept).form(&form).timeout(TIME);
+        let answer = request.send().await.map_err(away)?;
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let body = bounded(answer).await.ok_or(IntrospectError::Nonsense)?;
+        Ok((status, headers, body))
+    }
+
+    /// Asks about a token (RFC 7662 §2.1).
+    async fn ask(&self, token: &str, hint: &str) -> Result<Value, IntrospectError> {
+        let metadata = self.metadata().await.map_err(|_| IntrospectError::Unavailable)?;
+        let form = [("token", token), ("token_type_hint", hint)];
+        let accept = if self.signed { signed_answer::MEDIA_TYPE } else { "application/json" };
+        let (status, headers, body) = self.post(&metadata.introspection_endpoint, &form, accept).await?;
+        if status != 200 {
             return Err(IntrospectError::Unavailable);
         }
-        let body = bounded(answer).await.ok_or(IntrospectError::Nonsense)?;
-        serde_json::from_slice(&body).map_err(|_| IntrospectError::Nonsense)
+        introspector::read(&headers, &body, self.signed, (&self.issuer, &self.credentials.client_id), self, self.clock.now()).await
     }
 
     async fn fetch(&self, url: &str) -> Option<Bytes> {
@@ -280,14 +311,23 @@ impl Remote {
 #[async_trait]
 impl Introspect for Remote {
     async fn introspect(&self, token: &str) -> Result<Introspection, IntrospectError> {
-        let metadata = self.metadata().await.map_err(|_| IntrospectError::Unavailable)?;
-        let form = [("token", token), ("token_type_hint", "access_token")];
-        Introspection::from_value(self.post(&metadata.introspection_endpoint, &form).await?)
+        Introspection::from_value(self.ask(token, "access_token").await?)
     }
     async fn introspect_key(&self, key: &str) -> Result<Introspection, IntrospectError> {
-        let metadata = self.metadata().await.map_err(|_| IntrospectError::Unavailable)?;
-        let form = [("token", key), ("token_type_hint", edge::api_key::HINT)];
-        Introspection::of_key(self.post(&metadata.introspection_endpoint, &form).await?)
+        Introspection::of_key(self.ask(key, edge::api_key::HINT).await?)
+    }
+}
+
+#[async_trait]
+impl Exchanges for Remote {
+    async fn exchange(&self, order: &Order) -> Result<Exchanged, ExchangeError> {
+        let metadata = self.metadata().await.map_err(|_| ExchangeError::Unavailable)?;
+        let answered = self.post(&metadata.token_endpoint, &order.form(), "application/json").await;
+        let (status, _, body) = answered.map_err(|why| match why {
+            IntrospectError::Unavailable => ExchangeError::Unavailable,
+            IntrospectError::Nonsense => ExchangeError::Nonsense,
+        })?;
+        Exchanged::read(status, &body)
     }
 }
 

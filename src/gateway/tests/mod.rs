@@ -243,6 +243,7 @@ impl Rig {
             counters: Arc::new(Buckets::default()),
             store: None,
             nonces: None,
+            sessions: None,
             means: crate::told::Means::default(),
             settings: Settings::default(),
         });
@@ -281,6 +282,7 @@ impl Rig {
             counters: Arc::new(Buckets::default()),
             store: None,
             nonces: None,
+            sessions: None,
             means: crate::told::Means::default(),
             settings: Settings::default(),
         });
