@@ -305,6 +305,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
         store: Some(foundation.store.clone()),
         passed_on: config.server.client_certificate_header.then(|| tls::judge(ground.gateway_clients.clone(), tls::Clients::passed_on)),
         nonces: config.settings().dpop_nonce.then(|| dpop_nonces(foundation)),
+        sessions: None,
         observing: ground.told.as_ref().map(|(observing, _)| observing.clone()),
         means,
         settings: gateway::Settings {

@@ -9,7 +9,7 @@ use edge::{
 };
 use tokens::{confirmation::Scheme, dpop::Proof};
 
-use crate::{api_key, asked::Asked, bearer, foreign, seen::Believed, sender, worker::Worker};
+use crate::{api_key, asked::Asked, bearer, certificate, foreign, seen::Believed, sender, session, worker::Worker};
 
 /// What the credential proved.
 pub(crate) enum Proved {
@@ -28,10 +28,23 @@ pub(crate) async fn prove(
     asked: &Asked<'_>,
     now_ms: i64,
 ) -> Proved {
+    if guard.accepts.session {
+        if presented != Presented::Nothing && session::is_besides(worker, asked) {
+            return Proved::Refused(Refusal::Ambiguous);
+        }
+        if presented == Presented::Nothing
+            && let Some(proved) = Box::pin(session::prove(worker, guard, asked, now_ms)).await
+        {
+            return proved.map_or_else(Proved::Refused, |believed| Proved::Believed(believed, None));
+        }
+    }
     let (proved, scheme, token) = match presented {
         // A token or key that comes beside it is who calls; the certificate is then the connection's alone.
         Presented::Nothing if guard.accepts.mtls && asked.certificate.is_some() => {
-            let proved = asked.certificate.ok_or(Refusal::Missing).and_then(|standing| certificate::prove(worker, table, guard, standing, now_ms));
+            let proved = match asked.certificate {
+                Some(standing) => certificate::prove(worker, table, guard, standing, now_ms).await,
+                None => Err(Refusal::Missing),
+            };
             return proved.map_or_else(Proved::Refused, |believed| Proved::Believed(believed, None));
         }
         Presented::Nothing => return Proved::Nothing,

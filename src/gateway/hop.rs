@@ -238,7 +238,7 @@ async fn proxied(
         certificate::tell(&mut parts.headers, entry.client_certificate, certificate.as_ref(), believed);
     }
     told.set(&mut parts.headers);
-    if let (Access::Guarded(guard), Some(believed)) = (&entry.access, believed) {
+    if let (edge::admission::Access::Guarded(guard), Some(believed)) = (&entry.access, believed) {
         session::hand_over(&mut parts, guard, believed);
     }
     parts.headers.insert(X_REQUEST_ID, trace.account.request_id.value());

@@ -53,6 +53,7 @@ mod rewrite;
 mod route;
 mod seen;
 mod sender;
+mod session;
 mod signed_answer;
 pub mod source;
 mod standing;
@@ -84,6 +85,7 @@ pub use explained::Explanation;
 use jwks::Jwks;
 pub use listen::{Encryption, Judge, Judged, Standing};
 use outbound::Outbound;
+pub use session::{Paths, SessionParts, SessionSettings, Sessions};
 pub use standing::TargetReport;
 pub use trust::check as check_upstream_tls;
 pub use source::{Introspect, IntrospectError, Introspection, KeySource, Own, OwnRing};
@@ -145,6 +147,8 @@ pub struct Parts {
     pub passed_on: Option<Judge>,
     /// Whose a client certificate is.
     pub devices: Arc<dyn devices::Devices>,
+    /// Browser sessions, where they are configured.
+    pub sessions: Option<Arc<Sessions>>,
     /// Who is told of finished requests.
     pub observing: Option<observed::Observing>,
     /// What it tells upstreams with.

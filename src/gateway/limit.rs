@@ -171,7 +171,7 @@ fn value(key: &LimitKey, who: Option<&Identity>, from: IpAddr, asked: &Asked<'_>
 }
 
 /// A source of requests: an IPv4 address or an IPv6 /64.
-fn source(ip: IpAddr) -> String {
+pub(crate) fn source(ip: IpAddr) -> String {
     match ip {
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {

@@ -13,7 +13,7 @@ use http::{HeaderName, HeaderValue};
 use std::collections::HashMap;
 use tokens::Entropy;
 
-use crate::assertion::Signed;
+use crate::{assertion::Signed, session::Held};
 
 /// A believed token.
 pub(crate) struct Believed {
@@ -24,6 +24,8 @@ pub(crate) struct Believed {
     pub keys: u64,
     /// When the authorization server last said it is good, milliseconds since the epoch.
     pub confirmed_ms: Cell<i64>,
+    /// What a browser's session has besides.
+    pub session: Option<Box<Held>>,
     /// Where an API key may be used.
     pub bounds: Option<Box<Bounds>>,
     headers: RefCell<Option<(usize, HeaderList)>>,
@@ -42,7 +44,7 @@ impl AsRef<Identity> for Believed {
 
 impl Believed {
     pub(crate) fn new(identity: Identity, checked: u64, keys: u64, confirmed_ms: i64) -> Self {
-        Self { identity, checked: Cell::new(checked), keys, confirmed_ms: Cell::new(confirmed_ms), bounds: None, headers: RefCell::new(None), assertion: RefCell::new(None) }
+        Self { identity, checked: Cell::new(checked), keys, confirmed_ms: Cell::new(confirmed_ms), session: None, bounds: None, headers: RefCell::new(None), assertion: RefCell::new(None) }
     }
 
     /// An API key's, good within those bounds only.
