@@ -483,7 +483,8 @@ impl Config {
         let server = ServerSection::read(r, "server");
         let tls = TlsSection::read(r, "server.tls").map(|tls| check_tls(r, "server.tls", tls));
         let gateway_tls = TlsSection::read(r, "gateway.tls").map(|tls| check_tls(r, "gateway.tls", tls));
-        let decision_tls = TlsSection::read(r, "decision.tls").map(|tls| check_decision_tls(r, check_tls(r, "decision.tls", tls)));
+        let decision_tls = TlsSection::read(r, "decision.tls").map(|tls| check_tls(r, "decision.tls", tls));
+        let decision_tls = decision_tls.map(|tls| check_decision_tls(r, tls));
         let admin_tls = TlsSection::read(r, "admin.tls").map(|tls| check_tls(r, "admin.tls", tls));
         let storage = StorageSection::read(r, "storage");
         let shared = SharedStateSection::read(r, "shared_state");

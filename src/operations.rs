@@ -164,7 +164,7 @@ fn holds_secrets(seed: &[u8]) -> bool {
 /// All that is wrong.
 pub async fn check(config: &Config, json: bool) -> Result<(), Failure> {
     let mut wrong = Vec::new();
-    for files in [&config.public_tls, &config.gateway_tls, &config.admin_tls].into_iter().flatten() {
+    for files in [&config.public_tls, &config.gateway_tls, &config.decision_tls, &config.admin_tls].into_iter().flatten() {
         if let Err(error) = tls::check(files) {
             wrong.push(format!("tls: {error:#}"));
         }
@@ -172,8 +172,9 @@ pub async fn check(config: &Config, json: bool) -> Result<(), Failure> {
     wrong.dedup();
     match readable(config).await {
         Ok(foundation) => {
-            if let Err(mistakes) = routes::read(&*foundation.store, &config.issuer, config.default_policy.as_deref()).await? {
-                wrong.extend(mistakes.iter().map(|mistake| format!("{}: {}", mistake.at, mistake.why)));
+            match routes::read(&*foundation.store, &config.issuer, config.default_policy.as_deref()).await? {
+                Ok(table) => wrong.extend(upstreams_tls(&table)),
+                Err(mistakes) => wrong.extend(mistakes.iter().map(|mistake| format!("{}: {}", mistake.at, mistake.why))),
             }
         }
         Err(error) => wrong.push(format!("{error:#}")),
@@ -184,6 +185,19 @@ pub async fn check(config: &Config, json: bool) -> Result<(), Failure> {
         say("configuration, keys, database and routes are in order")?;
     }
     if wrong.is_empty() { Ok(()) } else { Err(anyhow!("{}", wrong.join("\n  ")).into()) }
+}
+
+/// What is wrong with the TLS files of upstreams.
+fn upstreams_tls(table: &edge::RouteTable) -> Vec<String> {
+    let mut wrong: Vec<String> = table
+        .entries()
+        .iter()
+        .filter_map(|entry| entry.upstream.targets.iter().find_map(|target| target.secured.as_ref()))
+        .filter_map(|secured| gateway::check_upstream_tls(&secured.tls).err().map(|why| format!("upstreams[{}].{why}", secured.id)))
+        .collect();
+    wrong.sort();
+    wrong.dedup();
+    wrong
 }
 
 /// Opens what is there; makes nothing.

@@ -25,18 +25,22 @@ use crate::{
     listen::{self, Listener, Shutdown, Timed, serve_http},
     server::{self, Ground, Wings},
     telemetry,
-    tls::Tls,
+    tls::{self, Clients, Tls},
 };
 
 /// The listeners of a configuration, bound but not accepting.
 pub struct Bound {
     public: Option<Listener>,
     gateway: Option<(std::net::TcpListener, Option<Arc<Tls>>)>,
+    decision: Option<(std::net::TcpListener, Option<Arc<Tls>>)>,
     mtls: Option<Listener>,
     admin: Option<Listener>,
     metrics: Listener,
     tls: Vec<(Arc<Tls>, Place)>,
 }
+
+/// How often it is looked whether revocation lists have changed and authorities are to be asked again.
+const RENEWAL: Duration = Duration::from_millis(500);
 
 /// Whose certificate it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +48,7 @@ enum Place {
     Public,
     Mtls,
     Gateway,
+    Decision,
     Admin,
 }
 
@@ -56,6 +61,8 @@ pub struct Ports {
     pub mtls: Option<SocketAddr>,
     /// The gateway.
     pub gateway: Option<SocketAddr>,
+    /// Where other gateways ask for its decisions.
+    pub decision: Option<SocketAddr>,
     /// The administration API.
     pub admin: Option<SocketAddr>,
     /// Prometheus.
@@ -111,10 +118,11 @@ pub fn runtime(config: &Config) -> io::Result<tokio::runtime::Runtime> {
 /// An address that is taken or may not be used; a certificate that cannot be read.
 pub fn bind(config: &Config) -> Result<Bound, Failure> {
     let mut tls = Vec::new();
+    let outbound = server::outbound(config)?;
     let mut open = |name: &'static str, at: SocketAddr, files: Option<&TlsFiles>, place: Option<Place>| -> Result<Listener, Failure> {
         let encryption = match (files, place) {
             (Some(files), Some(place)) => {
-                let made = Arc::new(Tls::open(files)?);
+                let made = Arc::new(Tls::open(files, &outbound)?);
                 tls.push((made.clone(), place));
                 Some(made)
             }
@@ -141,13 +149,22 @@ pub fn bind(config: &Config) -> Result<Bound, Failure> {
     let metrics = open("metrics", server.metrics_listen, None, None)?;
     let gateway = if config.plays(Role::Gateway) {
         let socket = listen::bind(server.gateway_listen).map_err(|error| taken("gateway", server.gateway_listen, &error))?;
-        let encryption = config.gateway_tls.as_ref().map(Tls::open).transpose()?.map(Arc::new);
+        let encryption = config.gateway_tls.as_ref().map(|files| Tls::open(files, &outbound)).transpose()?.map(Arc::new);
         tls.extend(encryption.clone().map(|made| (made, Place::Gateway)));
         Some((socket, encryption))
     } else {
         None
     };
-    Ok(Bound { public, mtls, gateway, admin, metrics, tls })
+    let decision = match server.decision_listen.filter(|_| config.plays(Role::Gateway)) {
+        Some(at) => {
+            let socket = listen::bind(at).map_err(|error| taken("decision", at, &error))?;
+            let encryption = config.decision_tls.as_ref().map(|files| Tls::open(files, &outbound)).transpose()?.map(Arc::new);
+            tls.extend(encryption.clone().map(|made| (made, Place::Decision)));
+            Some((socket, encryption))
+        }
+        None => None,
+    };
+    Ok(Bound { public, mtls, gateway, decision, admin, metrics, tls })
 }
 
 fn taken(name: &str, at: SocketAddr, error: &io::Error) -> Failure {
@@ -183,6 +200,14 @@ impl Running {
         shutdown: Shutdown,
     ) -> Result<Self, Failure> {
         let mut ground = Ground::new(&config, foundation, shutdown.stop.clone(), metrics.clone())?;
+        for (tls, place) in &bound.tls {
+            match place {
+                Place::Public => ground.clients = tls.clients().clone(),
+                Place::Gateway => ground.gateway_clients = tls.clients().clone(),
+                Place::Mtls | Place::Decision | Place::Admin => {}
+            }
+            jobs::spawn(&ground.tasks, &shutdown.stop, renew(tls.clone()));
+        }
         ground.told = observer::open(&config)?;
         let ground = Arc::new(ground);
         server::follow(&config, &ground, &shutdown.stop);
@@ -194,10 +219,12 @@ impl Running {
         jobs::start(&ground.foundation, config.audit.keep.0, numbers, &shutdown.stop, &ground.tasks);
         let at = |listener: &Option<Listener>| listener.as_ref().map(|listener| listener.at);
         let forwards = bound.gateway.as_ref().map(|(socket, _)| socket.local_addr()).transpose()?;
+        let decides = bound.decision.as_ref().map(|(socket, _)| socket.local_addr()).transpose()?;
         let ports = Ports {
             public: at(&bound.public),
             mtls: at(&bound.mtls),
             gateway: forwards,
+            decision: decides,
             admin: at(&bound.admin),
             metrics: Some(bound.metrics.at),
         };
@@ -206,6 +233,9 @@ impl Running {
         }
         if let Some(listener) = bound.admin {
             accept(listener, &shutdown, wings.clone(), |wings| wings.admin.clone(), |_, _| None);
+        }
+        if let (Some((listener, tls)), Some(gateway)) = (bound.decision, &gateway) {
+            gateway.decide_for(gateway::Decisions { listener, tls: tls.map(encryption), fronts: config.server.decision_clients.clone() });
         }
         if let (Some((socket, encryption)), Some(gateway)) = (bound.gateway, gateway.clone()) {
             forward(gateway, socket, encryption, &config, &shutdown);
@@ -233,8 +263,8 @@ impl Running {
         line.insert("ready".into(), true.into());
         line.insert("pid".into(), std::process::id().into());
         line.insert("issuer".into(), self.issuer().into());
-        let Ports { public, mtls, gateway, admin, metrics } = self.ports;
-        for (name, at) in [("public", public), ("mtls", mtls), ("gateway", gateway), ("admin", admin), ("metrics", metrics)] {
+        let Ports { public, mtls, gateway, decision, admin, metrics } = self.ports;
+        for (name, at) in [("public", public), ("mtls", mtls), ("gateway", gateway), ("decision", decision), ("admin", admin), ("metrics", metrics)] {
             if let Some(at) = at {
                 line.insert(name.into(), at.to_string().into());
             }
@@ -284,10 +314,11 @@ impl Running {
             return Err(Failure::Usage(format!("{} can only change with a restart", fixed.join(", "))));
         }
         // Everything that can fail comes before anything that is seen.
+        let outbound = server::outbound(&new)?;
         let prepared: Vec<_> = self
             .tls
             .iter()
-            .map(|(tls, place)| Ok((tls, Tls::open(&files(&new, *place).context("tls")?)?)))
+            .map(|(tls, place)| Ok((tls, Tls::open(&files(&new, *place).context("tls")?, &outbound)?)))
             .collect::<anyhow::Result<_>>()?;
         let wings = Wings::build(&new, &self.ground, self.gateway.as_ref())?;
         for (tls, fresh) in prepared {
@@ -304,6 +335,7 @@ fn files(config: &Config, place: Place) -> Option<TlsFiles> {
         Place::Public => config.public_tls.clone(),
         Place::Mtls => config.mtls_tls(),
         Place::Gateway => config.gateway_tls.clone(),
+        Place::Decision => config.decision_tls.clone(),
         Place::Admin => config.admin_tls.clone(),
     }
 }
@@ -357,15 +389,14 @@ fn accept(listener: Listener, shutdown: &Shutdown, wings: Arc<ArcSwap<Wings>>, c
     tokio::spawn(serving);
 }
 
+/// TLS of a listener of the gateway's threads.
+fn encryption(tls: Arc<Tls>) -> gateway::Encryption {
+    gateway::Encryption { config: tls.config(), judge: tls::judge(tls.clients().clone(), Clients::shown) }
+}
+
 /// Runs the gateway's threads; the process counts them as one open connection, so that a drain waits for them.
 fn forward(gateway: Arc<Gateway>, socket: std::net::TcpListener, tls: Option<Arc<Tls>>, config: &Config, shutdown: &Shutdown) {
-    let tls = tls.map(|tls| gateway::Encryption {
-        config: tls.config(),
-        judge: Arc::new(move |chain| {
-            let shown = tls.shown(chain);
-            Arc::new(move || shown.certificate())
-        }),
-    });
+    let tls = tls.map(encryption);
     let (stop, cut) = (shutdown.stop.clone(), shutdown.cut.clone());
     let threads = match usize::try_from(config.server.worker_threads) {
         Ok(threads @ 1..) => threads,
@@ -380,6 +411,19 @@ fn forward(gateway: Arc<Gateway>, socket: std::net::TcpListener, tls: Option<Arc
             () = cut.cancelled() => {}
         }
     });
+}
+
+/// Keeps what is known of revoked client certificates fresh.
+async fn renew(tls: Arc<Tls>) {
+    let mut beat = tokio::time::interval(RENEWAL);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        let lists = tls.clone();
+        // Reading and checking a long list takes its time.
+        let _ = tokio::task::spawn_blocking(move || lists.renew_lists()).await;
+        tls.renew_answers().await;
+    }
 }
 
 fn accept_metrics(listener: Listener, shutdown: &Shutdown, metrics: PrometheusHandle) {

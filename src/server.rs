@@ -388,6 +388,8 @@ impl Numbers {
         let report = self.gateway.as_ref().map(|gateway| gateway.upstreams()).unwrap_or_default();
         let mut more = serde_json::Map::new();
         more.insert("upstreams".into(), serde_json::to_value(report).unwrap_or_default());
+        let canaries = self.gateway.as_ref().map(|gateway| gateway.canaries()).unwrap_or_default();
+        more.insert("canaries".into(), serde_json::to_value(canaries).unwrap_or_default());
         more
     }
 }

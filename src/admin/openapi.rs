@@ -95,12 +95,26 @@ fn schemas() -> Map<String, Value> {
                 "created_at": whole, "changed_at": whole, "jwk": { "type": "object" } }),
         ),
     );
+    let judged = members(&["allowed", "by"], json!({ "allowed": { "type": "boolean" }, "by": { "type": "array", "items": text }, "faults": { "type": "array", "items": text } }));
+    out.insert(
+        "Explanation".into(),
+        members(
+            &["allowed", "reason", "steps"],
+            json!({ "request_id": text, "at_ms": whole, "allowed": { "type": "boolean" }, "status": whole, "reason": text, "method": text, "path": text,
+                "peer": text, "source": text, "route": text, "upstream": text, "demanded": { "type": "object" }, "caller": { "type": "object" },
+                "policy": judged, "policy_shadow": judged, "limit": { "type": "object" }, "steps": { "type": "array", "items": text } }),
+        ),
+    );
     let counts = json!({ "type": "object", "additionalProperties": whole });
     out.insert(
         "Stats".into(),
         members(
             &["rows", "caches", "panics", "jwks_fetches", "build_id"],
-            json!({ "rows": counts, "caches": counts, "panics": whole, "jwks_fetches": whole, "feed_lag_ms": { "type": ["integer", "null"] }, "build_id": text }),
+            json!({ "rows": counts, "caches": counts, "panics": whole, "jwks_fetches": whole, "feed_lag_ms": { "type": ["integer", "null"] }, "build_id": text,
+                "canaries": { "type": "array", "items": members(&["route", "weight"], json!({ "route": text, "weight": whole, "window_s": whole,
+                    "answers": whole, "errors": whole, "rolled_back_at": { "type": ["integer", "null"] } })) },
+                "upstreams": { "type": "array", "items": members(&["upstream", "target", "up"], json!({ "upstream": text, "target": text, "up": { "type": "boolean" },
+                    "healthy": { "type": "boolean" }, "ejected": { "type": "boolean" }, "breaker": text, "requests": whole })) } }),
         ),
     );
     out.insert(
@@ -229,6 +243,14 @@ fn responses(operation: &Operation) -> Value {
             "properties": { "client_id": { "type": "string" }, "client_secret": { "type": "string" }, "previous_kept": { "type": "boolean" } } }),
             ),
         ),
+        Does::RotateApiKey => (
+            "200",
+            good(
+                "The new key, shown this once unless it was given.",
+                json!({ "type": "object", "required": ["id"], "properties": { "id": { "type": "string" }, "api_key": { "type": "string" },
+                    "previous_expires_at": { "type": "integer" } } }),
+            ),
+        ),
         Does::ListSessions => ("200", good("A page.", page(reference("Session")))),
         Does::ReadSession => ("200", good("The session.", reference("Session"))),
         Does::ListGrants => ("200", good("A page.", page(reference("Grant")))),
@@ -238,6 +260,16 @@ fn responses(operation: &Operation) -> Value {
         Does::Revoke => ("200", good("Revoked; every edge of this node refuses it already.", reference("Revoked"))),
         Does::Stats => ("200", good("The numbers.", reference("Stats"))),
         Does::Analytics => ("200", good("The busiest first; `next` is always null.", page(reference("Usage")))),
+        Does::ListExplanations => ("200", good("The latest first; `next` is always null.", page(reference("Explanation")))),
+        Does::ReadExplanation | Does::Explain => ("200", good("What became, or would become, of it.", reference("Explanation"))),
+        Does::DryRun => (
+            "200",
+            good(
+                "What would change.",
+                json!({ "type": "object", "required": ["changed", "questions"], "properties": { "changed": { "type": "integer" },
+                    "questions": { "type": "array", "items": { "type": "object" } }, "requests": { "type": "array", "items": { "type": "object" } } } }),
+            ),
+        ),
         Does::RotateKeys | Does::RevokeKey | Does::Policy | Does::OpenApi => ("200", good("The result.", json!({ "type": "object" }))),
     };
     let mut out = Map::new();

@@ -337,6 +337,43 @@ pub fn policy() -> Value {
     )
 }
 
+fn instant(description: &str) -> Value {
+    let text = json!({ "type": "string", "maxLength": 64 });
+    json!({ "oneOf": [text, { "type": "integer", "minimum": 0 }], "description": format!("{description} A date and time (RFC 3339), or seconds since the epoch.") })
+}
+
+pub fn api_key() -> Value {
+    closed(
+        &[],
+        json!({
+            "id": name("URL-safe; generated when absent, never changed. Not the key."),
+            "name": name("For people."),
+            "api_key": secret("The key: visible ASCII without a comma. Kept as a keyed MAC, never shown. Generated and returned once when a new one has none given.", 512),
+            "owner": closed(&[], json!({
+                "client_id": name("A client."),
+                "subject": name("A person, by id or username."),
+                "device": name("A device."),
+            })),
+            "scopes": texts("What it is allowed."),
+            "audience": { "oneOf": [text("One."), texts("Several.")], "description": "The audiences it is for; absent: that of any route that takes keys." },
+            "routes": texts("The ids of the routes it is for; absent: all that take keys."),
+            "allowed_cidrs": texts("Networks or addresses it may come from; absent: any."),
+            "quota": closed(&["rate", "period"], json!({
+                "rate": { "type": "integer", "minimum": 1, "maximum": u32::MAX },
+                "period": duration("In which `rate` requests are let through, over all routes together."),
+                "burst": { "type": "integer", "minimum": 1, "maximum": u32::MAX, "description": "At once; `rate` when absent." },
+            })),
+            "not_before": instant("When it begins to count."),
+            "expires_at": instant("When it ends."),
+            "disabled": flag("It does not count.", false),
+            "tenant": name("Whose traffic it is, for limits that count by tenant."),
+            "last_used_at": count("Told, not given: when it was last used, to about a minute, seconds since the epoch."),
+            "previous_expires_at": count("Told, not given: until when the key before the last rotation counts."),
+            "revoked": flag("Told, not given: it was revoked, and counts no more until it is rotated.", false),
+        }),
+    )
+}
+
 fn route_match() -> Value {
     closed(
         &[],
@@ -345,6 +382,56 @@ fn route_match() -> Value {
             "path_prefix": text("Start of the normalised path; the longest wins."),
             "methods": texts("Case-sensitive; absent: any."),
             "headers": map("Header names and the exact values they must have."),
+            "version": closed(&["value"], json!({
+                "header": text("The header that names the version."),
+                "media_type": text("Or the media type of `Accept` and `Content-Type` that does, with `{version}` in its place: `application/vnd.shop.{version}+json`."),
+                "value": name("The version this route is for."),
+                "default": flag("Also for requests that name none; one that names another never comes here.", false),
+            })),
+        }),
+    )
+}
+
+fn date(description: &str) -> Value {
+    json!({ "description": format!("{description} RFC 3339, or seconds since the epoch."), "oneOf": [{ "type": "string", "maxLength": 64 }, { "type": "integer", "minimum": 0 }] })
+}
+
+fn version() -> Value {
+    closed(
+        &[],
+        json!({
+            "name": text("What people call it."),
+            "deprecated_at": date("From when on it is deprecated (`Deprecation`, RFC 9745)."),
+            "sunset_at": date("From when on it answers 410 (`Sunset`, RFC 8594)."),
+            "successor": text("What replaces it, a URI or a path: `Link`, `rel=\"successor-version\"`."),
+            "link": text("What tells more, a URI or a path: `Link`, `rel=\"deprecation\"` and `rel=\"sunset\"`."),
+            "brownouts": { "type": "array", "maxItems": 64, "description": "Times before the sunset in which some requests are refused.", "items": closed(&["from", "until"], json!({
+                "from": date("Its beginning."),
+                "until": date("Its end."),
+                "share": number("How many of a hundred slots are dark; 100 when absent.", 1, 100),
+                "slot": duration("How long a slot is, `1s` to `1d`; `60s` when absent."),
+                "status": { "type": "integer", "enum": [410, 503], "description": "503 when absent." },
+            })) },
+        }),
+    )
+}
+
+fn canary() -> Value {
+    closed(
+        &["upstream"],
+        json!({
+            "upstream": { "description": "An upstream's id, or one written out.", "oneOf": [
+                { "type": "string", "minLength": 1, "maxLength": 128 },
+                closed(&["targets"], upstream_members(&json!({ "type": "string", "maxLength": 128 }))),
+            ] },
+            "weight": number("How many of a hundred callers go there; 0 when absent.", 0, 100),
+            "sticky": text("What a caller is known by: `source` (when absent), `subject`, `client` or `header:NAME`."),
+            "headers": map("Header names and exact values: a request with all of them goes there whatever the weight."),
+            "rollback": closed(&["errors_over"], json!({
+                "errors_over": number("More errors (5xx, no answer) than this of a hundred answers: nobody goes there any more.", 0, 99),
+                "window": duration("Over how long, `10s` to `1h`; `60s` when absent."),
+                "minimum": number("Of so many answers at least; 20 when absent.", 1, u32::MAX),
+            })),
         }),
     )
 }
@@ -414,7 +501,8 @@ pub fn route() -> Value {
             "tags": { "type": "array", "maxItems": 32, "items": { "type": "string", "minLength": 1, "maxLength": 128 }, "description": "The `Tag`s of policies that the route is in." },
             "cors": later(),
             "validation": later(),
-            "version": later(),
+            "version": version(),
+            "canary": canary(),
         }),
     )
 }

@@ -7,7 +7,7 @@ mod wire;
 use std::{convert::Infallible, net::TcpListener, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use edge::{Refusal, host::Host, path, table::Matched};
+use edge::{Refusal, admission::Access, host::Host, path, table::Matched};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use ipnet::IpNet;
@@ -26,7 +26,7 @@ use crate::{
     hop::Conn,
     observed::{End, Story, Telling},
     request_id::X_REQUEST_ID,
-    resource_metadata, told,
+    resource_metadata, session, told,
     worker::{Current, Worker},
 };
 
@@ -77,12 +77,14 @@ struct Case {
     /// Where the metadata of the resource is.
     about: Option<String>,
     story: Option<Box<Story>>,
+    /// What a browser hears in place of a refusal: the way to the login.
+    instead: Option<Response<AnswerBody>>,
 }
 
 impl Case {
     fn new(worker: &Worker, conn: &Conn, dialect: Dialect, headers: &HeaderMap) -> Self {
         let account = Account { request_id: worker.ids.of(headers, conn.trusted), ..Account::default() };
-        Self { dialect, method: Method::GET, account, allow: None, about: None, story: None }
+        Self { dialect, method: Method::GET, account, allow: None, about: None, story: None, instead: None }
     }
 }
 
@@ -219,8 +221,9 @@ async fn judge(
         bounds.head(&uri, &headers)?;
     }
     let admitted = admit::admit(worker, current, entry, &asked, &mut case.account).await;
-    if admitted.as_ref().is_err_and(|refusal| refusal.status() == 401) {
-        case.about = resource_metadata::address(entry, &asked);
+    if let Err(refusal) = &admitted {
+        case.instead = Box::pin(session::instead(worker, entry, &asked, *refusal)).await?;
+        case.about = if refusal.status() == 401 { resource_metadata::address(entry, &asked) } else { None };
     }
     let admitted = admitted?;
     let believed = admitted.caller();
@@ -229,6 +232,13 @@ async fn judge(
         set.extend(believed.headers(entry.identity_id, &entry.identity).map_err(|_| Refusal::Invalid("claim_unfit"))?.iter().cloned());
     }
     told::told(worker, entry, believed, &asked).await?.set(&mut set);
+    if let (Access::Guarded(guard), Some(believed)) = (&entry.access, believed)
+        && believed.session.is_some()
+    {
+        let (mut head, ()) = Request::new(()).into_parts();
+        session::hand_over(&mut head, guard, believed);
+        set.extend(head.headers);
+    }
     current.meter(Some(at)).allow();
     if !entry.forward_credentials {
         remove.extend(CREDENTIALS.into_iter().filter(|name| headers.contains_key(name)));
@@ -284,7 +294,7 @@ fn mention(current: &Current, case: &Case, headers: &mut HeaderMap) {
 fn refused(worker: &Worker, current: &Current, conn: &Conn, refusal: Refusal, case: &mut Case) -> Response<AnswerBody> {
     let entry = case.account.route.and_then(|at| current.table.entries().get(at));
     current.meter(case.account.route).refuse(refusal.reason());
-    let mut answer = answer::refuse(refusal, entry, case.allow.take(), case.about.as_deref());
+    let mut answer = case.instead.take().unwrap_or_else(|| answer::refuse(refusal, entry, case.allow.take(), case.about.as_deref()));
     mention(current, case, answer.headers_mut());
     answer::name_algorithms(answer.headers_mut(), &worker.gateway.parts().settings.proof_algorithms);
     if refusal == Refusal::Nonce
@@ -334,6 +344,6 @@ fn plainly(dialect: Dialect, answer: &mut Response<AnswerBody>) {
     let status = answer.status();
     answer.headers_mut().insert(STATUS, HeaderValue::from(status.as_u16()));
     if dialect == Dialect::Nginx && !status.is_success() && status != StatusCode::UNAUTHORIZED {
-        *answer.status_mut() = StatusCode::FORBIDDEN;
+        *answer.status_mut() = if status.is_redirection() { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
     }
 }
