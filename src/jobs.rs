@@ -8,7 +8,7 @@ use tokens::Clock;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{foundation::Foundation, operations::PURGE_BATCH, telemetry};
+use crate::{foundation::Foundation, key_uses, operations::PURGE_BATCH, telemetry};
 
 const PURGE_EVERY: Duration = Duration::from_secs(10);
 /// What has expired is deleted this much later, seconds: a node whose clock is ahead must not forget for those whose clock is behind
@@ -41,6 +41,8 @@ pub fn start(foundation: &Foundation, keep: i64, numbers: Numbers, stop: &Cancel
     spawn(tasks, stop, async move { purge(&*store, &*clock, &revoked).await });
     let (database, clock) = (foundation.database.clone(), foundation.clock.clone());
     spawn(tasks, stop, async move { truncate(&*database, &*clock, keep).await });
+    let (store, clock, uses) = (foundation.store.clone(), foundation.clock.clone(), foundation.key_uses.clone());
+    spawn(tasks, stop, async move { key_uses::keep(&*store, &*clock, &uses).await });
     let (store, revoked) = (foundation.store.clone(), foundation.revoked.clone());
     spawn(tasks, stop, async move { gauges(&*store, &revoked, numbers).await });
 }

@@ -5,6 +5,7 @@ use accounts::User;
 use admin::{Actor, AdminAuth, Principal, Refused};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use edge::api_key::{self, Uses};
 use ledger::{ArtefactKind, ObjectKind, RevocationSet, Store, StoreError};
 use protocol::{Settings, introspect, introspect::Known};
 use tokens::{
@@ -35,6 +36,8 @@ pub struct OwnTokens {
     pub revoked: Arc<RevocationSet>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
+    /// When API keys were last used.
+    pub key_uses: Arc<Uses>,
 }
 
 impl OwnTokens {
@@ -68,6 +71,20 @@ impl OwnTokens {
             Some((known, user)) => introspect::access(&known, user.as_ref(), &self.settings),
             None => introspect::INACTIVE.to_vec(),
         })
+    }
+
+    /// The introspection answer about an API key, whoever holds it; `None` for every text that is not good now.
+    ///
+    /// # Errors
+    /// Storage is away.
+    pub async fn introspect_key(&self, text: &str) -> Result<Option<serde_json::Value>, StoreError> {
+        let now = self.clock.now();
+        let found = api_key::look(&*self.store, &self.mac, &self.settings.issuer, text, now).await?;
+        metrics::counter!("api_key_lookups_total", "outcome" => if found.is_some() { "active" } else { "inactive" }).increment(1);
+        Ok(found.map(|found| {
+            self.key_uses.note(&found.id, found.version, now);
+            found.answer
+        }))
     }
 
     async fn reference(&self, token: &str) -> Result<Option<Known>, StoreError> {

@@ -1,4 +1,5 @@
 //! What an administrator does to what is live: disable, end, rotate, revoke.
+use edge::api_key::Owner;
 use ledger::{Change, Grant, ObjectKind, Outcome, RevocationKind, Session};
 use serde_json::{Value, json};
 use tokens::secret::Plain;
@@ -92,6 +93,10 @@ pub async fn revoke(state: &AdminState, call: &Call) -> Result<Answer, Problem> 
     let order = order(state, call);
     let (change, id, known) = match kind {
         RevocationKind::Key => {
+            let key = id.strip_prefix(ledger::revocation::API_KEY).unwrap_or(id);
+            if let Some(seq) = state.objects.revoke_api_key(key, order).await? {
+                return Ok(revoked(kind, id, true, seq));
+            }
             let answer = state.keys.revoke(id, order.reason, &call.actor).await?;
             return Ok(Answer::ok(json!({ "kind": kind.as_str(), "id": id, "known": true, "key": answer })));
         }
@@ -106,15 +111,15 @@ pub async fn revoke(state: &AdminState, call: &Call) -> Result<Answer, Problem> 
         }
         RevocationKind::Client => {
             let known = state.store().object(ObjectKind::Client, id).await?.is_some();
-            (order.client(id), id.to_owned(), known)
+            (order.client(id).step(order.keys_of(&Owner::ClientId(id.to_owned()))), id.to_owned(), known)
         }
         RevocationKind::Subject => {
             let (subject, known) = resolve_subject(state, id).await?;
-            (order.subject(&subject), subject, known)
+            (order.subject(&subject).step(order.keys_of(&Owner::Subject(subject.clone()))), subject, known)
         }
         RevocationKind::Device => {
             let (change, known) = state.objects.device_order(id, order).await?;
-            (change, id.to_owned(), known)
+            (change.step(order.keys_of(&Owner::Device(id.to_owned()))), id.to_owned(), known)
         }
     };
     let seq = applied(state, change).await?;

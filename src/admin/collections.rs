@@ -42,10 +42,18 @@ pub fn page(items: Vec<Value>, next: Option<&str>) -> Answer {
 pub async fn list(state: &AdminState, kind: ObjectKind, call: &Call) -> Result<Answer, Problem> {
     if let Some((by_key, value)) = filter(call, kind) {
         let found = if by_key { state.store().object_by_key(kind, value).await? } else { state.store().object(kind, value).await? };
-        return Ok(page(found.into_iter().map(|o| o.document).collect(), None));
+        return Ok(page(told(state, found).await?, None));
     }
     let found = state.objects.list(kind, call.cursor()?.as_deref(), call.limit()?).await?;
-    Ok(page(found.items.into_iter().map(|o| o.document).collect(), found.next.as_deref()))
+    Ok(page(told(state, found.items).await?, found.next.as_deref()))
+}
+
+async fn told(state: &AdminState, objects: impl IntoIterator<Item = Object>) -> Result<Vec<Value>, Problem> {
+    let mut out = Vec::new();
+    for object in objects {
+        out.push(state.objects.shown_api_key(object).await?.document);
+    }
+    Ok(out)
 }
 
 /// `POST` to a collection.
@@ -59,6 +67,7 @@ pub async fn create(state: &AdminState, kind: ObjectKind, call: &Call) -> Result
 /// `GET` of an object.
 pub async fn read(state: &AdminState, kind: ObjectKind, call: &Call) -> Result<Answer, Problem> {
     let object = state.objects.find(kind, &call.id).await?.ok_or_else(Problem::unknown)?;
+    let object = state.objects.shown_api_key(object).await?;
     let version = object.version;
     Ok(Answer::ok(object.document).version(version))
 }

@@ -32,6 +32,9 @@ pub fn read(kind: ObjectKind, given: Value, stored: Option<&Object>, fresh: impl
     let mut mistakes = schema::mistakes(shape, &given);
     let Value::Object(mut members) = given else { return Err(mistakes) };
     let secret = split_secret(kind, &mut members, &mut mistakes);
+    if kind == ObjectKind::ApiKey {
+        mistakes.extend(crate::api_keys::mistakes(None, &members));
+    }
     settle_id(kind, &mut members, stored, fresh, &mut mistakes);
     if let Some(known) = shape.get("properties").and_then(Value::as_object) {
         members.retain(|name, _| known.contains_key(name));
@@ -72,6 +75,9 @@ fn split_secret(kind: ObjectKind, members: &mut Map<String, Value>, mistakes: &m
         if !text.bytes().all(|b| (0x20..=0x7e).contains(&b)) {
             mistakes.push(Mistake::new(name, "must be printable ASCII (RFC 6749 appendix A.2)"));
         }
+    }
+    if kind == ObjectKind::ApiKey {
+        mistakes.extend(crate::api_keys::mistakes(Some(text), &Map::new()));
     }
     Some(Plain::new(text))
 }
@@ -141,7 +147,12 @@ fn typed(kind: ObjectKind, members: Map<String, Value>) -> Result<Typed, Mistake
         ObjectKind::TrustedIssuer => record::<TrustedIssuer>(members),
         ObjectKind::Policy => record::<Policy>(members),
         ObjectKind::Device => record::<accounts::Device>(members),
-        ObjectKind::ApiKey | ObjectKind::Certificate | ObjectKind::SignalStream | ObjectKind::DeviceBinding => {
+        ObjectKind::ApiKey => {
+            let mut members = members;
+            members.retain(|name, _| !crate::api_keys::TOLD.contains(&name.as_str()));
+            record::<edge::api_key::ApiKey>(members)
+        }
+        ObjectKind::Certificate | ObjectKind::SignalStream | ObjectKind::DeviceBinding => {
             Err(Mistake::new("", "is not supported by this version"))
         }
     }

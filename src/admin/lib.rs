@@ -5,10 +5,13 @@
 //! then [`revocations`], [`seed`] and [`openapi`].
 #![recursion_limit = "256"]
 mod actions;
+mod api_keys;
 mod backchannel;
 mod call;
 mod collections;
 mod devices;
+mod dry_run;
+mod explanations;
 pub mod draft;
 pub mod json;
 mod lifecycle;
@@ -30,7 +33,7 @@ mod state;
 pub use objects::{Failure, Objects};
 pub use problem::Problem;
 pub use rest::router;
-pub use state::{Access, Actor, AdminAuth, AdminState, KeyControl, KeyRefused, Principal, Refused, Stats, StatsSource};
+pub use state::{Access, Actor, AdminAuth, AdminState, Explains, KeyControl, KeyRefused, Principal, Refused, Stats, StatsSource};
 
 #[cfg(test)]
 mod tests;

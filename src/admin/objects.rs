@@ -1,6 +1,7 @@
 //! The one way to create, replace, patch and delete an administered object: REST, seeds and commands all come here.
 use std::sync::Arc;
 
+use edge::api_key::Owner;
 use ledger::{Change, EventKind, Mistake, Object, ObjectKind, Outcome, Page, Step, Store, StoreError};
 use serde_json::Value;
 use tokens::{
@@ -11,6 +12,7 @@ use tokens::{
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::{
+    api_keys,
     devices,
     draft::{self, Draft},
     json,
@@ -170,10 +172,11 @@ impl Objects {
     pub async fn create(&self, kind: ObjectKind, given: Value, actor: &Actor) -> Result<Done, Failure> {
         let _one = self.hold(kind).await;
         let order = self.order(actor);
-        let draft = self.drafted(kind, given, None).map_err(Failure::Invalid)?;
+        let mut draft = self.drafted(kind, given, None).map_err(Failure::Invalid)?;
         if self.taken(&draft).await? {
             return Err(taken(kind));
         }
+        sound(self.settle(&mut draft, true, &[]).await?)?;
         links::check(self, &[(kind, draft.id.as_str(), Some(&draft.document))]).await?;
         self.unmarked(kind, &draft.id, &draft.document).await?;
         let prepared = self.prepare(draft, None, order).await?;
@@ -218,7 +221,8 @@ impl Objects {
             if !wanted.admits(stored.version) {
                 return Err(Failure::Stale);
             }
-            let draft = self.drafted(kind, new(&stored), Some(&stored)).map_err(Failure::Invalid)?;
+            let mut draft = self.drafted(kind, new(&stored), Some(&stored)).map_err(Failure::Invalid)?;
+            sound(self.settle(&mut draft, false, &[]).await?)?;
             if draft.key != stored.key && self.store.object_by_key(kind, &draft.key).await?.is_some() {
                 return Err(taken(kind));
             }
@@ -254,13 +258,18 @@ impl Objects {
             let guard = Change::new().step(Step::DeleteObject { kind, id: stored.id.clone(), version: Some(stored.version) });
             let change = match kind {
                 ObjectKind::User => {
-                    guard.step(Step::ForgetConsents { subject: stored.id.clone(), client_id: None }).and(order.subject(&stored.id))
+                    let guard = guard.step(Step::ForgetConsents { subject: stored.id.clone(), client_id: None });
+                    guard.step(order.keys_of(&Owner::Subject(stored.id.clone()))).and(order.subject(&stored.id))
                 }
                 ObjectKind::Client => {
                     let guard = guard.step(Step::ForgetConsentsOfClient { client_id: stored.id.clone() }).and(order.client(&stored.id));
+                    let guard = guard.step(order.keys_of(&Owner::ClientId(stored.id.clone())));
                     self.without_stream(guard, &stored.id).await?
                 }
-                ObjectKind::Device => guard.and(devices::unbind(&stored.document, order)),
+                ObjectKind::Device => {
+                    guard.step(order.keys_of(&Owner::Device(stored.id.clone()))).and(devices::unbind(&stored.document, order))
+                }
+                ObjectKind::ApiKey => guard.and(self.end_api_key(&stored, order).await?),
                 _ => guard,
             };
             let event = about(order, EventKind::ObjectDeleted, kind, &stored.id);
@@ -310,6 +319,12 @@ impl Objects {
                 change = change.step(secrets::put(object.kind, &object.id, slot, value));
                 generated
             }
+            Turn::Versions { steps, generated, .. } => {
+                change.steps.extend(steps);
+                // Whoever was told that there is no such key asks again.
+                change = change.and(order.api_key(&object.id));
+                generated
+            }
             Turn::Keep | Turn::Remove => None,
         };
         let mut event = about(order, EventKind::ObjectCreated, object.kind, &object.id);
@@ -342,6 +357,13 @@ impl Objects {
                 change = secrets::SLOTS.iter().fold(change, |c, slot| c.step(secrets::remove(kind, &id, slot)));
                 change = change.event(about(order, EventKind::SecretRotated, kind, &id).with("removed", true));
                 None
+            }
+            Turn::Versions { steps, generated, rotated } => {
+                change.steps.extend(steps);
+                if rotated {
+                    change = change.event(about(order, EventKind::ApiKeyRotated, kind, &id).with("overlap_s", 0)).and(order.api_key(&id));
+                }
+                generated
             }
             Turn::Put { slot, value, generated } => {
                 change = change.step(secrets::put(kind, &id, slot, value));
@@ -410,6 +432,10 @@ pub(crate) fn about(order: Order<'_>, event: EventKind, kind: ObjectKind, id: &s
     order.event(event).with("object", kind.as_str()).with("id", id)
 }
 
+fn sound(mistakes: Vec<Mistake>) -> Result<(), Failure> {
+    if mistakes.is_empty() { Ok(()) } else { Err(Failure::Invalid(mistakes)) }
+}
+
 fn taken(kind: ObjectKind) -> Failure {
     Failure::Conflict(format!("a {} with that id or {} exists already", kind.as_str().replace('_', " "), crate::schema::key_member(kind)))
 }
@@ -420,6 +446,7 @@ fn consequences(stored: &Object, document: &Value, order: Order<'_>) -> Change {
     match (stored.kind, disabled(&stored.document), disabled(document)) {
         (ObjectKind::User, before, after) if before != after => user_turned(&stored.id, after, order),
         (ObjectKind::Client, false, true) => order.client(&stored.id),
+        (ObjectKind::ApiKey, ..) => api_keys::consequences(stored, document, order),
         (ObjectKind::Device, ..) => devices::rebind(&stored.document, document, order),
         _ => Change::new(),
     }

@@ -32,6 +32,7 @@ pub const RESOURCES: &[Resource] = &[
     Resource { kind: ObjectKind::Upstream, path: "/upstreams", schema: "Upstream", one: "upstream" },
     Resource { kind: ObjectKind::TrustedIssuer, path: "/trusted-issuers", schema: "TrustedIssuer", one: "trusted issuer" },
     Resource { kind: ObjectKind::Policy, path: "/policies", schema: "Policy", one: "policy" },
+    Resource { kind: ObjectKind::ApiKey, path: "/api-keys", schema: "ApiKey", one: "API key" },
     Resource { kind: ObjectKind::Device, path: "/devices", schema: "Device", one: "device" },
 ];
 
@@ -52,6 +53,7 @@ pub enum Does {
     EnrolTotp,
     RemoveTotp,
     RotateSecret,
+    RotateApiKey,
     ListSessions,
     ReadSession,
     EndSession,
@@ -68,6 +70,10 @@ pub enum Does {
     Stats,
     Analytics,
     Policy,
+    DryRun,
+    ListExplanations,
+    ReadExplanation,
+    Explain,
     OpenApi,
 }
 
@@ -96,6 +102,13 @@ const ACTIONS: &[(Method, &str, Does, &str, &str)] = &[
     (Method::POST, "/users/{id}/totp", Does::EnrolTotp, "enrolTotp", "Give a user a new second factor (RFC 6238), returned once"),
     (Method::DELETE, "/users/{id}/totp", Does::RemoveTotp, "removeTotp", "Take a user's second factor away"),
     (Method::POST, "/clients/{id}/rotate-secret", Does::RotateSecret, "rotateClientSecret", "Give a client a new secret, returned once"),
+    (
+        Method::POST,
+        "/api-keys/{id}/rotate",
+        Does::RotateApiKey,
+        "rotateApiKey",
+        "Give an API key another text, returned once; the one before counts for a while",
+    ),
     (Method::POST, "/devices/{id}/disable", Does::DisableDevice, "disableDevice", "Disable a device: everything of it ends"),
     (Method::POST, "/devices/{id}/enable", Does::EnableDevice, "enableDevice", "Enable a device"),
     (Method::GET, "/sessions", Does::ListSessions, "listSessions", "List live sessions"),
@@ -126,6 +139,10 @@ const ACTIONS: &[(Method, &str, Does, &str, &str)] = &[
     (Method::GET, "/stats", Does::Stats, "getStats", "Rows, caches and counters of this process"),
     (Method::GET, "/analytics", Does::Analytics, "getAnalytics", "Who used which route: requests, answers, octets and times since the start"),
     (Method::GET, "/policy", Does::Policy, "getPolicyNumbers", "The policy numbers in force"),
+    (Method::POST, "/policies/dry-run", Does::DryRun, "dryRunPolicies", "Try policies and routes before they count: which decisions would change"),
+    (Method::GET, "/explanations", Does::ListExplanations, "listExplanations", "The last requests this process's gateway refused, and why"),
+    (Method::GET, "/explanations/{id}", Does::ReadExplanation, "getExplanation", "Why a request was refused, by its X-Request-Id"),
+    (Method::POST, "/explanations", Does::Explain, "explain", "What would become of a request at this process's gateway, and why"),
     (Method::GET, "/openapi.json", Does::OpenApi, "getOpenApi", "This description"),
 ];
 
@@ -136,7 +153,12 @@ pub fn all() -> &'static [Operation] {
 }
 
 fn action((method, path, does, id, summary): &(Method, &str, Does, &str, &str)) -> Operation {
-    let access = if *does == Does::OpenApi { None } else { Some(access(method)) };
+    let access = match does {
+        Does::OpenApi => None,
+        // They take a body and change nothing.
+        Does::DryRun | Does::Explain => Some(Access::Read),
+        _ => Some(access(method)),
+    };
     Operation {
         method: method.clone(),
         path: (*path).to_owned(),
@@ -203,6 +225,16 @@ impl Does {
                 ),
                 true,
             ),
+            Self::RotateApiKey => Takes::Content(
+                closed(
+                    &[],
+                    json!({
+                        "overlap": { "type": "string", "maxLength": 32, "description": "How long the key before counts beside the new one: `24h` when absent, at most `90d`; `0s` ends it at once." },
+                        "api_key": { "type": "string", "minLength": 1, "maxLength": 512, "writeOnly": true, "description": "The new key; generated when absent." },
+                    }),
+                ),
+                true,
+            ),
             Self::RotateKeys => Takes::Content(
                 closed(
                     &[],
@@ -220,12 +252,26 @@ impl Does {
                 ),
                 true,
             ),
+            Self::Explain => Takes::Content(crate::explanations::request(), false),
+            Self::DryRun => Takes::Content(
+                closed(
+                    &[],
+                    json!({
+                        "policies": { "type": "array", "maxItems": 200, "items": { "type": "object" }, "description": "Policies that replace or join the stored ones, by their ids." },
+                        "remove": { "type": "array", "maxItems": 200, "items": { "type": "string", "maxLength": 128 }, "description": "Ids of stored policies that go." },
+                        "routes": { "type": "array", "maxItems": 200, "items": { "type": "object" }, "description": "Routes that replace or join the stored ones; for `requests`." },
+                        "questions": { "type": "array", "maxItems": 200, "items": { "type": "object" }, "description": "`{\"principal\": {\"type\", \"id\", \"attributes\", \"parents\": [{\"type\", \"id\"}]}, \"action\", \"resource\", \"context\"}`: asked of the stored policies and of the candidates." },
+                        "requests": { "type": "array", "maxItems": 200, "items": crate::explanations::request(), "description": "Decided by the gateway's whole admission, as it is and as it would be." },
+                    }),
+                ),
+                false,
+            ),
             Self::Revoke => Takes::Content(
                 closed(
                     &["kind", "id"],
                     json!({
                         "kind": { "type": "string", "enum": ["token", "grant", "session", "client", "subject", "device", "key"] },
-                        "id": { "type": "string", "minLength": 1, "maxLength": 16384, "description": "The id; of a token its `jti` or the token itself, of a subject also the username." },
+                        "id": { "type": "string", "minLength": 1, "maxLength": 16384, "description": "The id; of a token its `jti` or the token itself, of a subject also the username, of a key its `kid` or the id of an API key." },
                         "reason": reason(),
                     }),
                 ),
@@ -246,6 +292,7 @@ impl Does {
             Self::List(kind) => vec!["limit", "cursor", schema::key_member(kind)],
             Self::ListSessions => vec!["limit", "cursor", "subject"],
             Self::ListGrants => vec!["limit", "cursor", "subject", "client_id"],
+            Self::ListExplanations => vec!["limit", "route", "reason", "status"],
             Self::ListEvents => vec!["limit", "cursor", "after", "kind"],
             Self::Analytics => vec!["limit", "route", "consumer"],
             _ => Vec::new(),

@@ -15,9 +15,9 @@ use http::{
 use serde_json::Value;
 
 use crate::{
-    actions, backchannel,
+    actions, api_keys, backchannel,
     call::Call,
-    collections, devices, openapi,
+    collections, devices, dry_run, explanations, openapi,
     operations::{self, Does, Operation, PREFIX},
     problem::Problem,
     reads,
@@ -101,6 +101,7 @@ async fn perform(state: &AdminState, operation: &Operation, id: String, request:
         Does::EnrolTotp => actions::enrol_totp(state, &call).await,
         Does::RemoveTotp => actions::remove_totp(state, &call).await,
         Does::RotateSecret => actions::rotate_secret(state, &call).await,
+        Does::RotateApiKey => api_keys::rotate(state, &call).await,
         Does::EndSession => actions::end_session(state, &call).await,
         Does::EndGrant => actions::end_grant(state, &call).await,
         Does::RotateKeys => actions::rotate_keys(state, &call).await,
@@ -117,6 +118,10 @@ async fn perform(state: &AdminState, operation: &Operation, id: String, request:
         Does::Stats => reads::stats(state).await,
         Does::Analytics => reads::analytics(state, &call),
         Does::Policy => Ok(Answer::ok(state.policy.clone())),
+        Does::DryRun => dry_run::run(state, &call).await,
+        Does::ListExplanations => explanations::list(state, &call),
+        Does::ReadExplanation => explanations::read(state, &call),
+        Does::Explain => explanations::explain(state, &call).await,
         Does::OpenApi => Ok(Answer::ok(openapi::document(&state.settings.issuer))),
     }
 }

@@ -91,6 +91,18 @@ impl Order<'_> {
         self.revoking(Change::new(), RevocationKind::Token, jti).event(self.event(EventKind::TokenRevoked).with("jti", jti))
     }
 
+    /// What is remembered of one API key: whoever needs it asks again. The change needs an event of its own.
+    #[must_use]
+    pub fn api_key(&self, id: &str) -> Change {
+        self.revoking(Change::new(), RevocationKind::Key, &edge::api_key::revocation_id(id))
+    }
+
+    /// The end of every API key of an owner.
+    #[must_use]
+    pub fn keys_of(&self, owner: &edge::api_key::Owner) -> Step {
+        Step::EndApiKeysOf { owner: owner.name() }
+    }
+
     /// Everything of one device.
     #[must_use]
     pub fn device(&self, id: &str) -> Change {

@@ -11,11 +11,12 @@ use crate::{
 };
 
 /// The kinds this version administers, in the order a seed is read.
-pub const KINDS: [ObjectKind; 8] = [
+pub const KINDS: [ObjectKind; 9] = [
     ObjectKind::User,
     ObjectKind::ResourceServer,
     ObjectKind::Client,
     ObjectKind::Device,
+    ObjectKind::ApiKey,
     ObjectKind::TrustedIssuer,
     ObjectKind::Policy,
     ObjectKind::Upstream,
@@ -31,6 +32,7 @@ pub fn of(kind: ObjectKind) -> Option<&'static Value> {
     static ROUTE: LazyLock<Value> = LazyLock::new(shapes::route);
     static UPSTREAM: LazyLock<Value> = LazyLock::new(shapes::upstream);
     static POLICY: LazyLock<Value> = LazyLock::new(shapes::policy);
+    static API_KEY: LazyLock<Value> = LazyLock::new(shapes::api_key);
     static DEVICE: LazyLock<Value> = LazyLock::new(shapes::device);
     static TRUSTED_ISSUER: LazyLock<Value> = LazyLock::new(shapes::trusted_issuer);
     match kind {
@@ -42,7 +44,8 @@ pub fn of(kind: ObjectKind) -> Option<&'static Value> {
         ObjectKind::TrustedIssuer => Some(&TRUSTED_ISSUER),
         ObjectKind::Policy => Some(&POLICY),
         ObjectKind::Device => Some(&DEVICE),
-        ObjectKind::ApiKey | ObjectKind::Certificate | ObjectKind::SignalStream | ObjectKind::DeviceBinding => None,
+        ObjectKind::ApiKey => Some(&API_KEY),
+        ObjectKind::Certificate | ObjectKind::SignalStream | ObjectKind::DeviceBinding => None,
     }
 }
 
@@ -52,6 +55,7 @@ pub const fn secret_member(kind: ObjectKind) -> Option<&'static str> {
     match kind {
         ObjectKind::User => Some("password"),
         ObjectKind::Client => Some("client_secret"),
+        ObjectKind::ApiKey => Some("api_key"),
         _ => None,
     }
 }
@@ -266,6 +270,7 @@ mod tests {
         covered::<edge::upstream::Upstream>();
         covered::<edge::issuer::TrustedIssuer>();
         covered::<policy::Policy>();
+        covered::<edge::api_key::ApiKey>();
         covered::<accounts::Device>();
     }
 

@@ -57,6 +57,7 @@ pub async fn turn(objects: &Objects, draft: &Draft, stored: Option<&Object>, at_
     match draft.kind {
         ObjectKind::Client => client(objects, draft, stored, at_ms).await,
         ObjectKind::User => user(objects, draft, stored).await,
+        ObjectKind::ApiKey => crate::api_keys::turn(objects, draft, stored, at_ms).await,
         ObjectKind::TrustedIssuer => issuer(objects, draft, stored).await,
         _ => Ok(Turn::Keep),
     }

@@ -14,8 +14,6 @@ use crate::{
     state::Actor,
 };
 
-/// Members of a seed that later versions fill; empty ones are fine.
-const LATER: [&str; 1] = ["api_keys"];
 /// Octets of a seed accepted.
 pub const MAX_SEED: usize = 64 * 1024 * 1024;
 /// Passwords compared or hashed at once (the hashing permits bound it further).
@@ -50,7 +48,10 @@ pub async fn plan(objects: &Objects, text: &[u8], actor: &Actor) -> Result<Plan,
         let (kind, path) = (item.kind, item.path);
         mistakes.extend(unnamed(kind, &path, &item.given));
         match objects.drafted(kind, item.given, stored.as_ref()) {
-            Ok(draft) => {
+            Ok(mut draft) => {
+                let beside: Vec<&Draft> = drafts.iter().map(|(_, draft, _)| draft).collect();
+                let wrong = objects.settle(&mut draft, stored.is_none(), &beside).await?;
+                mistakes.extend(wrong.into_iter().map(|m| under(&path, m)));
                 if stored.is_none() && objects.store.object(kind, &draft.id).await?.is_some() {
                     mistakes.push(Mistake::new(format!("{path}.id"), "is taken by another object"));
                 }
@@ -176,14 +177,9 @@ fn read(text: &[u8]) -> (Vec<Item>, Vec<Mistake>) {
             (Some(kind), Value::Array(list)) => {
                 items.extend(list.into_iter().enumerate().map(|(i, given)| Item { kind, path: format!("{member}[{i}]"), given }));
             }
-            (None, Value::Array(list)) if LATER.contains(&member.as_str()) => {
-                if !list.is_empty() {
-                    mistakes.push(Mistake::new(member, "not supported by this version"));
-                }
-            }
-            (kind, _) if kind.is_some() || LATER.contains(&member.as_str()) => mistakes.push(Mistake::new(member, "must be an array")),
+            (Some(_), _) => mistakes.push(Mistake::new(member, "must be an array")),
             _ => {
-                let known = sections.iter().map(|(name, _)| name.as_str()).chain(LATER);
+                let known = sections.iter().map(|(name, _)| name.as_str());
                 mistakes.push(Mistake::new(json::short(&member), schema::unknown(&member, known)));
             }
         }

@@ -21,6 +21,8 @@ pub struct AdminState {
     pub keys: Arc<dyn KeyControl>,
     /// Knows this process's numbers.
     pub stats: Arc<dyn StatsSource>,
+    /// The gateway of this process, if there is one, as far as it explains itself.
+    pub explains: Option<Arc<dyn Explains>>,
     /// The policy numbers, as `GET /policy` serves them.
     pub policy: Value,
 }
@@ -31,6 +33,19 @@ impl AdminState {
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.objects.store
     }
+}
+
+/// Tells why a gateway decides as it does. What it tells holds no credential.
+#[async_trait]
+pub trait Explains: Send + Sync {
+    /// What became of a request that is remembered, by its id.
+    fn remembered(&self, request_id: &str) -> Option<Value>;
+    /// The latest remembered ones of a route, reason and status.
+    fn recent(&self, sought: (Option<&str>, Option<&str>, Option<u16>), most: usize) -> Vec<Value>;
+    /// What would become of a request, under the routes in force or under a candidate. The error is for the administrator.
+    async fn explain(&self, request: &Value, candidate: Option<Arc<edge::RouteTable>>) -> Result<Value, String>;
+    /// What a route without a policy of its own says.
+    fn default_policy(&self) -> Option<String>;
 }
 
 /// Who is acting; told by every event of the change.

@@ -2,7 +2,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
-use edge::limit::Counters;
+use edge::{api_key::Uses, limit::Counters};
 use ipnet::IpNet;
 use ledger::{Committed, Listener, RevocationSet, Store};
 use outbound::Outbound;
@@ -54,6 +54,8 @@ pub struct Parts {
     pub hashing: Hashing,
     /// The rules for calls to addresses that others chose, and the hand that makes them.
     pub outbound: Arc<Outbound>,
+    /// When API keys were last used; whoever keeps that writes it down.
+    pub key_uses: Arc<Uses>,
     /// Networks whose `Forwarded` and `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Cancelled when the process drains: streams end, readiness fails.
@@ -88,6 +90,8 @@ pub struct App {
     pub relying: Relying,
     /// The documents of clients that publish their metadata.
     pub(crate) documents: crate::documents::Documents,
+    /// When API keys were last used.
+    pub(crate) key_uses: Arc<Uses>,
     /// Networks whose `Forwarded` and `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Cancelled when the process drains.
@@ -152,6 +156,7 @@ impl App {
             documents: crate::documents::Documents::default(),
             relying,
             outbound: parts.outbound,
+            key_uses: parts.key_uses,
             trusted_proxies: parts.trusted_proxies,
             closing: parts.closing,
             failures: Failures::default(),

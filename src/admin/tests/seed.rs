@@ -70,13 +70,14 @@ async fn a_bad_seed_is_refused_whole_with_every_mistake_and_its_path() {
       "users": [{"username": "bob", "password": "long enough secret"}, {"usernam": "x"}, {"username": "bob"}],
       "clients": [{"client_id": "ok", "token_endpoint_auth_method": "none", "client_secret": "must not be"}, {"redirect_uris": "https://a/"}],
       "routes": [{"id": "r", "match": {"path_prefix": "/a/"}, "upstream": "nowhere", "cors": {}}],
-      "client": [], "api_keys": [{"id": "k"}], "devices": {}
+      "client": [], "api_keys": [{"id": "k", "owner": {"subject": "nobody"}, "expires_at": "soon", "api_key": "dwa_x"}], "devices": {}
     }"#;
     let Err(Failure::Invalid(mistakes)) = crate::seed::apply(&b.objects, bad.as_bytes(), &Actor::command("seed")).await else { panic!() };
     let told: Vec<String> = mistakes.iter().map(|m| format!("{}: {}", m.at, m.why)).collect();
     for expected in [
         "client: is not known; did you mean `clients`?",
-        "api_keys: not supported by this version",
+        "api_keys[0].api_key: begins as this server's tokens do",
+        "api_keys[0].expires_at: a date and time such as 2030-01-31T12:00:00Z (RFC 3339), or seconds since the epoch, is needed",
         "devices: must be an array",
         "users[1].usernam: is not known; did you mean `username`?",
         "users[1].username: is missing",

@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use edge::api_key;
 use http::{StatusCode, header};
 use ledger::ArtefactKind;
 use protocol::{
@@ -40,6 +41,8 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     once::spend_alone(app, "introspect", &parts, &caller).await?;
     let answer = if token.starts_with(SecretKind::Refresh.prefix()) {
         refresh(app, &caller, token).await?
+    } else if form.get("token_type_hint") == Some(api_key::HINT) {
+        key(app, &caller, token).await?
     } else {
         access(app, &caller, token).await?
     };
@@ -67,6 +70,19 @@ async fn access(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<
         return Ok(Bytes::from(own));
     }
     Ok(if entitled { seen.answer.clone() } else { INACTIVE })
+}
+
+/// What an API key is, for the gateways of this server alone. Whoever does not say that it asks about a key is told of none.
+async fn key(app: &App, caller: &AuthenticatedClient, text: &str) -> Result<Bytes, Failed> {
+    if caller.client().is_public() || !protocol::scope::list_has(&caller.client().scope, "doorward.introspect") {
+        return Ok(INACTIVE);
+    }
+    let now = app.clock.now();
+    let found = api_key::look(&*app.store, &app.mac, &app.settings.issuer, text, now).await?;
+    metrics::counter!("api_key_lookups_total", "outcome" => if found.is_some() { "active" } else { "inactive" }).increment(1);
+    let Some(found) = found else { return Ok(INACTIVE) };
+    app.key_uses.note(&found.id, found.version, now);
+    Ok(Bytes::from(found.answer.to_string()))
 }
 
 async fn refresh(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<Bytes, Failed> {

@@ -81,6 +81,7 @@ pub(super) fn site(issuer: &str, client: &Client) -> Site {
         counters: Arc::clone(&world) as _,
         hashing: Hashing::new(2),
         outbound: Arc::new(outbound::Outbound::new(&[], &[]).expect("a policy")),
+        key_uses: Arc::default(),
         trusted_proxies: Vec::new(),
         closing: Default::default(),
     });

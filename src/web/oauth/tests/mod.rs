@@ -61,6 +61,7 @@ impl Server {
             counters: world.clone(),
             hashing: Hashing::new(1),
             outbound: Arc::new(outbound::Outbound::new(&[], &[]).expect("a policy")),
+            key_uses: Arc::default(),
             trusted_proxies: Vec::new(),
             closing: tokio_util::sync::CancellationToken::new(),
         });
