@@ -28,15 +28,15 @@ macro_rules! section {
         pub struct $name { $($(#[doc = $doc])+ pub $field: $type,)* }
 
         impl $name {
-            const ABOUT: &'static str = concat!($($about, "\n"),+);
-            const KEYS: &'static [Key] = &[$(Key {
+            pub(crate) const ABOUT: &'static str = concat!($($about, "\n"),+);
+            pub(crate) const KEYS: &'static [Key] = &[$(Key {
                 name: stringify!($field),
                 doc: concat!($($doc, "\n"),+),
                 shape: <$type as setting::Setting>::SHAPE,
                 default: $default,
             }),*];
 
-            fn read(reader: &mut Reader, path: &str) -> Option<Self> {
+            pub(crate) fn read(reader: &mut Reader, path: &str) -> Option<Self> {
                 $(let $field = reader.get::<$type>(path, stringify!($field), $default);)*
                 Some(Self { $($field: $field?,)* })
             }
@@ -55,6 +55,8 @@ trait Compared {
     /// The keys whose values differ.
     fn differing(&self, other: &Self) -> Vec<&'static str>;
 }
+
+pub mod session;
 
 section! {
     /// What this process is, and where it listens.
@@ -333,6 +335,7 @@ pub const SECTIONS: &[Section] = &[
     Section { path: "storage", about: StorageSection::ABOUT, keys: StorageSection::KEYS },
     Section { path: "shared_state", about: SharedStateSection::ABOUT, keys: SharedStateSection::KEYS },
     Section { path: "gateway", about: GatewaySection::ABOUT, keys: GatewaySection::KEYS },
+    Section { path: "gateway.session", about: session::SessionSection::ABOUT, keys: session::SessionSection::KEYS },
     Section { path: "gateway.tls", about: "TLS of the gateway listener alone.", keys: TlsSection::KEYS },
     Section { path: "decision.tls", about: "TLS of `server.decision_listen`; `[server.tls]` does not serve it.", keys: TlsSection::KEYS },
     Section { path: "admin.tls", about: "TLS of the administration listener alone.", keys: TlsSection::KEYS },
@@ -425,6 +428,8 @@ pub struct Config {
     pub authorization_server: AuthorizationServer,
     /// The gateway's client there; always there for a remote one.
     pub gateway_client: Option<GatewayClient>,
+    /// `[gateway.session]`, where there are sessions.
+    pub sessions: Option<session::Sessions>,
     /// Whether introspection answers have to be signed.
     pub signed_introspection: bool,
     /// `[gateway]` `identifier`.
@@ -524,6 +529,7 @@ impl Config {
         let authorization_server = gateway.as_ref().and_then(|section| check_authorization_server(r, section));
         let remote = matches!(authorization_server, Some(AuthorizationServer::Remote { .. }));
         let gateway_client = gateway.as_ref().and_then(|section| GatewayClient::check(r, section, remote));
+        let sessions = session::SessionSection::read(r, "gateway.session").and_then(|section| session::Sessions::check(r, section));
         let signed_introspection = gateway.as_ref().is_some_and(|section| section.signed_introspection);
         let gateway_identifier = gateway.as_ref().and_then(|section| section.identifier.clone());
         if gateway_identifier.as_ref().is_some_and(|name| url::Url::parse(name).is_err()) {
@@ -566,6 +572,7 @@ impl Config {
             shared_state: shared?,
             authorization_server: authorization_server?,
             gateway_client: gateway_client?,
+            sessions: sessions?,
             signed_introspection,
             gateway_identifier,
             max_staleness: max_staleness?,

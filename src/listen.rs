@@ -202,7 +202,10 @@ impl Accepted {
             Ok(Ok(stream)) => {
                 let session = stream.get_ref().1;
                 let http2 = session.alpn_protocol() == Some(b"h2");
-                let certificate = session.peer_certificates().map(|chain| tls.shown(chain));
+                let certificate = session.peer_certificates().map(|chain| tls.shown(chain.to_vec()));
+                if let Some(shown) = &certificate {
+                    shown.settle().await;
+                }
                 Some(Self { peer, wire: Wire::Tls(Box::new(stream)), certificate, http2, stop })
             }
             Ok(Err(error)) => {
@@ -225,7 +228,7 @@ where
     let Accepted { peer, wire, certificate, http2, stop } = accepted;
     let certificate = certificate.map(Arc::new);
     let answer = move |mut request: Request<Timed>, peer| {
-        if let Some(certificate) = certificate.as_ref().and_then(|shown| shown.certificate()) {
+        if let Some(certificate) = certificate.as_ref().and_then(|shown| shown.certificate().ok()) {
             request.extensions_mut().insert(PeerCertificate(certificate));
         }
         answer(request, peer)

@@ -1,6 +1,6 @@
 //! Client certificates that a TLS-terminating proxy passes on (RFC 9440): believed of trusted proxies if
 //! the configuration says that these remove what their own clients send, and taken off every request.
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, Request};
@@ -9,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 use tokens::certificate::Certificate;
 use web::app::PeerCertificate;
 
-use crate::tls::Admitted;
+use crate::tls::Clients;
 
 /// The certificate of the client.
 const LEAF: &str = "client-cert";
@@ -22,14 +22,14 @@ const LONGEST: usize = 32 * 1024;
 #[derive(Debug, Clone)]
 pub struct Proxied {
     proxies: Vec<IpNet>,
-    admitted: Admitted,
+    clients: Arc<Clients>,
 }
 
 impl Proxied {
     /// The headers of these proxies count, and nobody else's.
     #[must_use]
-    pub fn new(proxies: &[IpNet], admitted: Admitted) -> Self {
-        Self { proxies: proxies.to_vec(), admitted: admitted.any() }
+    pub fn new(proxies: &[IpNet], clients: Arc<Clients>) -> Self {
+        Self { proxies: proxies.to_vec(), clients }
     }
 
     /// Takes the headers off a request. What a trusted proxy says of its client stands in place of what this connection says of the proxy.
@@ -58,7 +58,7 @@ impl Proxied {
                 chain.push(CertificateDer::from(octets(item)?));
             }
         }
-        self.admitted.judge(&chain)
+        self.clients.passed_on(chain).certificate().ok()
     }
 }
 
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     fn taken(peer: &str, lines: &[&str]) -> (Option<Certificate>, bool) {
-        let proxied = Proxied::new(&["10.0.0.0/8".parse().unwrap()], Admitted::default());
+        let proxied = Proxied::new(&["10.0.0.0/8".parse().unwrap()], Arc::default());
         let mut request = Request::new(());
         request.extensions_mut().insert(PeerCertificate(Certificate::new(b"the proxy's own")));
         for line in lines {

@@ -293,6 +293,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
         kek: foundation.kek.clone(),
         exchanges,
     };
+    let sessions = logins::sessions(config, foundation, &own, &ground.counters, &authorities(config)?)?;
     let gateway = Gateway::new(gateway::Parts {
         devices,
         table: ground.table.clone(),
@@ -305,7 +306,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
         store: Some(foundation.store.clone()),
         passed_on: config.server.client_certificate_header.then(|| tls::judge(ground.gateway_clients.clone(), tls::Clients::passed_on)),
         nonces: config.settings().dpop_nonce.then(|| dpop_nonces(foundation)),
-        sessions: None,
+        sessions,
         observing: ground.told.as_ref().map(|(observing, _)| observing.clone()),
         means,
         settings: gateway::Settings {
@@ -313,6 +314,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
             trusted_proxies: config.server.trusted_proxies.clone(),
             max_connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
             explain_allowed: config.explain_allowed,
+            session_cookies: logins::cookies(config),
             proof_algorithms: protocol::evidence::algs(config.settings().profile),
             ..gateway::Settings::default()
         },

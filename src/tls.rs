@@ -1,5 +1,7 @@
 //! TLS of the listeners: rustls over aws-lc-rs, TLS 1.3 and 1.2, the hybrid X25519MLKEM768 preferred; certificates can be swapped while running.
 mod clients;
+mod lists;
+mod ocsp;
 
 use std::{path::Path, sync::Arc};
 
@@ -15,9 +17,15 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio_rustls::TlsAcceptor;
 
-use self::clients::Clients;
-pub use self::clients::{Admitted, Shown};
-use crate::config::TlsFiles;
+use ::outbound::Outbound;
+use parking_lot::Mutex;
+
+pub use self::clients::{Admitted, Clients, Shown, judge};
+use self::{
+    lists::{Stamp, stamp},
+    ocsp::Ocsp,
+};
+use crate::{clock::SystemEntropy, config::TlsFiles};
 
 /// Installs the one cryptographic provider of the process; further calls change nothing.
 pub fn install_provider() {
@@ -33,6 +41,16 @@ pub struct Tls {
     certificate: Arc<Certificate>,
     clients: Arc<Clients>,
     config: Arc<ServerConfig>,
+    read: Mutex<Read>,
+}
+
+/// Which files were read, and as what.
+#[derive(Debug)]
+struct Read {
+    files: TlsFiles,
+    lists: Stamp,
+    /// What was complained of already.
+    refused: Option<Stamp>,
 }
 
 #[derive(Debug)]
@@ -49,10 +67,12 @@ impl Tls {
     ///
     /// # Errors
     /// A file that cannot be read, is empty, or whose key does not fit its certificate.
-    pub fn open(files: &TlsFiles) -> anyhow::Result<Self> {
+    pub fn open(files: &TlsFiles, outbound: &Arc<Outbound>) -> anyhow::Result<Self> {
+        let read = Mutex::new(Read { files: files.clone(), lists: stamp(&files.client_crl_files), refused: None });
         let certificate = Arc::new(Certificate(ArcSwap::new(certified(files)?)));
         let provider = CryptoProvider::get_default().context("no cryptographic provider")?.clone();
-        let clients = Arc::new(Clients::new(Admitted::of(files)?, provider));
+        let ocsp = files.ocsp.clone().map(|rules| Ocsp::new(rules, outbound.clone(), Arc::new(SystemEntropy)));
+        let clients = Arc::new(Clients::new(Admitted::of(files, ocsp)?, provider));
         let versions = if files.newest_only { &[&TLS13][..] } else { ALL_VERSIONS };
         let mut config = ServerConfig::builder_with_protocol_versions(versions)
             .with_client_cert_verifier(clients.clone())
@@ -60,13 +80,55 @@ impl Tls {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().context("no session tickets")?;
         config.max_early_data_size = 0;
-        Ok(Self { certificate, clients, config: Arc::new(config) })
+        Ok(Self { certificate, clients, config: Arc::new(config), read })
     }
 
     /// Takes over the certificate that another one serves, and whom it lets in.
     pub fn take(&self, fresh: &Self) {
         self.certificate.0.store(fresh.certificate.0.load_full());
-        self.clients.take(&fresh.clients);
+        let fresh_read = fresh.read.lock();
+        let mut read = self.read.lock();
+        let admitted = fresh.clients.admitted();
+        // What authorities have answered is not forgotten where they are asked by the same rules.
+        let kept = if read.files.ocsp == fresh_read.files.ocsp { self.clients.admitted().ocsp().cloned() } else { admitted.ocsp().cloned() };
+        self.clients.admit(Arc::new(admitted.asking(kept)));
+        *read = Read { files: fresh_read.files.clone(), lists: fresh_read.lists.clone(), refused: None };
+    }
+
+    /// Reads the revocation lists anew if a file has changed; a bad one is refused, and the old lists stay.
+    pub fn renew_lists(&self) {
+        let mut read = self.read.lock();
+        let now = stamp(&read.files.client_crl_files);
+        if now == read.lists || read.refused.as_ref() == Some(&now) {
+            return;
+        }
+        match self.clients.admitted().with_lists(&read.files) {
+            Ok(admitted) => {
+                tracing::info!(target: "tls", revoked = admitted.revoked(), "revocation lists were read anew");
+                metrics::counter!("client_crl_reads_total", "outcome" => "read").increment(1);
+                self.clients.admit(Arc::new(admitted));
+                (read.lists, read.refused) = (now, None);
+            }
+            Err(error) => {
+                tracing::error!(target: "tls", why = format!("{error:#}"), "a new revocation list is refused; the old ones stay in force");
+                metrics::counter!("client_crl_reads_total", "outcome" => "refused").increment(1);
+                read.refused = Some(now);
+            }
+        }
+    }
+
+    /// Asks authorities again about the certificates that are shown now, where that is due.
+    pub async fn renew_answers(&self) {
+        let admitted = self.clients.admitted();
+        if let Some(ocsp) = admitted.ocsp() {
+            ocsp.renew().await;
+        }
+    }
+
+    /// Who judges client certificates.
+    #[must_use]
+    pub const fn clients(&self) -> &Arc<Clients> {
+        &self.clients
     }
 
     /// The configuration of handshakes.
@@ -77,8 +139,8 @@ impl Tls {
 
     /// What a client's certificates count for, whenever it is asked: a resumed session shows those of its first handshake.
     #[must_use]
-    pub fn shown(self: &Arc<Self>, chain: &[CertificateDer<'_>]) -> Shown {
-        Shown::new(self.clients.clone(), chain.iter().map(|certificate| certificate.clone().into_owned()).collect())
+    pub fn shown(&self, chain: Vec<CertificateDer<'static>>) -> Shown {
+        self.clients.shown(chain)
     }
 
     /// What accepts the next connection.
@@ -94,7 +156,7 @@ impl Tls {
 /// As [`Tls::open`].
 pub fn check(files: &TlsFiles) -> anyhow::Result<()> {
     certified(files)?;
-    Admitted::of(files).map(drop)
+    Admitted::of(files, None).map(drop)
 }
 
 fn certified(files: &TlsFiles) -> anyhow::Result<Arc<CertifiedKey>> {

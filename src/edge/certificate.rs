@@ -5,7 +5,10 @@ use std::sync::Arc;
 use ledger::Mistake;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokens::certificate::{Authority, Certificate, Purpose, Said};
+use tokens::{
+    access::AccessClaims,
+    certificate::{Authority, Certificate, Purpose, Said},
+};
 
 use crate::{
     refusal::Refusal,
@@ -305,6 +308,14 @@ pub struct Holder {
     pub not_after: i64,
     /// What there is to tell of it: names, thumbprint, authority.
     pub claims: Map<String, Value>,
+}
+
+impl Holder {
+    /// The same from what was believed of it.
+    #[must_use]
+    pub fn of(claims: &AccessClaims) -> Self {
+        Self { name: claims.sub.clone(), scope: claims.scope.clone(), not_after: claims.exp, claims: Map::clone(&claims.raw) }
+    }
 }
 
 impl Ready {

@@ -63,15 +63,21 @@ fn credential(name: &str) -> bool {
     matches!(name, "authorization" | "dpop" | "proxy-authorization" | "x-api-key")
 }
 
-/// What a client claims about its own address or certificate, for proxies only to say.
+/// What a client claims about its own address, for proxies only to say.
 fn provenance(name: &str) -> bool {
     let Some(first) = name.bytes().next() else { return false };
-    if first != b'x' && first != b'f' && first != b'c' {
+    if first != b'x' && first != b'f' {
         return false;
     }
     let is = |own: &str| own.len() == name.len() && own.bytes().zip(name.bytes()).all(|(a, b)| a == fold(b));
     let begins = |own: &str| own.len() <= name.len() && own.bytes().zip(name.bytes()).all(|(a, b)| a == fold(b));
-    is("forwarded") || begins("x-forwarded-") || is("x-real-ip") || is("client-cert") || is("client-cert-chain")
+    is("forwarded") || begins("x-forwarded-") || is("x-real-ip")
+}
+
+/// What is said of a client certificate (RFC 9440): nobody's word but the gateway's own goes on.
+fn certificate(name: &str) -> bool {
+    let is = |own: &str| own.len() == name.len() && own.bytes().zip(name.bytes()).all(|(a, b)| a == fold(b));
+    name.starts_with('c') && (is("client-cert") || is("client-cert-chain"))
 }
 
 /// What a route and a peer allow to pass.
@@ -156,6 +162,7 @@ fn unwelcome(name: &str, rules: &Rules<'_>) -> bool {
         || name == "expect"
         || (!rules.forward_credentials && credential(name))
         || (!rules.trusted_peer && provenance(name))
+        || certificate(name)
         || rules.aliases.covers(name)
 }
 

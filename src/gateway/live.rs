@@ -7,11 +7,13 @@ use std::{
 
 use ledger::RevocationSet;
 
-use crate::seen::Believed;
+use crate::{Standing, certificate, seen::Believed};
 
 /// One open thing.
 struct Open {
     believed: Rc<Believed>,
+    /// The certificate of the connection, where the credential rests on it.
+    standing: Option<Standing>,
     waker: Waker,
     over: Rc<Cell<bool>>,
 }
@@ -51,17 +53,20 @@ impl Live {
 
     /// Ends what was revoked or has expired. Returns how many.
     pub(crate) fn sweep(&self, revoked: &RevocationSet, now: i64) -> usize {
-        self.end(|believed| {
-            let identity = &believed.identity;
+        self.end(|open| {
+            let identity = &open.believed.identity;
+            if open.standing.as_ref().is_some_and(|standing| standing().is_err()) {
+                return true;
+            }
             identity.claims.exp <= now || revoked.revoked(&identity.facts()).is_some() || identity.ended_elsewhere(revoked)
         })
     }
 
     /// Ends everything for which `over` holds.
-    fn end(&self, over: impl Fn(&Believed) -> bool) -> usize {
+    fn end(&self, over: impl Fn(&Open) -> bool) -> usize {
         let mut wakers = Vec::new();
         for open in self.open.borrow().iter().flatten() {
-            if !open.over.get() && over(&open.believed) {
+            if !open.over.get() && over(open) {
                 open.over.set(true);
                 wakers.push(open.waker.clone());
             }
@@ -76,12 +81,14 @@ impl Live {
 pub(crate) struct Lease {
     live: Rc<Live>,
     believed: Rc<Believed>,
+    standing: Option<Standing>,
     watched: Option<(usize, Rc<Cell<bool>>)>,
 }
 
 impl Lease {
-    pub(crate) fn new(live: &Rc<Live>, believed: &Rc<Believed>) -> Self {
-        Self { live: Rc::clone(live), believed: Rc::clone(believed), watched: None }
+    pub(crate) fn new(live: &Rc<Live>, believed: &Rc<Believed>, standing: Option<&Standing>) -> Self {
+        let standing = standing.filter(|_| certificate::rests_on(believed)).cloned();
+        Self { live: Rc::clone(live), believed: Rc::clone(believed), standing, watched: None }
     }
 
     /// Whether the credential has ended.
@@ -100,7 +107,7 @@ impl Lease {
             return;
         }
         let over = Rc::new(Cell::new(false));
-        let open = Open { believed: Rc::clone(&self.believed), waker: cx.waker().clone(), over: Rc::clone(&over) };
+        let open = Open { believed: Rc::clone(&self.believed), standing: self.standing.clone(), waker: cx.waker().clone(), over: Rc::clone(&over) };
         self.watched = Some((self.live.put(open), over));
     }
 

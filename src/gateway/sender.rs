@@ -7,7 +7,7 @@ use edge::{
 };
 use http::HeaderName;
 use tokens::{
-    certificate::Certificate,
+    certificate::{Certificate, Doubt},
     confirmation::Scheme,
     dpop::{self, Expected, Proof, Target, Unproved},
 };
@@ -39,7 +39,11 @@ pub(crate) fn check(
         })?)),
     };
     let jkt = proof.as_ref().map(|p| p.jkt.as_str());
-    let certificate = asked.certificate.and_then(|standing| standing());
+    let certificate = match asked.certificate.map(|standing| standing()) {
+        // A token that is bound to it can be neither believed nor disbelieved.
+        Some(Err(Doubt::Undecided(why))) if bound.is_some_and(|cnf| cnf.x5t_s256.is_some()) => return Err(Refusal::Undecided(why)),
+        shown => shown.and_then(Result::ok),
+    };
     admission::sender(guard.sender, scheme, bound, jkt, certificate.as_ref().map(Certificate::x5t_s256))?;
     Ok(proof)
 }

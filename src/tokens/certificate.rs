@@ -121,6 +121,11 @@ impl Certificate {
     pub fn x5t_s256(&self) -> &str {
         &self.thumbprint
     }
+    /// The same, hexadecimal.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        b64::decode(&self.thumbprint).unwrap_or_default().iter().map(|octet| format!("{octet:02x}")).collect()
+    }
     /// Its octets.
     #[must_use]
     pub fn der(&self) -> &[u8] {
