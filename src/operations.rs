@@ -105,6 +105,7 @@ async fn admin_token(foundation: &Foundation) -> anyhow::Result<(String, i64)> {
         confirmation: None,
         details: None,
         actor: None,
+        device: None,
         from: None,
     };
     let access = issue::access_token(&context, &order).map_err(|_| anyhow!("no token could be issued"))?;
@@ -173,7 +174,10 @@ pub async fn check(config: &Config, json: bool) -> Result<(), Failure> {
     match readable(config).await {
         Ok(foundation) => {
             match routes::read(&*foundation.store, &config.issuer, config.default_policy.as_deref()).await? {
-                Ok(table) => wrong.extend(upstreams_tls(&table)),
+                Ok(table) => {
+                    wrong.extend(upstreams_tls(&table));
+                    wrong.extend(crate::logins::lacking(config, &table));
+                }
                 Err(mistakes) => wrong.extend(mistakes.iter().map(|mistake| format!("{}: {}", mistake.at, mistake.why))),
             }
         }

@@ -108,6 +108,12 @@ fn describe() {
     metrics::describe_counter!("auth_decisions_total", "Decisions of the gateway by route, outcome and reason");
     metrics::describe_counter!("access_log_dropped_total", "Batches of the access log that could not be written");
     metrics::describe_counter!("trace_spans_total", "Spans handed to the exporter");
+    metrics::describe_gauge!("upstream_up", "1 while requests go to the target, by upstream and target");
+    metrics::describe_counter!("upstream_faults_total", "Requests a target failed: no connection, no answer in time, 500, 502, 503, 504");
+    metrics::describe_counter!("upstream_ejections_total", "How often a target was passed over for a while because requests failed");
+    metrics::describe_counter!("upstream_breaker_opened_total", "How often the circuit breaker of a target opened");
+    metrics::describe_counter!("upstream_retries_total", "Requests sent again, by upstream and reason");
+    metrics::describe_counter!("upstream_refused_total", "Requests refused with 503 for their upstream's sake, by upstream and reason");
     metrics::describe_counter!("store_purged_rows_total", "Expired rows deleted");
     metrics::describe_gauge!("db_rows", "Rows by table");
     metrics::describe_gauge!("cache_entries", "Entries by cache");

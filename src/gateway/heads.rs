@@ -1,7 +1,8 @@
 //! How long the head of a request may take over HTTP/2: the frames of a connection are followed by their headers only.
 //!
 //! A connection must have brought its first field block, and a field block that was begun must be ended (RFC 9113 §6.10),
-//! within the same time as a head over HTTP/1.
+//! within the same time as a head over HTTP/1. A peer that takes back more than every other request it makes (CVE-2023-44487) is
+//! left alone.
 use std::{
     io,
     pin::Pin,
@@ -16,8 +17,11 @@ use tokio::{
 
 const PREFACE: usize = 24;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
+/// How many more requests than every other one may be taken back.
+const TAKEN_BACK: u32 = 500;
 
 /// Where in the frames a connection is.
 #[derive(Debug)]
@@ -31,11 +35,13 @@ struct Frames {
     open: bool,
     /// The frame being passed over ends the field block.
     ends: bool,
+    /// Two for every request taken back, less one for every request.
+    taken_back: u32,
 }
 
 impl Frames {
     const fn new() -> Self {
-        Self { skip: PREFACE, header: [0; 9], got: 0, open: true, ends: false }
+        Self { skip: PREFACE, header: [0; 9], got: 0, open: true, ends: false, taken_back: 0 }
     }
 
     fn read(&mut self, mut octets: &[u8]) {
@@ -56,6 +62,11 @@ impl Frames {
                 self.got = 0;
                 let [a, b, c, kind, flags, ..] = self.header;
                 self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                match kind {
+                    HEADERS => self.taken_back = self.taken_back.saturating_sub(1),
+                    RST_STREAM => self.taken_back = self.taken_back.saturating_add(2),
+                    _ => {}
+                }
                 let fields = kind == HEADERS || kind == CONTINUATION;
                 self.open |= fields;
                 self.ends = fields && flags & END_HEADERS != 0;
@@ -86,6 +97,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Heads<T> {
         match Pin::new(&mut this.io).poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
                 this.frames.read(buf.filled().get(before..).unwrap_or_default());
+                if this.frames.taken_back > TAKEN_BACK {
+                    tracing::info!(target: "gateway", "a peer takes its requests back again and again: left alone");
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                }
                 if !this.frames.open {
                     this.sleep = None;
                 }
@@ -133,6 +148,18 @@ mod tests {
         let mut into = [0; 1024];
         let reading = async { while heads.read(&mut into).await.is_ok_and(|n| n > 0) {} };
         tokio::time::timeout(Duration::from_millis(300), reading).await.is_err()
+    }
+
+    #[test]
+    fn taking_back_every_other_request_is_borne_and_taking_back_all_is_not() {
+        let frame = |kind| [0, 0, 0, kind, END_HEADERS, 0, 0, 0, 1];
+        let after = |round: &[u8]| {
+            let mut frames = Frames { skip: 0, ..Frames::new() };
+            (0..5_000).for_each(|_| round.iter().for_each(|kind| frames.read(&frame(*kind))));
+            frames.taken_back
+        };
+        assert!(after(&[HEADERS, HEADERS, RST_STREAM]) <= TAKEN_BACK);
+        assert!(after(&[HEADERS, RST_STREAM]) > TAKEN_BACK);
     }
 
     #[tokio::test]
