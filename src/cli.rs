@@ -115,14 +115,23 @@ enum Command {
         #[arg(long, default_value = "GET")]
         method: String,
         /// The request's target: path and query.
-        #[arg(long)]
-        path: String,
+        #[arg(long, required_unless_present_any = ["file", "request_id"])]
+        path: Option<String>,
         /// The request's host.
         #[arg(long)]
         host: Option<String>,
         /// The bearer token it carries.
         #[arg(long)]
         token: Option<String>,
+        /// A file of tests instead, `{"tests": [{"name", "request", "expect"}]}`: fails if a decision is not the expected one.
+        #[arg(long, conflicts_with_all = ["path", "host", "token", "request_id"])]
+        file: Option<PathBuf>,
+        /// Asks the running process why this request (its `X-Request-Id`) was refused.
+        #[arg(long, conflicts_with_all = ["path", "host", "token"], requires = "admin_token_file")]
+        request_id: Option<String>,
+        /// A file with an access token for its administration API.
+        #[arg(long)]
+        admin_token_file: Option<PathBuf>,
         /// One JSON object on standard output.
         #[arg(long)]
         json: bool,
@@ -272,9 +281,16 @@ async fn offline(command: Command) -> Result<(), Failure> {
         Command::Gc { config, once: _ } => operations::gc(&load(&config.file)?).await,
         Command::Backup { config, to } => operations::backup(&load(&config.file)?, &to).await,
         Command::Restore { config, from } => operations::restore(&load(&config.file)?, &from).await,
-        Command::Explain { config, method, path, host, token, json } => {
-            let asked = explain::Asked { method: &method, path: &path, host: host.as_deref(), token: token.as_deref() };
-            explain::run(&load(&config.file)?, &asked, json).await
+        Command::Explain { config, method, path, host, token, file, request_id, admin_token_file, json } => {
+            let config = load(&config.file)?;
+            match (file, request_id.zip(admin_token_file)) {
+                (Some(file), _) => explain::test(&config, &file, json).await,
+                (None, Some((id, token))) => explain::remembered(&config, &id, &token, json).await,
+                (None, None) => {
+                    let asked = explain::Asked { method: Some(method), path: path.unwrap_or_default(), host, token, ..Default::default() };
+                    explain::run(&config, asked, json).await
+                }
+            }
         }
         Command::Quickstart { .. } | Command::Serve(_) | Command::Policy { .. } | Command::ConfigDocs => Ok(()),
     }

@@ -39,6 +39,7 @@ use crate::{
     jobs,
     observer::Told,
     listen::Timed,
+    logins,
     own_tokens::OwnTokens,
     proxied::Proxied,
     routes,

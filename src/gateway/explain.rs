@@ -20,7 +20,7 @@ use crate::{
     asked::Asked,
     explained::{Explanation, Sought},
     seen::Believed,
-    worker::Worker,
+    worker::{Current, Worker},
 };
 
 /// A request to be explained.
@@ -131,12 +131,17 @@ impl Assumed {
 impl Gateway {
     /// Explains a request, asking the authorization server where the route demands it.
     pub async fn explain(self: &Arc<Self>, question: Question) -> Explanation {
+        self.explain_under(None, question).await
+    }
+
+    /// The same under another route table than the one in force.
+    pub async fn explain_under(self: &Arc<Self>, table: Option<Arc<RouteTable>>, question: Question) -> Explanation {
         let (tell, told) = tokio::sync::oneshot::channel();
         let gateway = Arc::clone(self);
         // The phases belong to a thread of their own, as everywhere.
         std::thread::spawn(move || {
             if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                let _ = tell.send(runtime.block_on(gateway.reason(&question)));
+                let _ = tell.send(runtime.block_on(gateway.reason(table, &question)));
             }
         });
         told.await.unwrap_or_else(|_| Explanation { reason: "no_thread".into(), status: Some(503), ..Explanation::default() })
@@ -165,18 +170,18 @@ impl Gateway {
         self.remembered.put(self.parts.clock.now_ms(), peer, method, Explanation::of(entry, account, outcome));
     }
 
-    async fn reason(self: Arc<Self>, question: &Question) -> Explanation {
+    async fn reason(self: Arc<Self>, table: Option<Arc<RouteTable>>, question: &Question) -> Explanation {
         let worker = Worker::new(&self, CancellationToken::new());
-        let current = worker.current();
+        let current = table.map_or_else(|| worker.current(), Current::new);
         let mut account = Account::default();
-        let outcome = decide(&worker, question, &mut account).await;
+        let outcome = decide(&worker, &current, question, &mut account).await;
         let entry = account.route.and_then(|at| current.table.entries().get(at));
         let told = Explanation::of(entry, &account, outcome);
         Explanation { method: question.method.to_string(), peer: Some(question.peer), ..told }.narrated()
     }
 }
 
-async fn decide(worker: &Rc<Worker>, question: &Question, account: &mut Account) -> Result<(), Refusal> {
+async fn decide(worker: &Rc<Worker>, current: &Current, question: &Question, account: &mut Account) -> Result<(), Refusal> {
     let (path, query) = match question.target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (question.target.as_str(), None),
@@ -188,7 +193,6 @@ async fn decide(worker: &Rc<Worker>, question: &Question, account: &mut Account)
     let host = edge::host::Host::parse(question.host.as_bytes()).map_err(|_| Refusal::Malformed("host"))?;
     let path = edge::path::normalise(path).map_err(|why| Refusal::Malformed(why.reason()))?;
     account.path = path.clone().into_owned();
-    let current = worker.current();
     let (at, entry) = match current.table.find(host.name, &path, &question.method, &question.headers) {
         Matched::Route(at, entry) => (at, entry),
         Matched::OtherMethods => return Err(Refusal::Method),
@@ -222,5 +226,5 @@ async fn decide(worker: &Rc<Worker>, question: &Question, account: &mut Account)
         certificate: None,
         rehearsal: true,
     };
-    admit::admit(worker, &current, entry, &asked, account).await.map(|_| ())
+    admit::admit(worker, current, entry, &asked, account).await.map(|_| ())
 }

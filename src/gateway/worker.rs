@@ -40,7 +40,7 @@ pub(crate) struct Current {
 }
 
 impl Current {
-    fn new(table: Arc<RouteTable>) -> Rc<Self> {
+    pub(crate) fn new(table: Arc<RouteTable>) -> Rc<Self> {
         let meters = table.entries().iter().map(|e| Meter::new(Arc::clone(&e.id))).collect();
         Rc::new(Self { table, meters, none: Meter::new("".into()), counts: Counts::default() })
     }

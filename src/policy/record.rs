@@ -53,6 +53,9 @@ impl Record for Policy {
         if !named {
             found.push(Mistake::new("id", "1 to 128 letters, digits, '.', '_', '-' or ':'"));
         }
+        if self.id == "dry-run" {
+            found.push(Mistake::new("id", "is the name of an operation"));
+        }
         if self.cedar.len() > MAX_TEXT {
             found.push(Mistake::new("cedar", "at most 64 KiB"));
         } else if let Err(why) = compiled::parse(&self.id, &self.cedar) {
