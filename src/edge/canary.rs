@@ -147,6 +147,12 @@ impl Split {
         }
     }
 
+    /// What it is, in words.
+    #[must_use]
+    pub fn told(&self) -> String {
+        format!("{} of a hundred callers go to the canary {}", self.weight, self.entry.upstream.id)
+    }
+
     /// Whether a request goes to the canary.
     #[must_use]
     pub fn takes(&self, who: Option<&Identity>, source: IpAddr, headers: &HeaderMap) -> bool {

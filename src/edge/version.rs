@@ -236,6 +236,21 @@ impl Life {
         }
     }
 
+    /// What it is, in words.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let mut out = format!("version is {:?}", self.name.as_deref().unwrap_or("unnamed"));
+        for (what, at) in [("deprecated", self.deprecated_at), ("gone", self.sunset_at)] {
+            if let Some(at) = at {
+                out.push_str(&format!(", {what} from {}", http_date(at).unwrap_or_default()));
+            }
+        }
+        if !self.windows.is_empty() {
+            out.push_str(&format!(", {} brown-outs", self.windows.len()));
+        }
+        out
+    }
+
     /// Where in its life it is.
     #[must_use]
     pub fn stage(&self, now: i64) -> &'static str {

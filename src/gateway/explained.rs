@@ -114,6 +114,12 @@ pub struct Explanation {
     pub route: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<Arc<str>>,
+    /// The life of the version it asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Where some of the route's requests go instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<String>,
     /// What the route demands; absent where it demands nothing or lets nobody through.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub demanded: Option<Demanded>,
@@ -211,6 +217,8 @@ impl Explanation {
             caller: account.who.as_ref().map(|believed| Caller::of(&believed.identity)),
             policy: account.judged.as_ref().map(Judged::of),
             policy_shadow: account.tried.as_ref().map(Judged::of),
+            version: entry.and_then(|entry| entry.life.as_ref()).map(|life| life.told()),
+            canary: entry.and_then(|entry| entry.canary.as_ref()).map(|split| split.told()),
             limit: account.verdict.map(|v| Counted { allowed: v.allowed, remaining: v.remaining, retry_after_ms: v.retry_after_ms }),
             ..Self::default()
         }
@@ -227,6 +235,7 @@ impl Explanation {
             let upstream = self.upstream.as_deref().unwrap_or_default();
             steps.push(format!("route is {route} to upstream {upstream}, {}", self.demands()));
         }
+        steps.extend(self.version.iter().chain(&self.canary).cloned());
         if let Some(caller) = &self.caller {
             steps.push(caller.told());
         }
