@@ -450,6 +450,19 @@ fn route_auth() -> Value {
             "sender_constraint": { "type": "array", "maxItems": 2, "items": { "type": "string", "enum": ["dpop", "mtls"] }, "description": "The token must be bound by one of these; absent: it may be." },
             "acr_values": texts("The token's `acr` must be one of these or a stronger one (RFC 9470); absent: any."),
             "max_age": duration("How long ago the person may have logged in (the token's `auth_time`)."),
+            "certificate": closed(&[], json!({
+                "subject": { "description": "Which name of a certificate is the caller's: the first kind of these that it has. Absent: `san_uri`, `san_dns`, `san_email`, `cn`, `subject_dn`.", "oneOf": [
+                    choice("One kind alone.", &["san_uri", "san_dns", "san_email", "cn", "subject_dn", "x5t"]),
+                    { "type": "array", "minItems": 1, "maxItems": 6, "items": { "type": "string", "enum": ["san_uri", "san_dns", "san_email", "cn", "subject_dn", "x5t"] } },
+                ] },
+                "spiffe_trust_domains": texts("Only certificates with a SPIFFE ID of one of these trust domains count; absent: any certificate."),
+                "authorities": texts("Authorities of the listener (`client_ca_files`) by common name, SHA-256 fingerprint or file name; absent: all."),
+                "allow": { "type": "array", "maxItems": 1024, "description": "Who may come (403 otherwise); absent: whoever has a certificate. A name; a URI that ends in `/*`; `*.` and a DNS name; `*`.", "items": { "oneOf": [
+                    { "type": "string", "minLength": 1, "maxLength": 2048 },
+                    closed(&["name"], json!({ "name": text("The name."), "scopes": texts("What it may: these count as the token's scopes do.") })),
+                ] } },
+                "client_usage": flag("The certificate has to say that it is for clients (extended key usage `clientAuth`).", false),
+            })),
         }),
     )
 }
@@ -484,6 +497,10 @@ pub fn route() -> Value {
                         "alg": choice("What it is signed with; `ES256` when absent.", &["ES256", "EdDSA"]),
                         "request": flag("Names the request it is for (`htm`, `htu`); each is then signed anew.", false),
                     })),
+                ] },
+                "client_certificate": { "description": "Tells the upstream the client certificate in `Client-Cert` (RFC 9440); `chain`: and what is between it and its authority in `Client-Cert-Chain`.", "oneOf": [
+                    { "type": "boolean" },
+                    { "type": "string", "enum": ["chain"] },
                 ] },
                 "phantom": flag("The assertion stands in `Authorization: Bearer` where the credential stood: opaque outside, a JWT inside.", false),
             })),
