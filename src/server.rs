@@ -25,7 +25,6 @@ use http::{Request, Response, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
 use outbound::Outbound;
 use rustls_pki_types::CertificateDer;
-use tokens::secret::Plain;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service as _;
 use web::{App, Parts, Peer, account::hashing::Hashing};
