@@ -97,9 +97,6 @@ fn is_auto(protocol: &Protocol) -> bool {
     *protocol == Protocol::Auto
 }
 
-/// The text of a refusal of what later versions bring.
-pub(crate) const UNSUPPORTED: &str = "not supported by this version";
-
 impl Upstream {
     /// What is wrong apart from its id (inline upstreams have none).
     #[must_use]
