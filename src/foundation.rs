@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use admin::{Actor, Objects};
 use anyhow::Context as _;
-use ledger::{Committed, Listener, RevocationSet, Store, StoreError};
+use ledger::{Committed, Listener, Revocation, RevocationKind, RevocationSet, Store, StoreError};
 use protocol::Settings;
 use store::{Database, OpenError};
 use tokens::{Clock, Entropy, keyring::Rotation, seal::Kek, secret::Plain};
@@ -48,6 +48,21 @@ impl Listener for Hears {
         }
         self.0.advance(batch.head);
     }
+}
+
+/// What ended browser sessions of a gateway process of its own, in its own database. The rest, and where the ledger is, its authorization
+/// server's feed tells.
+struct HearsSessions(Arc<RevocationSet>);
+
+impl Listener for HearsSessions {
+    fn committed(&self, batch: &Committed) {
+        batch.revocations.iter().filter(|revocation| ends_sessions(revocation)).for_each(|revocation| self.0.apply(revocation));
+    }
+}
+
+/// Whether it is about one session of a gateway, or about what another issuer said.
+fn ends_sessions(revocation: &Revocation) -> bool {
+    revocation.kind == RevocationKind::Token || revocation.id.contains('|')
 }
 
 /// Opens the database alone.
@@ -126,6 +141,9 @@ impl Foundation {
         if keys.is_some() {
             store.listen(Arc::new(Hears(revoked.clone())));
             fill(&*store, &revoked, clock.now()).await?;
+        } else {
+            store.listen(Arc::new(HearsSessions(revoked.clone())));
+            fill_sessions(&*store, &revoked, clock.now()).await?;
         }
         Ok(Self { database, store, clock, entropy, keys, revoked, kek, settings: config.settings(), key_uses: Arc::default() })
     }
@@ -199,4 +217,15 @@ async fn fill(store: &dyn Store, revoked: &RevocationSet, now: i64) -> Result<()
     }
     revoked.advance(head);
     Ok(())
+}
+
+/// Loads what ended browser sessions before this process listened.
+async fn fill_sessions(store: &dyn Store, revoked: &RevocationSet, now: i64) -> Result<(), StoreError> {
+    let mut after = 0;
+    loop {
+        let page = store.revocations(after, now, 1000).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = last.seq;
+        page.iter().filter(|revocation| ends_sessions(revocation)).for_each(|revocation| revoked.apply(revocation));
+    }
 }

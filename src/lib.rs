@@ -13,6 +13,7 @@ pub mod jobs;
 pub mod key_uses;
 pub mod keys;
 pub mod listen;
+pub mod logins;
 pub mod observer;
 pub mod operations;
 pub mod own_tokens;

@@ -23,8 +23,6 @@ use crate::{asked::Asked, body::AnswerBody, worker::Worker};
 
 /// Seconds a person has to log in.
 pub(super) const PATIENCE_S: i64 = 600;
-/// Logins one source may begin.
-const OF_A_SOURCE: Quota = Quota::per(600, 60);
 /// Logins one browser may begin: more of them lead nowhere, and would go on for ever.
 const OF_A_BROWSER: Quota = Quota::per(12, 60);
 /// Octets of a binding's randomness.
@@ -83,7 +81,10 @@ async fn begin(
 ) -> Result<Response<AnswerBody>, Refusal> {
     let parts = &sessions.parts;
     let now_ms = sessions.now_ms();
-    let counted = parts.counters.hit(&format!("gateway_login:{}", crate::limit::source(source)), &OF_A_SOURCE, 1, now_ms).await;
+    let counted = parts
+        .counters
+        .hit(&format!("gateway_login:{}", crate::limit::source(source)), &Quota::per(sessions.settings().logins_per_minute, 60), 1, now_ms)
+        .await;
     if !counted.allowed {
         return Err(Refusal::Limited(counted));
     }

@@ -30,6 +30,8 @@ pub struct SessionSettings {
     pub refresh: bool,
     /// Whether the userinfo endpoint is asked at the login.
     pub userinfo: bool,
+    /// Logins that one source may begin in a minute.
+    pub logins_per_minute: u32,
     pub paths: Paths,
     /// Where the login server leads after a logout.
     pub post_logout_redirect_uri: Option<String>,
