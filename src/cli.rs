@@ -2,6 +2,7 @@
 use std::{
     fmt,
     io::Write as _,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -123,12 +124,18 @@ enum Command {
         /// The bearer token it carries.
         #[arg(long)]
         token: Option<String>,
+        /// The API key it carries.
+        #[arg(long, conflicts_with = "token")]
+        api_key: Option<String>,
         /// A file of tests instead, `{"tests": [{"name", "request", "expect"}]}`: fails if a decision is not the expected one.
-        #[arg(long, conflicts_with_all = ["path", "host", "token", "request_id"])]
+        #[arg(long, conflicts_with_all = ["path", "host", "token", "api_key", "request_id"])]
         file: Option<PathBuf>,
         /// Asks the running process why this request (its `X-Request-Id`) was refused.
-        #[arg(long, conflicts_with_all = ["path", "host", "token"], requires = "admin_token_file")]
+        #[arg(long, conflicts_with_all = ["path", "host", "token", "api_key"], requires = "admin_token_file")]
         request_id: Option<String>,
+        /// Its administration listener, if it is not the configured one.
+        #[arg(long, requires = "request_id")]
+        admin: Option<SocketAddr>,
         /// A file with an access token for its administration API.
         #[arg(long)]
         admin_token_file: Option<PathBuf>,
@@ -281,13 +288,16 @@ async fn offline(command: Command) -> Result<(), Failure> {
         Command::Gc { config, once: _ } => operations::gc(&load(&config.file)?).await,
         Command::Backup { config, to } => operations::backup(&load(&config.file)?, &to).await,
         Command::Restore { config, from } => operations::restore(&load(&config.file)?, &from).await,
-        Command::Explain { config, method, path, host, token, file, request_id, admin_token_file, json } => {
+        Command::Explain { config, method, path, host, token, api_key, file, request_id, admin, admin_token_file, json } => {
             let config = load(&config.file)?;
             match (file, request_id.zip(admin_token_file)) {
                 (Some(file), _) => explain::test(&config, &file, json).await,
-                (None, Some((id, token))) => explain::remembered(&config, &id, &token, json).await,
+                (None, Some((id, token))) => {
+                    let asked = explain::Remembered { token_file: &token, admin };
+                    explain::remembered(&config, &id, asked, json).await
+                },
                 (None, None) => {
-                    let asked = explain::Asked { method: Some(method), path: path.unwrap_or_default(), host, token, ..Default::default() };
+                    let asked = explain::Asked { method: Some(method), path: path.unwrap_or_default(), host, token, api_key, ..Default::default() };
                     explain::run(&config, asked, json).await
                 }
             }

@@ -1,7 +1,7 @@
 //! `doorward explain`: why the gateway would let a request through or refuse it, through the very admission that decides; a table of requests
 //! with the decisions expected of them; and, of a running process, why a request was refused.
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     sync::Arc,
 };
@@ -20,6 +20,7 @@ use crate::{
     cli::{Failure, say, say_json},
     config::{Config, Role},
     operations,
+    quickstart::call::{Credential, call},
     server::{self, Ground},
     telemetry,
 };
@@ -259,18 +260,31 @@ impl Expected {
     }
 }
 
+/// Where a running process is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Remembered<'a> {
+    /// Holds an access token for its administration API.
+    pub token_file: &'a Path,
+    /// Its administration listener, if it is not the configured one.
+    pub admin: Option<SocketAddr>,
+}
+
 /// Asks a running process why a request was refused.
 ///
 /// # Errors
 /// It cannot be reached, does not know the request, or does not take the token.
-pub async fn remembered(config: &Config, request_id: &str, token_file: &Path, json: bool) -> Result<(), Failure> {
+pub async fn remembered(config: &Config, request_id: &str, asked: Remembered<'_>, json: bool) -> Result<(), Failure> {
+    let Remembered { token_file, admin } = asked;
+    if config.admin_tls.is_some() {
+        return Err(Failure::Usage(
+            "the administration listener speaks TLS: ask it for /admin/v1/explanations/{request_id} yourself".into(),
+        ));
+    }
     let token = std::fs::read_to_string(token_file).with_context(|| token_file.display().to_string())?;
-    let scheme = if config.admin_tls.is_some() { "https" } else { "http" };
     let id: String = request_id.bytes().map(|b| format!("%{b:02X}")).collect();
-    let url = format!("{scheme}://{}/admin/v1/explanations/{id}", config.server.admin_listen);
-    let answer = reqwest::Client::new().get(&url).bearer_auth(token.trim()).send().await.context("the administration API")?;
-    let status = answer.status().as_u16();
-    let told: Value = answer.json().await.context("the administration API's answer")?;
+    let at = admin.unwrap_or(config.server.admin_listen);
+    let answer = call(at, &format!("/admin/v1/explanations/{id}"), Credential::Bearer(token.trim()), None).await?;
+    let (status, told) = (answer.status.as_u16(), answer.body);
     if status != 200 {
         let why = told.get("detail").or_else(|| told.get("title")).and_then(Value::as_str).unwrap_or("no reason given");
         return Err(Failure::Failed(anyhow!("{status}: {why}")));

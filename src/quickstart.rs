@@ -1,5 +1,5 @@
 //! From nothing to a protected call on one machine: a demo set-up on loopback, and the tour through it over real HTTP.
-mod call;
+pub(crate) mod call;
 mod tour;
 mod upstream;
 
