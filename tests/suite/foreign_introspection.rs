@@ -94,7 +94,7 @@ fn a_token_the_issuer_vouches_for_passes_and_is_remembered_for_a_while() {
 fn b64_std(text: &str) -> String {
     let url = b64(text).replace('-', "+").replace('_', "/");
     let pad = (4 - url.len() % 4) % 4;
-    url + &"=".repeat(pad)
+    format!("{url}{}", "=".repeat(pad))
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Another certified authorization server (oidc-provider) trusted beside ours: its JWTs by discovery, its opaque tokens by introspection.
 use std::sync::OnceLock;
 
-use aws_lc_rs::encoding::AsDer;
 use serde_json::{Value, json};
 
 use crate::kit::apart::stage;
@@ -20,7 +19,7 @@ struct World {
 
 /// A key's PKCS#8 document as PEM.
 fn pem(key: &Key) -> String {
-    let der: aws_lc_rs::encoding::Pkcs8V1Der<'_> = key.pair.as_der().expect("a document");
+    let der = key.pair.to_pkcs8v1().expect("a document");
     let text = crate::kit::http::b64(der.as_ref()).replace('-', "+").replace('_', "/");
     let pad = "=".repeat((4 - text.len() % 4) % 4);
     format!("-----BEGIN PRIVATE KEY-----\n{text}{pad}\n-----END PRIVATE KEY-----\n")
