@@ -22,7 +22,7 @@ const provider = new Provider(issuer, {
     devInteractions: { enabled: false },
     clientCredentials: { enabled: true },
     introspection: { enabled: true, allowedPolicy: () => true },
-    jwtIntrospection: { enabled: true, ack: 'draft-10' },
+    jwtIntrospection: { enabled: true },
     revocation: { enabled: true },
     resourceIndicators: {
       enabled: true,
