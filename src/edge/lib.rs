@@ -11,6 +11,7 @@ pub mod bounds;
 pub mod breaker;
 pub mod canary;
 pub mod certificate;
+pub mod cors;
 pub mod credentials;
 pub mod exchange;
 pub mod forwarded;
@@ -35,6 +36,7 @@ pub mod step_up;
 pub mod table;
 pub mod upstream;
 pub mod upstream_tls;
+pub mod validation;
 pub mod version;
 pub mod version_match;
 

@@ -42,6 +42,12 @@ pub enum Refusal {
     Barred(&'static str),
     /// Believed, but no policy of the route permits this.
     Policy,
+    /// No page of that origin may call so, with the reason for the log (Fetch §3.2).
+    Cors(&'static str),
+    /// It is none of the route's operations.
+    NoOperation,
+    /// The body is of a type or coding that is not taken, with the reason for the log.
+    MediaType(&'static str),
     /// The body is larger than the route takes.
     TooLarge,
     /// The request did not come in time.
@@ -72,12 +78,13 @@ impl Refusal {
             Self::Framing(violation) => violation.status(),
             Self::Malformed(_) | Self::Ambiguous => 400,
             Self::Missing | Self::Invalid(_) | Self::Unbound(_) | Self::Unproved(_) | Self::Nonce | Self::StepUp(..) => 401,
-            Self::Closed | Self::Scope | Self::Barred(_) | Self::Policy => 403,
-            Self::NoRoute => 404,
+            Self::Closed | Self::Scope | Self::Barred(_) | Self::Policy | Self::Cors(_) => 403,
+            Self::NoRoute | Self::NoOperation => 404,
             Self::Method => 405,
             Self::TooSlow => 408,
             Self::Gone | Self::BrownOut { gone: true, .. } => 410,
             Self::TooLarge => 413,
+            Self::MediaType(_) => 415,
             Self::Limited(_) | Self::Crowded => 429,
             Self::BadUpstream(_) => 502,
             Self::Undecided(_) | Self::Full(_) | Self::BrownOut { gone: false, .. } => 503,
@@ -99,9 +106,12 @@ impl Refusal {
             | Self::Undecided(why)
             | Self::Full(why)
             | Self::Barred(why)
+            | Self::Cors(why)
+            | Self::MediaType(why)
             | Self::BadUpstream(why) => why,
             Self::Ambiguous => "two_credentials",
             Self::NoRoute => "no_route",
+            Self::NoOperation => "no_operation",
             Self::Method => "method",
             Self::Closed => "route_closed",
             Self::Missing => "no_credential",
@@ -130,6 +140,9 @@ impl Refusal {
             410 => r#"{"type":"about:blank","title":"Gone","status":410,"detail":"This version of the API is no longer served."}"#,
             413 => r#"{"type":"about:blank","title":"Content Too Large","status":413,"detail":"The body is larger than the route takes."}"#,
             414 => r#"{"type":"about:blank","title":"URI Too Long","status":414,"detail":"The request target is longer than is taken here."}"#,
+            415 => {
+                r#"{"type":"about:blank","title":"Unsupported Media Type","status":415,"detail":"The body is of a type, character set or coding that is not taken here."}"#
+            }
             429 => r#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"The quota is used up; try again later."}"#,
             431 => {
                 r#"{"type":"about:blank","title":"Request Header Fields Too Large","status":431,"detail":"More or longer header fields than are taken here."}"#

@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use http::{HeaderName, Method};
 use ledger::{Mistake, ObjectKind, Record};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::{
     assertion::SignedAssertion,
     canary::Canary,
     exchange::TokenExchange,
     bounds::Limits,
+    cors::Cors,
     certificate::{CertificateRules, ClientCertificate},
     host,
     path,
     rate::RateLimits,
     session::RouteSession,
-    upstream::{UNSUPPORTED, Upstream, good_id},
+    upstream::{Upstream, good_id},
+    validation::Validation,
     version::Version,
     version_match::VersionMatch,
 };
@@ -170,12 +171,12 @@ pub struct Route {
     /// What policies know it by besides its id and upstream: it is in each `Tag`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Not supported by this version.
+    /// Which pages of other origins may call it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cors: Option<Value>,
-    /// Not supported by this version.
+    pub cors: Option<Cors>,
+    /// What its requests have to look like.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub validation: Option<Value>,
+    pub validation: Option<Validation>,
     /// The life of the API's version that this route serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
@@ -246,8 +247,12 @@ impl Record for Route {
         crate::assertion::mistakes(self, &mut out);
         crate::exchange::mistakes(self, &mut out);
         crate::rules::mistakes(self, &mut out);
-        let later = [("cors", &self.cors), ("validation", &self.validation)];
-        out.extend(later.iter().filter(|(_, v)| v.is_some()).map(|(at, _)| Mistake::new(*at, UNSUPPORTED)));
+        if let Some(cors) = &self.cors {
+            cors.mistakes(self, &mut out);
+        }
+        if let Some(Err(mistakes)) = self.validation.as_ref().map(Validation::ready) {
+            out.extend(mistakes);
+        }
         out
     }
 }
@@ -369,7 +374,7 @@ mod tests {
 
     use super::*;
 
-    fn mistakes(value: Value) -> Vec<String> {
+    fn mistakes(value: serde_json::Value) -> Vec<String> {
         serde_json::from_value::<Route>(value).unwrap().mistakes().into_iter().map(|m| m.at).collect()
     }
 
@@ -389,7 +394,7 @@ mod tests {
         let got = mistakes(route);
         for at in [
             "policy",
-            "cors",
+            "cors.allow_origins",
             "validation",
             "auth.sender_constraint",
             "auth.sender_constraint[2]",

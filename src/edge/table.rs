@@ -9,6 +9,7 @@ use tokens::Alg;
 
 use crate::{
     bounds::{Bounds, Limits},
+    cors::{self, Preflight},
     admission::{Accepts, Access, Guard, SenderConstraint},
     assertion::{self, Assertion},
     certificate::{self, ClientCertificate},
@@ -26,6 +27,7 @@ use crate::{
     session,
     step_up::StepUp,
     upstream::Upstream,
+    validation::{Checker, Validation},
     version::{self, Life},
     version_match::{self, Selector},
 };
@@ -52,6 +54,10 @@ pub struct Entry {
     pub limit: Option<Rates>,
     /// Sizes, times, how many at once.
     pub bounds: Option<Box<Bounds>>,
+    /// Which pages of other origins may call it.
+    pub cors: Option<Box<cors::Ready>>,
+    /// What its requests have to look like.
+    pub validation: Option<Arc<Checker>>,
     /// Header → claim.
     pub identity: Vec<(HeaderName, String)>,
     /// Whether the upstream is told the client certificate.
@@ -228,6 +234,30 @@ impl RouteTable {
             other_methods = true;
         }
         if other_methods { Matched::OtherMethods } else { Matched::Nothing }
+    }
+
+    /// Finds the route whose rules answer a page's question whether it may call: of those with the longest prefix that take the
+    /// method, the first that has rules and allows the origin, else the first that has rules. What the page will send in headers is not
+    /// known yet.
+    #[must_use]
+    pub fn preflight<'a>(&'a self, host: &str, path: &str, asked: &Preflight<'_>) -> Option<(usize, &'a Entry, &'a cors::Ready)> {
+        let mut prefix: Option<&str> = None;
+        let mut first = None;
+        for (at, entry) in self.entries.iter().enumerate().filter(|(_, e)| path::under(path, &e.prefix) && e.hosts_match(host)) {
+            if prefix.is_some_and(|p| p != entry.prefix) {
+                break;
+            }
+            prefix = Some(&entry.prefix);
+            if !entry.methods.is_empty() && !entry.methods.contains(&asked.method) {
+                continue;
+            }
+            let Some(rules) = &entry.cors else { continue };
+            if rules.allows(asked.origin) {
+                return Some((at, entry, rules));
+            }
+            first = first.or(Some((at, entry, &**rules)));
+        }
+        first
     }
 
     /// The methods routes of this host and path take, for `Allow`.
@@ -425,6 +455,15 @@ fn entry(
         access,
         limit: route.rate_limit.as_ref().and_then(RateLimits::ready),
         bounds: route.limits.as_ref().and_then(Limits::ready),
+        cors: route.cors.as_ref().and_then(|cors| {
+            let methods: Vec<Method> = route.matches.methods.iter().filter_map(|m| Method::from_bytes(m.as_bytes()).ok()).collect();
+            cors.ready(&methods)
+        }),
+        validation: match route.validation.as_ref().map(Validation::ready) {
+            Some(Err(_)) => return Err(Mistake::new(at("validation"), "cannot be used")),
+            Some(Ok(checker)) => Some(checker),
+            None => None,
+        },
         identity,
         identity_id,
         client_certificate: route.identity.as_ref().map(|identity| identity.client_certificate).unwrap_or_default(),

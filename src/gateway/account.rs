@@ -3,6 +3,7 @@ use std::{net::IpAddr, rc::Rc};
 
 use edge::{Verdict, rules::Judgement};
 use http::HeaderValue;
+use schema::Fault;
 
 use crate::{request_id::RequestId, seen::Believed};
 
@@ -29,4 +30,6 @@ pub(crate) struct Account {
     pub verdict: Option<Verdict>,
     /// `RateLimit` and `RateLimit-Policy`.
     pub quota: Option<(HeaderValue, HeaderValue)>,
+    /// What was found wrong with it when it was looked into.
+    pub faults: Vec<Fault>,
 }

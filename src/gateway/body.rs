@@ -11,7 +11,15 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::{
-    bounds::{Pace, Stay},framed::Busy, live::Lease, observed::Telling, grpc, managed::Watched, pool::Kept};
+    bounds::{Pace, Stay},
+    framed::Busy,
+    grpc,
+    live::Lease,
+    managed::Watched,
+    observed::Telling,
+    pool::Kept,
+    validation::Whole,
+};
 
 /// Why a body broke off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,16 +51,23 @@ pub(crate) struct RequestBody {
     progress: Option<Rc<Progress>>,
     lease: Option<Lease>,
     pace: Option<Box<Pace>>,
+    /// Read already.
+    whole: Option<Box<Whole>>,
 }
 
 impl RequestBody {
     /// No body.
     pub(crate) const fn empty() -> Self {
-        Self { inner: None, limit: None, progress: None, lease: None, pace: None }
+        Self { inner: None, limit: None, progress: None, lease: None, pace: None, whole: None }
     }
 
     pub(crate) fn new(inner: Incoming, limit: Option<u64>, progress: Rc<Progress>, lease: Option<Lease>) -> Self {
-        Self { inner: Some(inner), limit, progress: Some(progress), lease, pace: None }
+        Self { inner: Some(inner), limit, progress: Some(progress), lease, pace: None, whole: None }
+    }
+
+    /// One that was read already.
+    pub(crate) fn whole(whole: Whole) -> Self {
+        Self { whole: Some(Box::new(whole)), ..Self::empty() }
     }
 
     /// The same, which has to come at this pace.
@@ -63,7 +78,7 @@ impl RequestBody {
 
     /// Whether there is nothing to send.
     pub(crate) const fn is_empty(&self) -> bool {
-        self.inner.is_none()
+        self.inner.is_none() && self.whole.is_none()
     }
 
     fn broke(&self, why: Broken) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
@@ -82,6 +97,10 @@ impl Body for RequestBody {
         let this = &mut *self;
         if this.lease.as_ref().is_some_and(Lease::over) {
             return this.broke(Broken::Credential);
+        }
+        if let Some(whole) = &mut this.whole {
+            let octets = whole.take();
+            return Poll::Ready(if octets.is_empty() { None } else { Some(Ok(Frame::data(octets))) });
         }
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         loop {
@@ -118,10 +137,13 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.inner.as_ref().is_none_or(Body::is_end_stream) && self.whole.as_ref().is_none_or(|whole| whole.len() == 0)
     }
 
     fn size_hint(&self) -> SizeHint {
+        if let Some(whole) = &self.whole {
+            return SizeHint::with_exact(whole.len() as u64);
+        }
         self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

@@ -226,5 +226,14 @@ async fn decide(worker: &Rc<Worker>, current: &Current, question: &Question, acc
         certificate: None,
         rehearsal: true,
     };
-    admit::admit(worker, current, entry, &asked, account).await.map(|_| ())
+    admit::admit(worker, current, entry, &asked, account).await?;
+    // Its body is not known here.
+    if let Some(checker) = &entry.validation
+        && let Err(unfit) = checker.head(question.method.as_str(), &path, query, &headers, false)
+        && !unfit.faults.iter().all(|fault| fault.at == "/body" && unfit.refusal == Refusal::Malformed("validation"))
+    {
+        account.faults = unfit.faults;
+        return Err(unfit.refusal);
+    }
+    Ok(())
 }

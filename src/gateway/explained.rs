@@ -133,6 +133,9 @@ pub struct Explanation {
     pub policy_shadow: Option<Judged>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<Counted>,
+    /// What was found wrong with the request when it was looked into: where and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<String>,
     /// Step by step, for people.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<String>,
@@ -220,6 +223,7 @@ impl Explanation {
             version: entry.and_then(|entry| entry.life.as_ref()).map(|life| life.told()),
             canary: entry.and_then(|entry| entry.canary.as_ref()).map(|split| split.told()),
             limit: account.verdict.map(|v| Counted { allowed: v.allowed, remaining: v.remaining, retry_after_ms: v.retry_after_ms }),
+            validation: (!account.faults.is_empty()).then(|| crate::validation::told(&account.faults)),
             ..Self::default()
         }
     }
@@ -254,6 +258,7 @@ impl Explanation {
         if let Some(limit) = &self.limit {
             steps.push(format!("quota: {} left, {}", limit.remaining, if limit.allowed { "allowed" } else { "used up" }));
         }
+        steps.extend(self.validation.iter().map(|wrong| format!("validation: {wrong}")));
         steps.push(match self.status {
             None => "forwarded".to_owned(),
             Some(status) => format!("refused with {status}: {}", self.reason),

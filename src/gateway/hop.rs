@@ -20,6 +20,7 @@ use crate::{
     assertion,
     certificate,
     body::{AnswerBody, Progress, RequestBody},
+    cors::{self, Page},
     bounds::{Pace, Stay},
     balance::Way,
     forward,
@@ -31,7 +32,7 @@ use crate::{
     resource_metadata, rewrite,
     route::{self, Routed},
     session,
-    told, tunnel, websocket,
+    told, tunnel, validation, websocket,
     worker::{Current, Worker},
 };
 
@@ -76,7 +77,7 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, mut request: Request
     let grpc = grpc::is(&request);
     let story = Story::begin(&worker, &conn, request.version(), request.headers(), request.uri());
     let account = Account { request_id: worker.ids.of(request.headers(), conn.trusted), ..Account::default() };
-    let mut trace = Trace { method, websocket, grpc, account, allow: None, about: None, busy, story };
+    let mut trace = Trace { method, websocket, grpc, account, allow: None, about: None, busy, story, page: Page::default() };
     let served = match refused {
         Some(refusal) => Err(refusal),
         None => serve(&worker, &current, &conn, request, &mut trace).await,
@@ -95,6 +96,9 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, mut request: Request
             && let Ok(nonce) = HeaderValue::from_str(&nonces.current(worker.now_ms().div_euclid(1000)))
         {
             answer.headers_mut().insert("dpop-nonce", nonce);
+        }
+        if let Some(problem) = (!trace.account.faults.is_empty()).then(|| validation::problem(refusal, &trace.account.faults)).flatten() {
+            *answer.body_mut() = AnswerBody::text(problem);
         }
         if closing {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -117,6 +121,7 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, mut request: Request
     } else {
         answer.headers_mut().remove(header::CONNECTION);
     }
+    trace.page.tell(entry.and_then(|entry| entry.cors.as_deref()), answer.headers_mut());
     if let Some(entry) = entry
         && !entry.told.is_empty()
     {
@@ -161,12 +166,20 @@ async fn serve(
             return Ok(answer);
         }
     }
+    if parts.method == Method::OPTIONS
+        && matches!(routed, Ok(_) | Err(Refusal::NoRoute | Refusal::Method))
+        && let Some((at, answered)) = cors::preflight(&current.table, &parts)
+    {
+        (trace.account.route, trace.page) = (Some(at), Page::Preflight);
+        return answered;
+    }
     let Routed { at, entry, path } = routed.inspect_err(|refusal| {
         if *refusal == Refusal::Method {
             trace.allow = route::allowed(&parts.uri, &parts.headers, &current.table);
         }
     })?;
     trace.account.route = Some(at);
+    trace.page = Page::of(entry.cors.as_deref(), &parts.headers);
     let served = proxied(worker, current, conn, (at, entry, &path), (parts, body), trace).await;
     trace.account.path = path;
     served
@@ -212,6 +225,22 @@ async fn proxied(
     {
         return Err(Refusal::TooLarge);
     }
+    let lease = || believed.map(|b| Lease::new(&worker.live, b, certificate.as_ref()));
+    let progress = (!body.is_end_stream()).then(|| Rc::new(Progress::default()));
+    let mut body = match &progress {
+        Some(progress) => RequestBody::new(body, entry.body_limit, Rc::clone(progress), lease()).paced(Pace::of(entry, conn.shared.is_none())),
+        None => RequestBody::empty(),
+    };
+    if let Some(checker) = &entry.validation {
+        let looked = Box::pin(validation::look(gateway, entry, checker, &asked, body, progress.as_deref())).await;
+        body = looked.map_err(|unfit| {
+            if unfit.refusal == Refusal::Method {
+                trace.allow = HeaderValue::from_str(&checker.methods(path).join(", ")).ok();
+            }
+            trace.account.faults = unfit.faults;
+            unfit.refusal
+        })?;
+    }
     let told = told::told(worker, entry, believed, &asked).await?;
     let websocket = trace.websocket && body.is_end_stream();
     let context = rewrite::Context {
@@ -247,12 +276,6 @@ async fn proxied(
         story.forwarding(&mut parts.headers);
     }
 
-    let lease = || believed.map(|b| Lease::new(&worker.live, b, certificate.as_ref()));
-    let progress = (!body.is_end_stream()).then(|| Rc::new(Progress::default()));
-    let body = match &progress {
-        Some(progress) => RequestBody::new(body, entry.body_limit, Rc::clone(progress), lease()).paced(Pace::of(entry, conn.shared.is_none())),
-        None => RequestBody::empty(),
-    };
     let mut request = Some(Request::from_parts(parts, body));
     let unmoved = Progress::default();
     let progress = progress.as_deref().unwrap_or(&unmoved);
@@ -350,6 +373,8 @@ struct Trace {
     busy: Option<Busy>,
     /// For the access log and traces, where there are any.
     story: Option<Box<Story>>,
+    /// What the answer has to say of origins.
+    page: Page,
 }
 
 impl Trace {

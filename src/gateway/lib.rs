@@ -20,7 +20,8 @@ mod body;
 pub mod canary;
 mod certificate;
 mod bounds;
-pub mod credentials;
+pub mod cors;
+mod credentials;
 mod discovery;
 pub mod exchange;
 pub mod devices;
@@ -62,6 +63,7 @@ mod tunnel;
 mod traced;
 pub mod usage;
 mod trust;
+mod validation;
 mod websocket;
 mod worker;
 
@@ -168,6 +170,7 @@ pub struct Gateway {
     replays: replay::Replays,
     upstreams: Arc<standing::Upstreams>,
     tallies: limit::Tallies,
+    budget: Arc<validation::Budget>,
     usage: usage::Usage,
     remembered: explained::Remembered,
     canaries: canary::Canaries,
@@ -188,7 +191,8 @@ impl Gateway {
         let upstreams = Arc::new(standing::Upstreams::new(trusts, Arc::clone(&parts.entropy)));
         let assertion_keys = assertion_keys::AssertionKeys::new(&parts);
         let (abroad, exchanging) = (introspector::Introspectors::default(), exchange::Exchanging::new());
-        Arc::new(Self { parts, foreign: Mutex::default(), abroad, exchanging, assertion_keys, wakes: Mutex::default(), room, replays, upstreams, tallies: limit::Tallies::default(), usage: usage::Usage::default(), remembered: explained::Remembered::default(), canaries: canary::Canaries::default(), deciding: Mutex::default(), fronts: std::sync::OnceLock::new(), judge: std::sync::OnceLock::new() })
+        Arc::new(Self { parts, foreign: Mutex::default(), abroad, exchanging, assertion_keys, wakes: Mutex::default(), room, replays, upstreams, tallies: limit::Tallies::default(),
+            budget: Arc::default(), usage: usage::Usage::default(), remembered: explained::Remembered::default(), canaries: canary::Canaries::default(), deciding: Mutex::default(), fronts: std::sync::OnceLock::new(), judge: std::sync::OnceLock::new() })
     }
 
     /// Its parts.

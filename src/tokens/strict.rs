@@ -15,13 +15,21 @@ const TWICE: &str = "duplicate member";
 /// # Errors
 /// [`Refusal::DuplicateMember`], or [`Refusal::Malformed`] for anything that is not one JSON object of at most 32 levels.
 pub fn object(text: &[u8]) -> Result<Map<String, Value>, Refusal> {
-    let mut input = serde_json::Deserializer::from_slice(text);
-    let value = Level(MAX_DEPTH).deserialize(&mut input).map_err(|e| refusal(&e))?;
-    input.end().map_err(|_| Refusal::Malformed("JSON"))?;
-    match value {
+    match value(text)? {
         Value::Object(map) => Ok(map),
         _ => Err(Refusal::Malformed("not a JSON object")),
     }
+}
+
+/// The one JSON value in `text`.
+///
+/// # Errors
+/// As [`object`].
+pub fn value(text: &[u8]) -> Result<Value, Refusal> {
+    let mut input = serde_json::Deserializer::from_slice(text);
+    let value = Level(MAX_DEPTH).deserialize(&mut input).map_err(|e| refusal(&e))?;
+    input.end().map_err(|_| Refusal::Malformed("JSON"))?;
+    Ok(value)
 }
 
 fn refusal(error: &serde_json::Error) -> Refusal {
