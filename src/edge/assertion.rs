@@ -325,7 +325,7 @@ mod tests {
         let asks = Assertion::of(&route(json!({"signed_assertion": {"claims": ["email", "missing"], "ttl": "2m"}})), Some("u")).unwrap();
         let mut who = identity(json!({"sub": "alice", "client_id": "app", "scope": "read", "email": "a@x", "secret": 1, "exp": 1_000,
             "act": {"sub": "b"}, "cnf": {"jkt": "k"}}));
-        who.device = Some(Arc::new(Device { id: "d".into(), kind: "sensor".into(), groups: vec!["hall".into()] }));
+        who.device = Some(Arc::new(Device { id: "d".into(), kind: "sensor".into(), groups: vec!["hall".into()], ..Device::default() }));
         let (claims, exp) = asks.claims("https://gw", &who, Some(("GET", "https://h/p")), 500);
         assert_eq!(exp, 620);
         let expected = json!({"iss": "https://gw", "sub": "alice", "aud": "u", "iat": 500, "exp": 620, "client_id": "app", "scope": "read",

@@ -36,6 +36,8 @@ mod clients_browser;
 mod clients_fapi;
 mod code;
 mod consent;
+mod decision_haproxy;
+mod decision_nginx;
 mod device;
 mod devices;
 mod discovery;
