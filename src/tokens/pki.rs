@@ -2,6 +2,8 @@
 pub mod crl;
 mod der;
 pub mod ocsp;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
