@@ -1,4 +1,6 @@
 //! Trusted issuers: other authorization servers whose access tokens routes may accept (RFC 9068).
+use std::sync::Arc;
+
 use ledger::{Mistake, ObjectKind, Record};
 use serde::{Deserialize, Serialize};
 use tokens::Alg;
@@ -72,6 +74,39 @@ impl TrustedIssuer {
     pub fn known_to(mut self, post_quantum: bool) -> Self {
         self.algorithms.retain(|alg| post_quantum || Alg::parse(alg) != Some(Alg::MlDsa65));
         self
+    }
+}
+
+/// A trusted issuer made ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trusted {
+    pub id: Arc<str>,
+    pub issuer: Arc<str>,
+    /// Empty: its metadata says.
+    pub jwks_uri: String,
+    /// How it is asked about its tokens, if it is.
+    pub introspection: Option<Arc<Introspection>>,
+    pub algorithms: Vec<Alg>,
+    /// Without `application/`.
+    pub types: Vec<String>,
+    /// Whether it tells what ends (shared signals): what is known of its tokens is then only as good as what is known of that.
+    pub signals: bool,
+}
+
+pub(crate) fn trust(given: &TrustedIssuer) -> Trusted {
+    let bare = |typ: &String| typ.to_ascii_lowercase().trim_start_matches("application/").to_owned();
+    let mut types: Vec<String> = given.types().iter().map(bare).collect();
+    types.sort();
+    types.dedup();
+    let signals = given.signals_audience.is_some();
+    Trusted {
+        id: given.id.as_str().into(),
+        issuer: given.issuer.as_str().into(),
+        jwks_uri: given.jwks_uri.clone(),
+        introspection: given.introspection.clone().map(Arc::new),
+        algorithms: given.algs(),
+        types,
+        signals,
     }
 }
 

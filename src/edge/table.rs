@@ -18,8 +18,7 @@ use crate::{
     exchange::Exchange,
     headers::Aliases,
     identity::Issuer,
-    introspection::Introspection,
-    issuer::TrustedIssuer,
+    issuer::{TrustedIssuer, trust},
     path,
     rate::{RateLimits, Rates},
     route::{Auth, DEFAULT_IDENTITY, Freshness, Route, UpstreamRef},
@@ -31,6 +30,7 @@ use crate::{
     version::{self, Life},
     version_match::{self, Selector},
 };
+pub use crate::issuer::Trusted;
 
 /// A route made ready.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,22 +75,6 @@ pub struct Entry {
     pub rules: Option<Rules>,
     /// Asked beside them; decides nothing.
     pub tried: Option<Rules>,
-}
-
-/// A trusted issuer made ready.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trusted {
-    pub id: Arc<str>,
-    pub issuer: Arc<str>,
-    /// Empty: its metadata says.
-    pub jwks_uri: String,
-    /// How it is asked about its tokens, if it is.
-    pub introspection: Option<Arc<Introspection>>,
-    pub algorithms: Vec<Alg>,
-    /// Without `application/`.
-    pub types: Vec<String>,
-    /// Whether it tells what ends (shared signals): what is known of its tokens is then only as good as what is known of that.
-    pub signals: bool,
 }
 
 /// What a request matched.
@@ -360,23 +344,6 @@ fn twice<'a>(out: &mut Vec<Mistake>, list: &str, ids: impl Iterator<Item = &'a s
 
 fn millis(text: Option<&String>) -> Option<i64> {
     text.and_then(|t| tokens::duration::parse(t)).map(|s| s.saturating_mul(1000))
-}
-
-fn trust(given: &TrustedIssuer) -> Trusted {
-    let bare = |typ: &String| typ.to_ascii_lowercase().trim_start_matches("application/").to_owned();
-    let mut types: Vec<String> = given.types().iter().map(bare).collect();
-    types.sort();
-    types.dedup();
-    let signals = given.signals_audience.is_some();
-    Trusted {
-        id: given.id.as_str().into(),
-        issuer: given.issuer.as_str().into(),
-        jwks_uri: given.jwks_uri.clone(),
-        introspection: given.introspection.clone().map(Arc::new),
-        algorithms: given.algs(),
-        types,
-        signals,
-    }
 }
 
 /// The id of a route's upstream, if that has one.

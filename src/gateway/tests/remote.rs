@@ -11,7 +11,10 @@ use hyper_util::rt::TokioIo;
 use tokens::secret::Plain;
 
 use super::*;
-use crate::remote::{Config, Remote};
+use crate::{
+    credentials::{Credentials, Proves},
+    remote::{Config, Remote},
+};
 
 /// An authorization server in a few lines: its feed is what is sent into `feed`.
 struct Server {
@@ -108,8 +111,9 @@ async fn a_gateway_of_its_own_follows_the_feed_and_asks_when_it_is_stale() {
     let server = Server::start(&rig.key).await;
     let remote = Remote::new(Config {
         issuer: server.issuer(),
-        client_id: "gw".into(),
-        client_secret: Plain::new("se:cret"),
+        credentials: Credentials { client_id: "gw".into(), proves: Proves::Basic(Plain::new("se:cret")) },
+        signed_introspection: false,
+        entropy: Arc::new(Counting(AtomicU64::new(1))),
         tls: outbound::client_config(&[]).unwrap(),
         clock: Arc::clone(&rig.clock) as _,
     })
