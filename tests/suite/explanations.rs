@@ -73,7 +73,7 @@ fn every_kind_of_refusal_is_explained_by_its_id() {
         ("GET", "/api/x", Some("a.b.c"), 401, "", "read"),
         ("GET", "/vault/x", Some(machine.as_str()), 401, "credential_kind", "vault"),
         ("GET", "/api/x", Some(safe.as_str()), 401, "audience", "read"),
-        ("POST", "/writing/x", Some(machine.as_str()), 403, "scope", "write"),
+        ("POST", "/writing/x", Some(machine.as_str()), 403, "scope", "writing"),
         ("GET", "/judged/x?secret=hidden", Some(machine.as_str()), 403, "policy", "judged"),
         ("GET", "/once/x", Some(machine.as_str()), 429, "rate_limit", "once"),
         ("GET", "/dead/x", None, 502, "", "dead"),
