@@ -15,6 +15,7 @@ mod explanations;
 pub mod draft;
 pub mod json;
 mod lifecycle;
+pub mod limit_shapes;
 pub mod links;
 pub mod objects;
 pub mod openapi;

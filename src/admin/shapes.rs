@@ -1,6 +1,8 @@
 //! The shapes of the administered objects (JSON Schema 2020-12), as OpenAPI shows them and documents are checked.
 use serde_json::{Map, Value, json};
 
+use crate::limit_shapes;
+
 /// An object schema that knows these members and no others.
 pub fn closed(required: &[&str], properties: Value) -> Value {
     let mut schema = Map::new();
@@ -11,7 +13,7 @@ pub fn closed(required: &[&str], properties: Value) -> Value {
     Value::Object(schema)
 }
 
-fn text(description: &str) -> Value {
+pub fn text(description: &str) -> Value {
     json!({ "type": "string", "maxLength": 2048, "description": description })
 }
 
@@ -23,7 +25,7 @@ fn secret(description: &str, most: u32) -> Value {
     json!({ "type": "string", "minLength": 1, "maxLength": most, "writeOnly": true, "description": description })
 }
 
-fn flag(description: &str, default: bool) -> Value {
+pub fn flag(description: &str, default: bool) -> Value {
     json!({ "type": "boolean", "default": default, "description": description })
 }
 
@@ -39,11 +41,11 @@ fn number(description: &str, least: u32, most: u32) -> Value {
     json!({ "type": "integer", "minimum": least, "maximum": most, "description": description })
 }
 
-fn texts(description: &str) -> Value {
+pub fn texts(description: &str) -> Value {
     json!({ "type": "array", "maxItems": 1000, "items": { "type": "string", "maxLength": 2048 }, "description": description })
 }
 
-fn duration(description: &str) -> Value {
+pub fn duration(description: &str) -> Value {
     json!({ "type": "string", "maxLength": 32, "description": format!("{description} A duration such as `60s`, `5m`, `12h`, `30d`.") })
 }
 
@@ -196,10 +198,6 @@ pub fn resource_server() -> Value {
 }
 
 /// A member of the public contract that this version refuses.
-fn later() -> Value {
-    json!({ "not": {}, "description": "Not supported by this version." })
-}
-
 fn map(description: &str) -> Value {
     json!({ "type": "object", "additionalProperties": { "type": "string", "maxLength": 8192 }, "description": description })
 }
@@ -479,12 +477,7 @@ pub fn route() -> Value {
             ] },
             "strip_prefix": flag("Removes `match.path_prefix`, keeping the leading slash.", false),
             "auth": route_auth(),
-            "rate_limit": closed(&["key", "rate", "period"], json!({
-                "key": text("`ip`, `client`, `subject`, `route` or `header:NAME`."),
-                "rate": { "type": "integer", "minimum": 1, "maximum": u32::MAX },
-                "period": duration("In which `rate` requests are let through."),
-                "burst": { "type": "integer", "minimum": 1, "maximum": u32::MAX, "description": "At once; `rate` when absent." },
-            })),
+            "rate_limit": limit_shapes::rate_limit(),
             "identity": closed(&[], json!({
                 "headers": map("Header to claim."),
                 "signed_assertion": { "description": "A short JWT of the gateway's own about the caller; its keys are at `/.well-known/doorward-gateway/jwks.json` of the gateway.", "oneOf": [
@@ -504,7 +497,7 @@ pub fn route() -> Value {
                 ] },
                 "phantom": flag("The assertion stands in `Authorization: Bearer` where the credential stood: opaque outside, a JWT inside.", false),
             })),
-            "limits": closed(&[], json!({ "body": count("Octets of a request body.") })),
+            "limits": limit_shapes::limits(),
             "public": flag("Lets everybody through; must be said.", false),
             "forward_credentials": flag("Passes the caller's credentials on.", false),
             "token_exchange": closed(&[], json!({
@@ -516,8 +509,8 @@ pub fn route() -> Value {
             "policy": { "type": "string", "minLength": 1, "maxLength": 65536, "description": "Cedar policies over `User`, `Client`, `Device`, `DeviceType`, `ApiKey`, `Certificate`, `Role`, `Group`, `Tenant`, `Route`, `Upstream`, `Tag`; or `shared`: the stored policies decide." },
             "policy_shadow": { "type": "string", "minLength": 1, "maxLength": 65536, "description": "The same, asked beside `policy` and deciding nothing: where it differs is counted and logged." },
             "tags": { "type": "array", "maxItems": 32, "items": { "type": "string", "minLength": 1, "maxLength": 128 }, "description": "The `Tag`s of policies that the route is in." },
-            "cors": later(),
-            "validation": later(),
+            "cors": limit_shapes::cors(),
+            "validation": limit_shapes::validation(),
             "version": version(),
             "canary": canary(),
         }),
