@@ -221,8 +221,10 @@ fn principal(who: &Identity) -> Being {
         (Issuer::Own | Issuer::Authority(_), Some(found)) => device(found),
         (Issuer::Own, None) if who.kind == Kind::ApiKey => {
             let owner = if claims.client_id.as_deref() == Some(&claims.sub) { "Client" } else { "User" };
-            let key = Being::new("ApiKey", who.kid.as_deref().unwrap_or(&claims.sub));
-            if claims.sub.is_empty() { key } else { key.within(owner, &*claims.sub) }
+            let named = who.kid.as_deref().unwrap_or(&claims.sub);
+            let key = Being::new("ApiKey", named.strip_prefix(ledger::revocation::API_KEY).unwrap_or(named));
+            // One that nobody owns is its own subject.
+            if claims.sub.is_empty() || claims.sub == named { key } else { key.within(owner, &*claims.sub) }
         }
         // Somebody of another issuer, whose assertion became a token of ours.
         (Issuer::Own, None) if client != claims.sub && claims.sub.contains('|') => return Being::new("ForeignUser", &*claims.sub),
