@@ -311,6 +311,8 @@ async fn no_more_connections_are_served_than_may_be_open() {
         counters: Arc::clone(&parts.counters),
         store: None,
         nonces: None,
+        passed_on: None,
+        observing: None,
         sessions: None,
         means: crate::told::Means::default(),
         settings: Settings { max_connections: 2, ..Settings::default() },

@@ -28,6 +28,8 @@ fn behind(rig: &Rig, listen: &str, trusted: &str) -> SocketAddr {
         counters: Arc::new(Buckets::default()),
         store: None,
         nonces: None,
+        passed_on: None,
+        observing: None,
         sessions: None,
         means: crate::told::Means::default(),
         settings: Settings { trusted_proxies: vec![trusted.parse().unwrap()], ..Settings::default() },
