@@ -1,3 +1,4 @@
 //! Stories from a person's side, in a real browser.
 mod browser;
+mod entrance;
 mod sessions;
