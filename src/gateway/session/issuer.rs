@@ -296,6 +296,8 @@ fn read(answer: &Value, now_ms: i64) -> Option<Granted> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
