@@ -29,21 +29,21 @@ fn an_id_is_on_the_answer_and_upstream_and_a_stranger_cannot_choose_it() {
     let stage = stage(|_| {});
     let (mark, token) = (random(), stage.machine_token(&MACHINE, &[]));
     let answer = client().get(stage.through(&format!("/api/{mark}"))).bearer_auth(&token).header("x-request-id", "chosen").go().expect(200);
-    let id = answer.header("x-request-id");
+    let id = answer.header("x-request-id").to_owned();
     assert!(id.len() >= 16 && id != "chosen", "{id}");
     assert_eq!(stage.upstream.only(&mark).all("x-request-id"), [id.as_str()]);
-    let ids: BTreeSet<String> = (0..20).map(|_| stage.call("/api/x", &token).header("x-request-id")).collect();
+    let ids: BTreeSet<String> = (0..20).map(|_| stage.call("/api/x", &token).header("x-request-id").to_owned()).collect();
     assert_eq!(ids.len(), 20);
     let refused = raw::exchange(&stage.listener("gateway"), b"GET /api/x HTTP/1.1\r\nHost: x\r\nBad Field: 1\r\n\r\n");
     assert_eq!(refused.status, 400);
-    assert!(!refused.header("x-request-id").is_empty(), "a refused head has one too");
+    assert!(refused.text.to_ascii_lowercase().contains("x-request-id: "), "a refused head has one too");
 }
 
 #[test]
 fn a_trusted_proxy_names_the_request_if_the_name_reads() {
     let stage = stage(|house| drop(house.set("server.trusted_proxies", r#"["127.0.0.0/8"]"#)));
     let token = stage.machine_token(&MACHINE, &[]);
-    let named = |id: &str| client().get(stage.through("/api/x")).bearer_auth(&token).header("x-request-id", id).go().expect(200).header("x-request-id");
+    let named = |id: &str| client().get(stage.through("/api/x")).bearer_auth(&token).header("x-request-id", id).go().expect(200).header("x-request-id").to_owned();
     assert_eq!(named("front-7.a"), "front-7.a");
     for strange in ["a b", "<script>", &"x".repeat(200)] {
         assert_ne!(named(strange), strange);
