@@ -176,6 +176,9 @@ impl Objects {
         if new && draft.id.len() == KID && self.store.keys().await?.iter().any(|row| row.kid == draft.id) {
             out.push(Mistake::new("id", "is the `kid` of a signing key"));
         }
+        if draft.secret.is_some() && beside.iter().any(|other| other.kind == KIND && other.id != draft.id && other.secret == draft.secret) {
+            out.push(Mistake::new("api_key", "is another API key's already"));
+        }
         let Some(owner) = owner(&draft.document) else { return Ok(out) };
         let (kind, name) = owner.object();
         let near = beside.iter().find(|other| other.kind == kind && (other.id == name || other.key == name)).map(|other| other.id.clone());

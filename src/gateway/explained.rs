@@ -52,6 +52,9 @@ pub struct Caller {
     /// The device it is, by its id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// The API key it is, by its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<String>,
     pub scopes: Vec<String>,
     pub audience: Vec<String>,
     /// How it is tied to its sender.
@@ -184,6 +187,7 @@ impl Caller {
             sub: claims.sub.clone(),
             client_id: claims.client_id.clone(),
             device: who.device.as_ref().map(|device| device.id.clone()),
+            api_key: who.kid.as_deref().and_then(|kid| kid.strip_prefix(ledger::revocation::API_KEY)).map(str::to_owned),
             scopes: claims.scope.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect(),
             audience: claims.aud.clone(),
             binding: bound.map(|cnf| if cnf.jkt.is_some() { "dpop" } else { "mtls" }),
