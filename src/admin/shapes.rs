@@ -438,7 +438,7 @@ fn route_auth() -> Value {
     closed(
         &["accept"],
         json!({
-            "accept": { "type": "array", "maxItems": 16, "items": { "type": "string" }, "description": "`jwt`, `opaque`; with `none` the credential is optional." },
+            "accept": { "type": "array", "maxItems": 16, "items": { "type": "string" }, "description": "`jwt`, `opaque`, `api_key`, `mtls`, `session`; with `none` the credential is optional." },
             "issuers": texts("`self` or issuers; absent: `self`."),
             "audience": text("Must be among the token's `aud`."),
             "scopes": texts("Must all be in the token's scope."),
@@ -498,6 +498,11 @@ pub fn route() -> Value {
                 "phantom": flag("The assertion stands in `Authorization: Bearer` where the credential stood: opaque outside, a JWT inside.", false),
             })),
             "limits": limit_shapes::limits(),
+            "session": closed(&[], json!({
+                "forward_access_token": flag("Sends the upstream the access token of the browser's session as `Authorization: Bearer`.", false),
+                "csrf": choice("`origin`: what may change something, or opens a WebSocket, must come from a page of this very host; `off`: the upstream sees to that itself. Absent: `origin`.", &["origin", "off"]),
+                "trusted_origins": texts("Origins whose pages may act with the session too."),
+            })),
             "public": flag("Lets everybody through; must be said.", false),
             "forward_credentials": flag("Passes the caller's credentials on.", false),
             "token_exchange": closed(&[], json!({

@@ -242,6 +242,9 @@ impl Record for Route {
         }
         if let Some(session) = &self.session {
             session.mistakes(self.auth.as_ref().is_some_and(|auth| auth.accepts("session")), &mut out);
+            if session.forward_access_token && self.identity.as_ref().is_some_and(|identity| identity.phantom) {
+                out.push(Mistake::new("session.forward_access_token", "identity.phantom stands in the same place: say one of them"));
+            }
         }
         self.identity_mistakes(&mut out);
         crate::assertion::mistakes(self, &mut out);

@@ -221,6 +221,7 @@ impl Sessions {
         take_over(&mut kept.claims, &claims.raw);
         kept.token = claims.jti;
         kept.grant = claims.grant;
+        kept.access_until_ms = kept.access_until_ms.min(claims.exp.saturating_mul(1000));
         if !claims.sub.is_empty() {
             kept.subject = claims.sub;
         }

@@ -201,6 +201,8 @@ impl LoginServer {
         provider: &Provider,
         parameters: Vec<(&str, &str)>,
     ) -> Result<Granted, Denied> {
+        // Its lifetime began somewhere on the way.
+        let asked_ms = self.clock.now_ms();
         let reply = self.post(settings, provider, &provider.token_endpoint, parameters).await?;
         if reply.status.is_server_error() {
             return Err(Denied::Away);
@@ -211,7 +213,7 @@ impl LoginServer {
             tracing::info!(target: "gateway", status = reply.status.as_u16(), error, "the login server gave no tokens");
             return Err(if error == "invalid_grant" { Denied::Grant } else { Denied::Other });
         }
-        read(&answer, self.clock.now_ms()).ok_or(Denied::Other)
+        read(&answer, asked_ms).ok_or(Denied::Other)
     }
 
     /// Lets a token die (RFC 7009). Best effort: the session is over anyway.
