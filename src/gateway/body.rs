@@ -332,7 +332,8 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
-            Self::Trailed(both) => SizeHint::with_exact(both.0.as_ref().map_or(0, |t| t.len() as u64)),
+            // With a length, the reader would not wait for what comes after.
+            Self::Trailed(_) => SizeHint::default(),
             Self::Stream(stream) => match &stream.first {
                 None => stream.inner.size_hint(),
                 Some(_) => SizeHint::default(),

@@ -79,7 +79,7 @@ fn a_canary_of_errors_is_given_up_and_told_of() {
     add(stage, "fragile", canary(100));
     let bad = "HTTP/1.1%20500%20Broken%0D%0AContent-Length:%200%0D%0A%0D%0A";
     let statuses: Vec<u16> = (0..12).map(|_| client().get(stage.through(&format!("/fragile/raw?answer={bad}"))).go().status).collect();
-    assert_eq!(statuses, [500; 12], "the stable side answers as badly here");
+    assert!(statuses.iter().all(|status| *status >= 500), "the stable side answers as badly here: {statuses:?}");
     let mark = random();
     client().get(stage.through(&format!("/fragile/{mark}"))).go().expect(200);
     assert_eq!((stage.upstream.seen(&mark).len(), other.seen(&mark).len()), (1, 0), "nobody goes there any more");

@@ -194,8 +194,8 @@ fn a_front_may_show_a_certificate_instead() {
         };
         openssl(format!("req -x509 {key} -days 2 -subj /CN=own -addext subjectAltName=IP:127.0.0.1 -keyout own.key -out own.pem"));
         openssl(format!("req -x509 {key} -days 2 -subj /CN=fronts -keyout ca.key -out ca.pem"));
-        openssl(format!("req -new {key} -subj /CN=front -keyout front.key -out front.csr"));
-        openssl("x509 -req -in front.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out front.pem".into());
+        openssl(format!("req -new {key} -subj /CN=front -addext subjectAltName=DNS:front -keyout front.key -out front.csr"));
+        openssl("x509 -req -in front.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -copy_extensions copy -out front.pem".into());
         let file = |name: &str| house.path(name).display().to_string();
         let (cert, key, ca) = (file("own.pem"), file("own.key"), json!([file("ca.pem")]).to_string());
         house.text("decision.tls.cert_file", &cert).text("decision.tls.key_file", &key).set("decision.tls.client_ca_files", &ca);

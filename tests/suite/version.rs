@@ -180,7 +180,7 @@ fn what_cannot_be_is_refused_at_registration_with_every_mistake() {
     let stage = STAGE.get();
     let wrong = json!({"version": {"deprecated_at": "2027-01-01T00:00:00Z", "sunset_at": "2026-01-01T00:00:00Z", "successor": "nowhere",
         "brownouts": [{"from": 5, "until": 4, "share": 101}]}});
-    let answer = stage.admin("POST", "/routes").json(&route("bad", wrong)).go().expect(400);
+    let answer = stage.admin("POST", "/routes").json(&route("bad", wrong)).go().expect(422);
     for at in ["version.sunset_at", "version.successor", "version.brownouts"] {
         assert!(answer.text().contains(at), "{at}: {}", answer.text());
     }

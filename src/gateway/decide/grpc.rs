@@ -54,7 +54,8 @@ pub(super) async fn check(
     started: Instant,
 ) -> Response<AnswerBody> {
     let (parts, body) = request.into_parts();
-    let grpc = parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let mut kinds = parts.headers.get_all(header::CONTENT_TYPE).iter();
+    let grpc = kinds.next().is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) && kinds.next().is_none();
     if parts.version != Version::HTTP_2 || parts.method != Method::POST || !grpc {
         return failed(UNIMPLEMENTED);
     }
@@ -82,7 +83,9 @@ pub(super) async fn check(
         Ok(granted) => (Response::new(AnswerBody::none()), allowed(current, &case, &granted)),
         Err(refusal) => {
             let answer = refused(worker, current, conn, refusal, &mut case);
-            let message = denied(&answer, refusal);
+            let life = case.account.route.and_then(|at| current.table.entries().get(at)).and_then(|entry| entry.life.as_ref());
+            let body = life.filter(|_| refusal == Refusal::Gone).map_or(refusal.body(), |life| &life.gone);
+            let message = denied(&answer, body);
             (answer, message)
         }
     };
@@ -255,6 +258,15 @@ fn option(name: &str, value: &[u8], append: bool) -> Message {
     option
 }
 
+/// Header fields of an answer: the first of a name replaces, those after it are appended to that (and to nothing where it is not there).
+fn lines(message: &mut Message, field: u64, headers: &HeaderMap) {
+    for name in headers.keys() {
+        for (n, value) in headers.get_all(name).iter().enumerate() {
+            message.message(field, &option(name.as_str(), value.as_bytes(), n > 0));
+        }
+    }
+}
+
 /// A yes: `ok_response` (3) with `headers` (2), `headers_to_remove` (5), `response_headers_to_add` (6).
 fn allowed(current: &Current, case: &Case, granted: &Granted) -> Message {
     let mut ok = Message::default();
@@ -266,9 +278,7 @@ fn allowed(current: &Current, case: &Case, granted: &Granted) -> Message {
     }
     let mut headers = HeaderMap::new();
     mention(current, case, &mut headers);
-    for (name, value) in &headers {
-        ok.message(6, &option(name.as_str(), value.as_bytes(), true));
-    }
+    lines(&mut ok, 6, &headers);
     let mut out = Message::default();
     // An empty status is OK.
     out.octets(1, &[]).message(3, &ok);
@@ -276,17 +286,17 @@ fn allowed(current: &Current, case: &Case, granted: &Granted) -> Message {
 }
 
 /// A no: `denied_response` (2) with `status` (1), `headers` (2), `body` (3).
-fn denied(answer: &Response<AnswerBody>, refusal: Refusal) -> Message {
+fn denied(answer: &Response<AnswerBody>, body: &str) -> Message {
     let (mut code, mut status, mut denied) = (Message::default(), Message::default(), Message::default());
     let http = answer.status().as_u16();
     code.number(1, u64::from(if http == 401 { UNAUTHENTICATED } else { PERMISSION_DENIED }));
     status.number(1, u64::from(http));
     denied.message(1, &status);
-    let own = |name: &HeaderName| *name == header::CONNECTION || *name == header::CONTENT_LENGTH;
-    for (name, value) in answer.headers().iter().filter(|(name, _)| !own(name)) {
-        denied.message(2, &option(name.as_str(), value.as_bytes(), answer.headers().get_all(name).iter().count() > 1));
-    }
-    denied.octets(3, refusal.body().as_bytes());
+    let mut headers = answer.headers().clone();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.remove(header::CONNECTION);
+    lines(&mut denied, 2, &headers);
+    denied.octets(3, body.as_bytes());
     let mut out = Message::default();
     out.message(1, &code).message(2, &denied);
     out

@@ -141,7 +141,10 @@ impl Front {
             let entry = format!("--entrypoints.front.address=127.0.0.1:{port}");
             vec![entry, "--providers.file.filename=routes.yml".into(), "--global.checknewversion=false".into()]
         };
-        Some(Self::start(stage, &binary, &files, &arguments))
+        let front = Self::start(stage, &binary, &files, &arguments);
+        // It listens before it has read its routes.
+        wait_until("Traefik has routes", Duration::from_secs(15), || client().get(front.url("/public/x")).go().status == 200);
+        Some(front)
     }
 
     /// Envoy with the filter that asks over gRPC, or over HTTP.
@@ -336,9 +339,12 @@ fn decides_over_what_was_asked(stage: &Stage, front: &Front) {
         "/%61pi/@",
     ] {
         let mark = random();
-        let answer = raw::get(&front.address(), &path.replace('@', &mark), "");
-        assert!(answer.status >= 300, "{path}: {}", answer.text);
-        assert!(stage.upstream.seen(&mark).is_empty(), "{path}");
+        raw::get(&front.address(), &path.replace('@', &mark), "");
+        // A front may make a public path of it, but then that is what it sends on.
+        for seen in stage.upstream.seen(&mark) {
+            let target = seen.target();
+            assert!(target.starts_with("/public/") && !target.contains("..") && !target.contains('%'), "{path}: {target}");
+        }
     }
 }
 
