@@ -144,9 +144,9 @@ impl Rules {
             }
             if let Some(device) = &who.device {
                 put("device", described(device));
-                if let Some(tenant) = &device.tenant {
-                    put("tenant", tenant.as_str().into());
-                }
+            }
+            if let Some(tenant) = tenant(who) {
+                put("tenant", tenant.into());
             }
         }
         Question {
@@ -185,6 +185,12 @@ fn binding(who: &Identity) -> &'static str {
         Some(cnf) if cnf.x5t_s256.is_some() => "mtls",
         _ => "none",
     }
+}
+
+/// Whose a device or a key of ours is.
+fn tenant(who: &Identity) -> Option<&str> {
+    let own = || who.claims.raw.get("tenant").and_then(Value::as_str).filter(|_| who.kind == Kind::ApiKey && who.issuer == Issuer::Own);
+    own().or_else(|| who.device.as_ref()?.tenant.as_deref())
 }
 
 fn described(device: &Device) -> Value {
@@ -236,6 +242,9 @@ fn principal(who: &Identity) -> Being {
         (Issuer::Foreign(issuer), _) => return strange(issuer),
     };
     being = being.with("sub", claims.sub.as_str()).with("client_id", client);
+    if let Some(tenant) = tenant(who).filter(|_| being.kind == "ApiKey") {
+        being = being.within("Tenant", tenant).with("tenant", tenant);
+    }
     // Of anything but a person these claims say nothing.
     if being.kind == "Device" || being.kind == "Certificate" {
         return being;

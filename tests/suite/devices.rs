@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use crate::gateway_live::closed_within_a_second;
 use crate::kit::http::{Go, claims, client, random};
 use crate::kit::seed::{API, Id, VAULT, route, standard};
+use crate::kit::pki::{Pki, curl};
 use crate::kit::{House, Server, Upstream, raw, wait_until};
+use crate::mtls_gateway::world;
 use crate::remote_gateway::gateway_house;
 
 const fn basic(id: &'static str, secret: &'static str, scope: &'static str) -> Id {
@@ -45,7 +47,7 @@ fn seed(url: &str) -> Value {
     clients.extend([machine(&SENSOR, API), machine(&METER, VAULT), machine(&TOOL, API), machine(&NOBODY, API)]);
     seed["policies"] = json!([{"id": "plant", "cedar": POLICY}]);
     seed["upstreams"].as_array_mut().unwrap().push(json!({"id": "acme-plant", "targets": [{"url": url}]}));
-    let auth = || json!({"accept": ["jwt"], "audience": API});
+    let auth = || json!({"accept": ["jwt", "api_key", "mtls"], "audience": API});
     for (id, prefix, upstream) in
         [("readings", "/readings/", "echo"), ("firmware", "/firmware/", "echo"), ("commands", "/commands/", "echo"), ("plant", "/plant/", "acme-plant")]
     {
@@ -61,6 +63,7 @@ fn seed(url: &str) -> Value {
     seed["routes"].as_array_mut().unwrap().push(sealed);
     seed["devices"] = json!([
         {"id": "sensor-1", "name": "Boiler room", "type": "temperature-sensor", "groups": ["plant-7"], "tenant": "acme", "client_id": SENSOR.id},
+        {"id": "sensor-2", "type": "temperature-sensor", "tenant": "acme"},
         {"id": "meter-1", "type": "meter", "client_id": METER.id},
         {"id": "tool-1", "type": "laptop", "groups": ["technicians"], "tenant": "umbrella", "client_id": TOOL.id},
     ]);
@@ -122,6 +125,65 @@ fn who_may_reach_which_upstream_is_one_policy_and_the_default_is_nobody() {
     assert!(plant.upstream.seen(&mark).is_empty());
     assert_eq!(plant.call("GET", &format!("/plant/{mark}"), &sensor), 200);
     assert_eq!(claims(&nobody)["device"], Value::Null);
+}
+
+#[test]
+fn an_api_key_of_a_device_may_what_the_device_may() {
+    let plant = plant();
+    let made = plant.server.admin("POST", "/api-keys").json(&json!({"name": "boiler", "owner": {"device": "sensor-2"}})).go().expect(201).json();
+    let key = made["api_key"].as_str().unwrap();
+    let call = |method: &str, path: &str| client().request(method.parse().unwrap(), plant.server.through(path)).header("x-api-key", key).go().status;
+    let mark = random();
+    assert_eq!(call("POST", "/readings/x"), 200);
+    assert_eq!(call("PUT", &format!("/firmware/{mark}")), 403);
+    assert_eq!(call("GET", "/plant/x"), 200);
+    assert!(plant.upstream.seen(&mark).is_empty());
+    plant.server.admin("PATCH", "/devices/sensor-2").json(&json!({"groups": ["quarantine"]})).go().expect(200);
+    assert_eq!(call("POST", "/readings/x"), 403, "moved while its key stayed the same");
+    plant.server.admin("POST", "/devices/sensor-2/disable").go().expect(204);
+    assert_eq!(call("POST", "/readings/x"), 401);
+    plant.server.admin("PATCH", "/devices/sensor-2").json(&json!({"groups": [], "disabled": false})).go().expect(200);
+    assert_eq!(call("POST", "/readings/x"), 200, "a key outlives what its device went through");
+}
+
+#[test]
+fn a_certificate_of_a_device_may_what_the_device_may() {
+    let prepare = |_: &House, root: &Pki, second: &Pki| {
+        root.client("boiler", "URI:spiffe://acme/boiler");
+        second.client("impostor", "URI:spiffe://acme/boiler");
+        root.client("stranger", "DNS:stranger.example.com");
+    };
+    let Some(world) = world(prepare, |_| {}) else { return };
+    let said: Value = serde_json::from_str(&std::fs::read_to_string(world.house.path("admin.json")).unwrap()).unwrap();
+    let admin = |method: &str, path: &str, body: &Value| {
+        let url = format!("https://{}/admin/v1{path}", world.server.listener("admin").replace("127.0.0.1", "localhost"));
+        let (token, body) = (format!("Authorization: Bearer {}", said["admin_token"].as_str().unwrap()), body.to_string());
+        let mut args = vec!["-X", method, "-H", &token, "-H", "Content-Type: application/json"];
+        if body != "null" {
+            args.extend(["--data", &body]);
+        }
+        let (status, answer) = curl(&world.house, None, &url, &args);
+        assert!(matches!(status, Ok(200 | 201 | 204)), "{method} {path}: {status:?} {answer}");
+    };
+    admin("POST", "/policies", &json!({"id": "plant", "cedar": POLICY}));
+    for (id, prefix, tags) in [("readings", "/readings/", json!([])), ("vaulted", "/vaulted/", json!(["firmware"]))] {
+        let mut route = route(id, prefix, "echo", json!({"accept": ["mtls"]}));
+        (route["policy"], route["tags"]) = (json!("shared"), tags);
+        admin("POST", "/routes", &route);
+    }
+    let certificates = json!([{"san_uri": "spiffe://acme/boiler", "authority": "root"}]);
+    admin("POST", "/devices", &json!({"id": "boiler", "type": "temperature-sensor", "certificates": certificates}));
+    let call = |certificate: &str, method: &str, path: &str| world.curl(Some(certificate), path, &["-X", method]).unwrap();
+    assert_eq!(call("boiler", "POST", "/readings/x"), 200);
+    assert_eq!(call("boiler", "PUT", "/vaulted/x"), 403);
+    assert_eq!(call("impostor", "POST", "/readings/x"), 403, "another authority's certificate with the device's name");
+    assert_eq!(call("stranger", "POST", "/readings/x"), 403);
+    admin("POST", "/devices/boiler/disable", &Value::Null);
+    assert_eq!(call("boiler", "POST", "/readings/x"), 401);
+    admin("POST", "/devices/boiler/enable", &Value::Null);
+    assert_eq!(call("boiler", "POST", "/readings/x"), 200, "the certificate is good still, and so is the device");
+    admin("PATCH", "/devices/boiler", &json!({"groups": ["quarantine"]}));
+    assert_eq!(call("boiler", "POST", "/readings/x"), 403);
 }
 
 #[test]
