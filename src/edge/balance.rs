@@ -108,8 +108,9 @@ pub(crate) fn balance(id: &str, upstream: &Upstream) -> Balance {
         let default = if tls { 443 } else { 80 };
         let authority = if port == default { shown.clone() } else { format!("{shown}:{port}") };
         let Ok(authority) = HeaderValue::from_str(&authority) else { continue };
-        // Connections that were opened under another trust are another upstream's.
-        let own = secured.as_ref().map(|_| format!("#{id}")).unwrap_or_default();
+        // Connections that were opened under another trust, or are counted, are nobody else's.
+        let apart = secured.is_some() || upstream.max_connections.is_some();
+        let own = if apart { format!("#{id}") } else { String::new() };
         let key = format!("{}://{shown}:{port}/{:?}{own}", if tls { "https" } else { "http" }, upstream.protocol).into();
         let weight = given.weight.unwrap_or(1).min(100);
         order.extend(std::iter::repeat_n(targets.len(), weight as usize));

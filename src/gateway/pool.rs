@@ -19,7 +19,10 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use outbound::connect::{self, Endpoint};
 use rustls::ClientConfig;
-use tokio::{sync::OwnedSemaphorePermit, time::Sleep};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit},
+    time::Sleep,
+};
 
 use crate::{
     answered::{Checked, Expecting},
@@ -88,6 +91,31 @@ struct Bench {
     http1: VecDeque<Idle>,
     http2: Option<(http2::SendRequest<RequestBody>, Option<Arc<Standing>>)>,
     down_until: Option<Instant>,
+    /// Wakes who waits here for a connection.
+    given: Rc<Notify>,
+    waiting: Rc<Cell<u32>>,
+}
+
+/// What there is instead of nothing to send on.
+enum Room {
+    Kept(Taken),
+    New(Option<OwnedSemaphorePermit>),
+}
+
+/// Counts one who waits while it lives.
+struct Waiting(Rc<Cell<u32>>);
+
+impl Waiting {
+    fn new(count: &Rc<Cell<u32>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 /// The connections of one thread.
@@ -121,7 +149,12 @@ impl Kept {
 
     /// The answer has been read to its end.
     pub(crate) fn give_back(self) {
-        if self.line.sender.is_closed() || self.line.counted.as_ref().is_some_and(|standing| standing.is_starved()) {
+        if self.line.sender.is_closed() {
+            return;
+        }
+        // Others wait for a connection: those of this thread can have this one, but now and then another thread's turn is made.
+        let starved = self.line.counted.as_ref().is_some_and(|standing| standing.is_starved());
+        if starved && (self.pool.chance(4) == 0 || !self.pool.hand_over(&self.key)) {
             return;
         }
         let mut benches = self.pool.benches.borrow_mut();
@@ -231,23 +264,54 @@ impl Pool {
         within: Duration,
         standing: Option<&Arc<Standing>>,
     ) -> Result<Taken, Unopened> {
-        let (room, counted) = match standing {
+        let (room, counted) = match standing.filter(|standing| standing.counts_connections()) {
             None => (None, None),
-            Some(standing) => {
-                let room = standing.connect().await.map_err(Unopened::Full)?;
-                let counted = room.is_some().then(|| Arc::clone(standing));
-                (room, counted)
-            }
+            Some(standing) => match self.room(target, only_http1, standing).await.map_err(Unopened::Full)? {
+                Room::Kept(taken) => return Ok(taken),
+                Room::New(room) => (room, Some(Arc::clone(standing))),
+            },
         };
-        if counted.is_some() {
-            self.counted.set(true);
-        }
         let opened = tokio::time::timeout(within, self.handshake(target, only_http1, room, counted))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let down_until = if opened.is_ok() { None } else { Some(Instant::now() + PENALTY) };
         self.benches.borrow_mut().entry(Arc::clone(&target.key)).or_default().down_until = down_until;
         opened.map_err(Unopened::Fault)
+    }
+
+    /// Room for a connection, or one that was given back meanwhile.
+    async fn room(&self, target: &Target, only_http1: bool, standing: &Standing) -> Result<Room, Refusal> {
+        self.counted.set(true);
+        let (given, waiting) = {
+            let mut benches = self.benches.borrow_mut();
+            let bench = benches.entry(Arc::clone(&target.key)).or_default();
+            (Rc::clone(&bench.given), Rc::clone(&bench.waiting))
+        };
+        let _waiting = Waiting::new(&waiting);
+        let mut room = std::pin::pin!(standing.connect());
+        loop {
+            tokio::select! {
+                biased;
+                room = &mut room => return room.map(Room::New),
+                () = given.notified() => {
+                    // Its task has to see the end of the last answer first.
+                    for _ in 0..4 {
+                        if let Some(taken) = self.take(target, only_http1) {
+                            return Ok(Room::Kept(taken));
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Wakes one who waits on this thread for a connection of this key; whether there is one.
+    fn hand_over(&self, key: &str) -> bool {
+        let benches = self.benches.borrow();
+        let Some(bench) = benches.get(key).filter(|bench| bench.waiting.get() > 0) else { return false };
+        bench.given.notify_one();
+        true
     }
 
     async fn handshake(
@@ -283,7 +347,10 @@ impl Pool {
                 drop(connection.await);
                 drop(room);
             });
-            self.benches.borrow_mut().entry(Arc::clone(&target.key)).or_default().http2 = Some((sender.clone(), counted));
+            let mut benches = self.benches.borrow_mut();
+            let bench = benches.entry(Arc::clone(&target.key)).or_default();
+            bench.http2 = Some((sender.clone(), counted));
+            bench.given.notify_waiters();
             return Ok(Taken { sender: Sender::Http2(sender), idle: None });
         }
         let (stream, expecting) = Checked::new(stream);

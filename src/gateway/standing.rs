@@ -154,6 +154,11 @@ impl Standing {
         }
     }
 
+    /// Whether its connections are counted.
+    pub(crate) const fn counts_connections(&self) -> bool {
+        self.connections.is_some()
+    }
+
     /// Room for a connection (`None`: there is always some).
     pub(crate) async fn connect(&self) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
         match &self.connections {

@@ -136,3 +136,18 @@ fn identity_follows_the_routes_own_mapping() {
     let seen = stage.upstream.only(&mark);
     assert!(seen.all("x-user").is_empty() && seen.all("x-app").is_empty(), "{:?}", seen.headers);
 }
+
+#[test]
+fn interim_answers_are_not_the_answer_and_a_304_has_no_body() {
+    let stage = STAGE.get();
+    let ask = |answer: &str| {
+        let path = format!("/public/raw?answer={}", answer.replace(' ', "%20").replace("\r\n", "%0D%0A"));
+        client().get(stage.through(&path)).go()
+    };
+    let early = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody";
+    let answer = ask(early);
+    assert_eq!((answer.status, answer.text().as_str(), answer.header("link")), (200, "body", ""));
+    let unchanged = ask("HTTP/1.1 304 Not Modified\r\nETag: a\r\nContent-Length: 4\r\n\r\n");
+    assert_eq!((unchanged.status, unchanged.body.len(), unchanged.header("etag")), (304, 0, "a"));
+    assert_eq!(ask("HTTP/1.1 103 Early Hints\r\n\r\n").status, 502, "nothing but an interim answer");
+}
