@@ -195,7 +195,7 @@ section! {
         client_key_file: Option<PathBuf> = "",
         /// A file with its certificate, PEM, leaf first.
         client_certificate_file: Option<PathBuf> = "",
-        /// Whether introspection answers have to be signed (RFC 9701): the client then needs `introspection_signed_response_alg` there.
+        /// Whether introspection answers have to be signed (RFC 9701).
         signed_introspection: bool = "false",
         /// The gateway's own name, a URI: the `iss` of the assertions that it signs for upstreams. Default: the issuer with `/gateway` after it.
         identifier: Option<String> = "",
