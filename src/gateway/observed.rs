@@ -99,6 +99,8 @@ pub(crate) struct Story {
     version: Version,
     host: String,
     agent: Option<String>,
+    /// The path as it came, for what never got a normal one.
+    path: String,
     pub context: Option<TraceContext>,
     /// When the upstream was called, and when it answered; microseconds since the start.
     forwarded_us: Option<i64>,
@@ -139,6 +141,7 @@ impl Story {
             version,
             host: host.unwrap_or_default(),
             agent: bounded(headers.get(header::USER_AGENT)),
+            path: cut(uri.path()).to_owned(),
             context,
             forwarded_us: None,
             answered_us: None,
@@ -229,7 +232,8 @@ impl Telling {
     /// The head of the answer is known.
     pub(crate) fn new(worker: &Rc<Worker>, conn: &Conn, mut story: Box<Story>, end: &End<'_>) -> Self {
         let who = end.account.who.as_ref().map(|believed| &believed.identity);
-        let (path, agent) = (cut(&end.account.path).to_owned(), story.agent.take());
+        let (came, agent) = (std::mem::take(&mut story.path), story.agent.take());
+        let path = if end.account.path.is_empty() { came } else { cut(&end.account.path).to_owned() };
         let line = Line {
             time: String::new(),
             request_id: Some(end.account.request_id.as_str().to_owned()),
