@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
 
 use crate::{
-    identity::{Identity, Kind},
+    identity::{Identity, Issuer, Kind},
     limit::{Quota, Verdict},
 };
 
@@ -144,14 +144,23 @@ impl LimitKey {
     /// What a caller is counted under; `None`: it has nothing of the kind, so that its address counts.
     #[must_use]
     pub fn of<'a>(&self, who: &'a Identity) -> Option<Cow<'a, str>> {
-        let named = |text: Option<&'a str>| text.filter(|t| !t.is_empty()).map(Cow::Borrowed);
+        // Names of different issuers are different names.
+        let named = |text: Option<&'a str>| {
+            text.filter(|t| !t.is_empty()).map(|text| match &who.issuer {
+                Issuer::Foreign(issuer) => Cow::Owned(format!("{issuer} {text}")),
+                Issuer::Own | Issuer::Authority(_) => Cow::Borrowed(text),
+            })
+        };
         match self {
             Self::Client => named(who.claims.client_id.as_deref()),
             Self::Subject if who.claims.sub.is_empty() => None,
             Self::Subject => Some(format!("{} {}", who.claims.iss, who.claims.sub).into()),
             Self::ApiKey => named(if who.kind == Kind::ApiKey { who.kid.as_deref() } else { None }),
             Self::Device => named(who.device.as_ref().map(|device| device.id.as_str())),
-            Self::Tenant => named(who.claims.raw.get("tenant").and_then(Value::as_str)),
+            Self::Tenant => {
+                let of_device = who.device.as_ref().and_then(|device| device.tenant.as_deref());
+                named(of_device.or_else(|| who.claims.raw.get("tenant").and_then(Value::as_str)))
+            }
             Self::Consumer => [Self::Device, Self::ApiKey, Self::Client, Self::Subject].iter().find_map(|key| key.of(who)),
             Self::Ip | Self::Route | Self::Header(_) => None,
         }
@@ -351,6 +360,9 @@ mod tests {
         assert_eq!(of("consumer", &who).as_deref(), Some("c"));
         assert_eq!((of("api_key", &who), of("device", &who)), (None, None));
         assert_eq!(own_quota(&who), None, "what a token says of itself is no quota");
+        who.issuer = Issuer::Foreign("https://other.example".into());
+        assert_eq!(of("client", &who).as_deref(), Some("https://other.example c"), "not the client of that name here");
+        who.issuer = Issuer::Own;
         who.kind = Kind::ApiKey;
         assert_eq!(of("consumer", &who).as_deref(), Some("k"));
         assert_eq!(own_quota(&who), Some(Quota::per(5, 60)));

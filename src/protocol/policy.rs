@@ -59,14 +59,17 @@ pub fn policy_json(settings: &Settings) -> Value {
         "headers": { "identity": "always removed, then set", "refused": ["names outside RFC 9110 tokens", "names with _"] },
         "framing": { "refused": ["CL+TE", "duplicate CL", "TE other than chunked", "bare LF", "obs-fold"] },
         "limits": {
-            "url": 8192, "headers": 32768, "header_fields": 100, "form": Form::LIMIT, "json": 262_144, "json_depth": 32,
+            "url": 8192, "headers": 32768, "header_fields": 100, "form": Form::LIMIT, "json": 262_144, "json_depth": 32, "idle_body": "30s",
             "password": 128, "token": tokens::jws::MAX_LEN,
         },
         "password_hash": {
             "algorithm": "argon2id", "memory_kib": password::MEMORY_KIB, "passes": password::PASSES, "lanes": password::LANES,
             "at_a_time": "one a core", "queue_full": 503,
         },
-        "rate": { "answer": 429, "headers": ["Retry-After", "RateLimit", "RateLimit-Policy"], "per": ["account", "source"], "ipv6_source": "/64" },
+        "rate": {
+            "answer": 429, "headers": ["Retry-After", "RateLimit", "RateLimit-Policy"], "per": ["account", "source"], "ipv6_source": "/64",
+            "route_keys": ["ip", "client", "subject", "api_key", "device", "tenant", "consumer", "route", "header:NAME"], "lease": "1% of the burst",
+        },
         "outbound": {
             "scheme": "https", "private_addresses": "refused", "redirects": 0, "max_body": 65_536, "timeout": "5s", "exceptions": "allow-list",
         },
