@@ -1,6 +1,6 @@
 //! Bodies on their way through: octet for octet, at the reader's pace, ended with their credential.
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -151,7 +151,7 @@ impl Body for RequestBody {
 /// An answer's body on its way to the client.
 pub(crate) enum AnswerBody {
     Text(Option<Bytes>),
-    Stream(Box<Streamed>),
+    Stream(Rc<RefCell<Streamed>>),
     /// With trailers after it.
     Trailed(Box<(Option<Bytes>, Option<http::HeaderMap>)>),
 }
@@ -169,10 +169,14 @@ pub(crate) struct Held {
 
 /// An upstream's body, the connection to give back after it, and the credential it is sent under.
 pub(crate) struct Streamed {
-    inner: Incoming,
+    /// `None` once it was given up.
+    inner: Option<Incoming>,
     first: Option<Frame<Bytes>>,
     held: Held,
     over: bool,
+    /// How often it was asked for more, and whether it is not waiting for the upstream since.
+    asked: u32,
+    given: bool,
     lease: Option<Lease>,
     /// The client's connection is not idle meanwhile.
     busy: Option<Busy>,
@@ -188,7 +192,7 @@ impl AnswerBody {
         match self {
             Self::Text(text) => telling.sent(text.as_ref().map_or(0, Bytes::len)),
             Self::Trailed(both) => telling.sent(both.0.as_ref().map_or(0, Bytes::len)),
-            Self::Stream(stream) => stream.telling = Some(Box::new(telling)),
+            Self::Stream(stream) => stream.borrow_mut().telling = Some(Box::new(telling)),
         }
     }
 
@@ -211,7 +215,18 @@ impl AnswerBody {
         lease: Option<Lease>,
         busy: Option<Busy>,
     ) -> Self {
-        Self::Stream(Box::new(Streamed { inner, first, held, over: false, lease, busy, telling: None, stay: None }))
+        Self::Stream(Rc::new(RefCell::new(Streamed {
+            inner: Some(inner),
+            first,
+            held,
+            over: false,
+            asked: 0,
+            given: true,
+            lease,
+            busy,
+            telling: None,
+            stay: None,
+        })))
     }
 }
 
@@ -219,7 +234,7 @@ impl AnswerBody {
     /// The same, for as long as it may stay.
     pub(crate) fn staying(mut self, stay: Option<Stay>) -> Self {
         if let (Self::Stream(stream), Some(stay)) = (&mut self, stay) {
-            stream.stay = Some(Box::new(stay));
+            stream.borrow_mut().stay = Some(Box::new(stay));
         }
         self
     }
@@ -237,9 +252,23 @@ impl Streamed {
         }
     }
 
+    fn ended(&self) -> bool {
+        self.inner.as_ref().is_some_and(Body::is_end_stream)
+    }
+
+    /// How often it was asked for more, if it is the reader's turn to ask.
+    pub(crate) fn unread(&self) -> Option<u32> {
+        self.given.then_some(self.asked)
+    }
+
+    /// Lets the upstream go; who asks for more after all hears that it broke off.
+    pub(crate) fn give_up(&mut self) {
+        (self.inner, self.held, self.stay) = (None, Held::default(), None);
+    }
+
     fn settle(&mut self) {
         drop(self.busy.take());
-        if self.inner.is_end_stream()
+        if self.ended()
             && let Some(kept) = self.held.kept.take()
         {
             kept.give_back();
@@ -257,7 +286,8 @@ impl Streamed {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(first)));
         }
-        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(Some(Err(Broken::Slow))) };
+        let frame = match Pin::new(inner).poll_frame(cx) {
             Poll::Pending => {
                 if let Some(lease) = &mut self.lease {
                     lease.watch(cx);
@@ -310,7 +340,10 @@ impl Body for AnswerBody {
                 Poll::Ready(text.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
             }
             Self::Stream(stream) => {
+                let stream = &mut *stream.borrow_mut();
+                (stream.asked, stream.given) = (stream.asked.wrapping_add(1), false);
                 let frame = ready!(stream.poll(cx));
+                stream.given = true;
                 if let Some(telling) = &mut stream.telling
                     && let Some(Ok(frame)) = &frame
                 {
@@ -325,7 +358,10 @@ impl Body for AnswerBody {
         match self {
             Self::Text(text) => text.is_none(),
             Self::Trailed(both) => both.0.is_none() && both.1.is_none(),
-            Self::Stream(stream) => stream.first.is_none() && stream.inner.is_end_stream(),
+            Self::Stream(stream) => {
+                let stream = stream.borrow();
+                stream.first.is_none() && stream.ended()
+            }
         }
     }
 
@@ -334,10 +370,13 @@ impl Body for AnswerBody {
             Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
             // With a length, the reader would not wait for what comes after.
             Self::Trailed(_) => SizeHint::default(),
-            Self::Stream(stream) => match &stream.first {
-                None => stream.inner.size_hint(),
-                Some(_) => SizeHint::default(),
-            },
+            Self::Stream(stream) => {
+                let stream = stream.borrow();
+                match (&stream.first, &stream.inner) {
+                    (None, Some(inner)) => inner.size_hint(),
+                    _ => SizeHint::default(),
+                }
+            }
         }
     }
 }

@@ -321,6 +321,9 @@ async fn proxied(
     } else {
         AnswerBody::stream(body, answered.first, held, lease(), trace.busy.take()).staying(stay)
     };
+    if conn.shared.is_none() {
+        worker.unread.watch(&body);
+    }
     Ok(Response::from_parts(head, body))
 }
 

@@ -21,7 +21,7 @@ pub mod canary;
 mod certificate;
 mod bounds;
 pub mod cors;
-mod credentials;
+pub mod credentials;
 mod discovery;
 pub mod exchange;
 pub mod devices;
@@ -64,6 +64,7 @@ mod traced;
 pub mod usage;
 mod trust;
 mod validation;
+mod unread;
 mod websocket;
 mod worker;
 

@@ -23,6 +23,7 @@ use crate::{
     record::Meter,
     request_id::Ids,
     seen::Seen,
+    unread::Unread,
     source::{IntrospectError, Introspection},
     usage::Counts,
 };
@@ -64,6 +65,7 @@ pub(crate) type Asking = Merged<LocalBoxFuture<'static, Result<Introspection, In
 pub(crate) struct Worker {
     pub gateway: Arc<Gateway>,
     pub pool: Rc<Pool>,
+    pub unread: Unread,
     pub live: Rc<Live>,
     pub seen: RefCell<Seen>,
     pub keys: Keys,
@@ -85,6 +87,7 @@ impl Worker {
         let parts = gateway.parts();
         Rc::new(Self {
             pool: Rc::new(Pool::new(parts.settings.idle_connections, parts.outbound.tls(), &gateway.upstreams)),
+            unread: Unread::default(),
             live: Rc::default(),
             seen: RefCell::new(Seen::new(parts.settings.remembered_tokens, &*parts.entropy)),
             keys: Keys::new(parts.settings.remembered_tokens, &*parts.entropy),
@@ -184,6 +187,7 @@ impl Worker {
         }
         let now = self.gateway.parts().clock.now();
         self.pool.sweep();
+        self.unread.sweep();
         self.connections.borrow_mut().retain(|c| c.strong_count() > 0);
         if beat.is_multiple_of(64) {
             self.seen.borrow_mut().retain(|b| b.identity.claims.exp > now);

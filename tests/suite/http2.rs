@@ -15,7 +15,7 @@ use crate::kit::http::{Go, RUNTIME, client, random};
 use crate::kit::nginx::Nginx;
 use crate::kit::seed::MACHINE;
 use crate::kit::target::{Mood, Target, route};
-use crate::kit::{Shared, Stage, services};
+use crate::kit::{Shared, Stage, services, wait_until};
 
 static STAGE: Shared = Shared::new();
 
@@ -116,6 +116,9 @@ fn a_reader_that_opens_no_window_is_not_buffered_for() {
     let grown = resident(&stage).saturating_sub(before);
     assert!(grown < 40 * 1024, "{grown} kB for forty streams of 50 MB");
     client().get(stage.through("/public/meanwhile")).go().expect(200);
+    assert_eq!(target.open(), 40);
+    // Nor is the upstream held for ever (a minute).
+    wait_until("the upstream is let go", Duration::from_secs(90), || target.open() == 0);
 }
 
 #[test]

@@ -87,6 +87,10 @@ impl Target {
     pub fn checked(&self) -> usize {
         self.shared.checked.load(Ordering::SeqCst)
     }
+    /// Connections open now.
+    pub fn open(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
+    }
     /// Most connections at once so far.
     pub fn most_open(&self) -> usize {
         self.shared.most_open.load(Ordering::SeqCst)
