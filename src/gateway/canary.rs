@@ -15,7 +15,10 @@ use crate::Gateway;
 
 /// The canaries' counts by route, each with the text it was counted under.
 #[derive(Debug, Default)]
-pub(crate) struct Canaries(Mutex<AHashMap<Arc<str>, (Arc<str>, Tally)>>);
+pub(crate) struct Canaries(Mutex<AHashMap<Arc<str>, Counted>>);
+
+/// Under which text, and what.
+type Counted = (Arc<str>, Tally);
 
 /// How a canary does, for administrators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
