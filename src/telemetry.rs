@@ -114,6 +114,10 @@ fn describe() {
     metrics::describe_counter!("upstream_breaker_opened_total", "How often the circuit breaker of a target opened");
     metrics::describe_counter!("upstream_retries_total", "Requests sent again, by upstream and reason");
     metrics::describe_counter!("upstream_refused_total", "Requests refused with 503 for their upstream's sake, by upstream and reason");
+    metrics::describe_counter!("introspection_total", "Questions about tokens of trusted issuers, by issuer and outcome");
+    metrics::describe_counter!("discovery_fetch_total", "Fetches of trusted issuers' metadata, by issuer and outcome");
+    metrics::describe_counter!("token_exchange_total", "Tokens exchanged for upstreams, by outcome");
+    metrics::describe_counter!("assertions_signed_total", "Assertions signed for upstreams; most requests send one that is kept");
     metrics::describe_counter!("store_purged_rows_total", "Expired rows deleted");
     metrics::describe_gauge!("db_rows", "Rows by table");
     metrics::describe_gauge!("cache_entries", "Entries by cache");

@@ -123,6 +123,9 @@ pub struct Explanation {
     /// Where some of the route's requests go instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<String>,
+    /// What the upstream is told of the caller beside plain headers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub told: Option<String>,
     /// What the route demands; absent where it demands nothing or lets nobody through.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub demanded: Option<Demanded>,
@@ -226,6 +229,7 @@ impl Explanation {
             policy_shadow: account.tried.as_ref().map(Judged::of),
             version: entry.and_then(|entry| entry.life.as_ref()).map(|life| life.told()),
             canary: entry.and_then(|entry| entry.canary.as_ref()).map(|split| split.told()),
+            told: entry.and_then(crate::told::said),
             limit: account.verdict.map(|v| Counted { allowed: v.allowed, remaining: v.remaining, retry_after_ms: v.retry_after_ms }),
             validation: (!account.faults.is_empty()).then(|| crate::validation::told(&account.faults)),
             ..Self::default()
@@ -262,6 +266,7 @@ impl Explanation {
         if let Some(limit) = &self.limit {
             steps.push(format!("quota: {} left, {}", limit.remaining, if limit.allowed { "allowed" } else { "used up" }));
         }
+        steps.extend(self.told.clone());
         steps.extend(self.validation.iter().map(|wrong| format!("validation: {wrong}")));
         steps.push(match self.status {
             None => "forwarded".to_owned(),

@@ -39,6 +39,14 @@ impl Told {
     }
 }
 
+/// The same in words, for explanations.
+pub(crate) fn said(entry: &Entry) -> Option<String> {
+    let signed = entry.assertion.as_ref().map(|a| format!("an assertion signed with {} for {} in {}", a.alg, a.audience, a.header));
+    let exchanged = entry.exchange.as_ref().map(|e| format!("a token exchanged for {} in authorization", e.target.1));
+    let all: Vec<String> = signed.into_iter().chain(exchanged).collect();
+    (!all.is_empty()).then(|| format!("upstream gets {}", all.join(" and ")))
+}
+
 /// What is told of an admitted caller. Where it cannot be made, nothing is forwarded.
 pub(crate) async fn told(worker: &Worker, entry: &Entry, caller: Option<&Rc<Believed>>, asked: &Asked<'_>) -> Result<Told, Refusal> {
     let mut told = Told::default();
