@@ -2,7 +2,8 @@
 use std::sync::Arc;
 
 use ledger::{
-    ArtefactKind, Change, Committed, Consent, Guarded, KeyRow, KeyState, Listener, ObjectKind, Outcome, RevocationKind, Step, StoreError,
+    Artefact, ArtefactKind, Change, Committed, Consent, Guarded, KeyRow, KeyState, Listener, ObjectKind, Outcome, RevocationKind, Step,
+    StoreError,
 };
 use serde_json::json;
 
@@ -312,6 +313,40 @@ pub(super) async fn a_key_moves_only_from_the_named_states(world: &mut World) {
     assert!(store.apply(init(b"first")).await.expect("answer").applied());
     assert!(!store.apply(init(b"second")).await.expect("answer").applied());
     assert_eq!(store.meta("m").await.expect("read").as_deref(), Some(b"first".as_slice()));
+}
+
+pub(super) async fn the_api_keys_of_an_owner_end_together_and_no_others(world: &mut World) {
+    let store = world.store();
+    let key = |id: u8, owner: Option<&str>| Artefact {
+        kind: ArtefactKind::ApiKey,
+        grant: owner.map(Into::into),
+        ..artefact(ArtefactKind::ApiKey, &[id; 32])
+    };
+    let rows = [key(1, Some("client:a")), key(2, Some("client:a")), key(3, Some("client:b")), key(4, None)];
+    assert!(
+        store
+            .apply(rows.iter().fold(Change::new().event(event()), |change, row| change.step(Step::Put(row.clone()))))
+            .await
+            .expect("put")
+            .applied()
+    );
+    // The same owner of another kind of thing.
+    let other = Artefact { grant: Some("client:a".into()), ..artefact(ArtefactKind::Participant, &[5; 32]) };
+    assert!(store.apply(told(Step::Put(other))).await.expect("put").applied());
+    assert!(store.apply(told(Step::EndApiKeysOf { owner: "client:a".into() })).await.expect("end").applied());
+    let mut left = Vec::new();
+    for (kind, id) in [
+        (ArtefactKind::ApiKey, 1),
+        (ArtefactKind::ApiKey, 2),
+        (ArtefactKind::ApiKey, 3),
+        (ArtefactKind::ApiKey, 4),
+        (ArtefactKind::Participant, 5),
+    ] {
+        if store.artefact(kind, &[id; 32]).await.expect("read").is_some() {
+            left.push(id);
+        }
+    }
+    assert_eq!(left, [3, 4, 5]);
 }
 
 pub(super) async fn ending_reaches_exactly_what_is_named(world: &mut World) {

@@ -43,6 +43,7 @@ contract! {
     changes::an_object_is_replaced_only_at_its_version_and_keeps_its_key_to_itself,
     changes::a_change_that_believed_another_version_of_an_object_is_refused,
     changes::a_key_moves_only_from_the_named_states,
+    changes::the_api_keys_of_an_owner_end_together_and_no_others,
     changes::ending_reaches_exactly_what_is_named,
     records::a_reader_beside_the_writer_sees_what_is_committed_and_changes_nothing,
     records::everything_survives_a_restart,

@@ -28,7 +28,7 @@ use crate::{
 };
 
 pub(crate) const MIGRATIONS: &[Migration] =
-    migrations!("postgres": 1 "0001_ledger", 2 "0002_ends", 3 "0003_waiting", 4 "0004_participants");
+    migrations!("postgres": 1 "0001_ledger", 2 "0002_ends", 3 "0003_waiting", 4 "0004_participants", 5 "0005_api_keys");
 
 /// The channel on which nodes wake each other.
 const CHANNEL: &str = "doorward";
