@@ -116,7 +116,9 @@ pub async fn run(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
 
 /// Requests as this process's gateway decides them, and as it would.
 async fn compare(state: &AdminState, rows: Rows, requests: &[Value]) -> Result<(u32, Vec<Value>), Problem> {
-    let Some(explains) = &state.explains else { return Err(Problem::conflict("this process has no gateway: ask questions instead of requests")) };
+    let Some(explains) = &state.explains else {
+        return Err(Problem::conflict("this process has no gateway: ask questions instead of requests"));
+    };
     let policies: Vec<Policy> = rows.policies.into_values().collect();
     let routes: Vec<Route> = rows.routes.into_values().collect();
     let default = explains.default_policy();

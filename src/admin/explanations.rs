@@ -1,7 +1,13 @@
 //! Why requests were refused at this process's gateway, and what would become of one.
 use serde_json::Value;
 
-use crate::{call::Call, collections::page, problem::Problem, rest::Answer, state::{AdminState, Explains}};
+use crate::{
+    call::Call,
+    collections::page,
+    problem::Problem,
+    rest::Answer,
+    state::{AdminState, Explains},
+};
 
 fn explains(state: &AdminState) -> Result<&dyn Explains, Problem> {
     state.explains.as_deref().ok_or_else(|| Problem::conflict("this process has no gateway: its log has the request id of every refusal"))

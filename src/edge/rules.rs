@@ -72,6 +72,9 @@ pub struct Circumstances<'a> {
     pub now: i64,
 }
 
+/// What decides over a route, and what is tried beside it.
+pub type DecidingAndTried = (Option<Rules>, Option<Rules>);
+
 /// A route as a resource.
 fn resource(route: &Route) -> Being {
     // An upstream of this route alone has the route's name.
@@ -94,7 +97,7 @@ impl Rules {
     ///
     /// # Errors
     /// The member and what is wrong, in words.
-    pub fn of(route: &Route, stored: &Stored, default: Option<&str>) -> Result<(Option<Self>, Option<Self>), (&'static str, String)> {
+    pub fn of(route: &Route, stored: &Stored, default: Option<&str>) -> Result<DecidingAndTried, (&'static str, String)> {
         let text = route.policy.as_deref().or(default);
         let deciding = text.map(|text| Self::new(route, text, stored)).transpose().map_err(|why| ("policy", why))?;
         let tried = match (&route.policy_shadow, &stored.tried) {

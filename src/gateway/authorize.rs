@@ -9,7 +9,13 @@ use crate::account::Account;
 const LOGGED: u32 = 10;
 
 /// Asks the route's policy, if it has one. A policy that cannot be evaluated permits nothing.
-pub(crate) fn judge(entry: &Entry, who: Option<&Identity>, what: &Circumstances<'_>, account: &mut Account, rehearsal: bool) -> Result<(), Refusal> {
+pub(crate) fn judge(
+    entry: &Entry,
+    who: Option<&Identity>,
+    what: &Circumstances<'_>,
+    account: &mut Account,
+    rehearsal: bool,
+) -> Result<(), Refusal> {
     let mut allowed = true;
     if let Some(rules) = &entry.rules {
         let verdict = rules.ask(who, what);

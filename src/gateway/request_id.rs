@@ -1,6 +1,6 @@
 //! One id for each request (`X-Request-Id`): on its answer, on what the upstream is sent, in the logs and in explanations. A trusted
 //! proxy's is kept if it reads; everybody else's is not.
-use std::{cell::Cell, fmt::Write as _};
+use std::cell::Cell;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokens::Entropy;
@@ -43,15 +43,30 @@ impl RequestId {
 
 /// Makes the ids of one thread: what no other thread has, and a count.
 pub(crate) struct Ids {
-    thread: u64,
+    /// Sixteen digits.
+    thread: [u8; 16],
     next: Cell<u64>,
+}
+
+/// A hexadecimal digit.
+const fn digit(n: u8) -> u8 {
+    if n < 10 { b'0' + n } else { b'a' + n - 10 }
+}
+
+/// The low digits of a number, as many as there are places.
+fn digits(mut n: u64, places: &mut [u8]) {
+    for place in places.iter_mut().rev() {
+        *place = digit((n & 15) as u8);
+        n >>= 4;
+    }
 }
 
 impl Ids {
     pub(crate) fn new(entropy: &dyn Entropy) -> Self {
-        let mut octets = [0; 8];
+        let (mut octets, mut thread) = ([0; 8], [0; 16]);
         entropy.fill(&mut octets);
-        Self { thread: u64::from_be_bytes(octets), next: Cell::new(0) }
+        digits(u64::from_be_bytes(octets), &mut thread);
+        Self { thread, next: Cell::new(0) }
     }
 
     /// The id of a request with these headers; `trusted`: of a proxy that may name it.
@@ -67,10 +82,11 @@ impl Ids {
     fn make(&self) -> RequestId {
         let n = self.next.get();
         self.next.set(n.wrapping_add(1));
-        let mut text = String::with_capacity(24);
-        // Writing to a string does not fail.
-        let _ = write!(text, "{:016x}{n:08x}", self.thread);
-        RequestId(HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("")))
+        let mut text = [0; 26];
+        let (thread, count) = text.split_at_mut(self.thread.len());
+        thread.copy_from_slice(&self.thread);
+        digits(n, count);
+        RequestId(HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("")))
     }
 }
 
@@ -96,7 +112,7 @@ mod tests {
             headers
         };
         let (first, second) = (ids.of(&with(&[]), false), ids.of(&with(&[]), false));
-        assert_eq!((first.as_str(), second.as_str()), ("abababababababab00000000", "abababababababab00000001"));
+        assert_eq!((first.as_str(), second.as_str()), ("abababababababab0000000000", "abababababababab0000000001"));
         assert_eq!(ids.of(&with(&["front-7/a"]), true).as_str(), "front-7/a");
         assert_ne!(ids.of(&with(&["front-7/a"]), false).as_str(), "front-7/a");
         for strange in [&["a b"][..], &[""], &["a", "b"], &["a\"b"], &["<x>"]] {

@@ -8,7 +8,7 @@ use cedar_policy::{
     AuthorizationError, Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy as Rule,
     PolicyId, PolicySet, Request, RestrictedExpression,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::{Being, Policy, Question, shape};
 
@@ -140,7 +140,7 @@ impl Compiled {
         let (principal, resource) =
             (uid(&question.principal.kind, &question.principal.id)?, uid(&question.resource.kind, &question.resource.id)?);
         let action = uid("Action", &question.action)?;
-        let context = Context::from_json_value(plain(&Value::Object(question.context.clone())), None).map_err(|e| e.to_string())?;
+        let context = Context::from_pairs(members(&question.context)?).map_err(|e| e.to_string())?;
         let mut brought = Vec::new();
         for (being, uid) in [(&question.principal, &principal), (&question.resource, &resource)] {
             if !being.attributes.is_empty() || !being.parents.is_empty() {
@@ -180,13 +180,7 @@ impl Compiled {
         for (kind, id) in &being.parents {
             parents.insert(self::uid(kind, id)?);
         }
-        // A record's members become expressions by way of an entity document, Cedar's own reading of JSON.
-        let document = json!([{"uid": uid.to_json_value().map_err(|e| e.to_string())?, "attrs": plain(&Value::Object(being.attributes.clone())), "parents": []}]);
-        let read = Entities::from_json_value(document, None).map_err(|e| e.to_string())?;
-        if let Some(read) = read.get(uid) {
-            let (_, told, _): (_, HashMap<String, RestrictedExpression>, _) = read.clone().into_inner();
-            attributes.extend(told);
-        }
+        attributes.extend(members(&being.attributes)?);
         Entity::new(uid.clone(), attributes, parents).map_err(|e| e.to_string())
     }
 }
@@ -200,24 +194,36 @@ fn name_of(uid: &EntityUid) -> (String, String) {
     (uid.type_name().to_string(), uid.id().unescaped().to_owned())
 }
 
-/// JSON as data alone: no fractions (Cedar has none; they become text), no null, none of the names that Cedar gives a meaning.
-fn plain(value: &Value) -> Value {
-    match value {
-        Value::Number(number) if number.as_i64().is_none() => Value::String(number.to_string()),
-        Value::Array(items) => items.iter().filter(|i| !i.is_null()).map(plain).collect(),
-        Value::Object(members) => Value::Object(
-            members
-                .iter()
-                .filter(|(name, value)| !value.is_null() && !name.starts_with("__"))
-                .map(|(name, value)| (name.clone(), plain(value)))
-                .collect::<Map<String, Value>>(),
-        ),
-        other => other.clone(),
-    }
+/// A JSON object's members as data alone: no null, none of the names that Cedar's JSON gives a meaning.
+fn members(object: &Map<String, Value>) -> Result<HashMap<String, RestrictedExpression>, String> {
+    let told = |(name, _): &(&String, &Value)| !name.starts_with("__");
+    object.iter().filter(told).filter_map(|(name, value)| Some(expression(value)?.map(|data| (name.clone(), data)))).collect()
+}
+
+/// JSON as data alone: no fractions (Cedar has none; they become text), no null.
+fn expression(value: &Value) -> Option<Result<RestrictedExpression, String>> {
+    Some(Ok(match value {
+        Value::Null => return None,
+        Value::Bool(flag) => RestrictedExpression::new_bool(*flag),
+        Value::Number(number) => match number.as_i64() {
+            Some(whole) => RestrictedExpression::new_long(whole),
+            None => RestrictedExpression::new_string(number.to_string()),
+        },
+        Value::String(text) => RestrictedExpression::new_string(text.clone()),
+        Value::Array(items) => match items.iter().filter_map(expression).collect::<Result<Vec<_>, _>>() {
+            Ok(items) => RestrictedExpression::new_set(items),
+            Err(why) => return Some(Err(why)),
+        },
+        Value::Object(object) => {
+            return Some(members(object).and_then(|members| RestrictedExpression::new_record(members).map_err(|e| e.to_string())));
+        }
+    }))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn compiled(cedar: &str, entities: &Value) -> Compiled {

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::gateway_live::closed_within_a_second;
 use crate::kit::http::{Go, claims, client, random};
-use crate::kit::seed::{API, Id, VAULT, route, standard};
 use crate::kit::pki::{Pki, curl};
+use crate::kit::seed::{API, Id, VAULT, route, standard};
 use crate::kit::{House, Server, Upstream, raw, wait_until};
 use crate::mtls_gateway::world;
 use crate::remote_gateway::gateway_house;
@@ -48,9 +48,12 @@ fn seed(url: &str) -> Value {
     seed["policies"] = json!([{"id": "plant", "cedar": POLICY}]);
     seed["upstreams"].as_array_mut().unwrap().push(json!({"id": "acme-plant", "targets": [{"url": url}]}));
     let auth = || json!({"accept": ["jwt", "api_key", "mtls"], "audience": API});
-    for (id, prefix, upstream) in
-        [("readings", "/readings/", "echo"), ("firmware", "/firmware/", "echo"), ("commands", "/commands/", "echo"), ("plant", "/plant/", "acme-plant")]
-    {
+    for (id, prefix, upstream) in [
+        ("readings", "/readings/", "echo"),
+        ("firmware", "/firmware/", "echo"),
+        ("commands", "/commands/", "echo"),
+        ("plant", "/plant/", "acme-plant"),
+    ] {
         let mut route = route(id, prefix, upstream, auth());
         route["policy"] = json!("shared");
         if id == "firmware" {
@@ -130,9 +133,12 @@ fn who_may_reach_which_upstream_is_one_policy_and_the_default_is_nobody() {
 #[test]
 fn an_api_key_of_a_device_may_what_the_device_may() {
     let plant = plant();
-    let made = plant.server.admin("POST", "/api-keys").json(&json!({"name": "boiler", "owner": {"device": "sensor-2"}})).go().expect(201).json();
+    let made =
+        plant.server.admin("POST", "/api-keys").json(&json!({"name": "boiler", "owner": {"device": "sensor-2"}})).go().expect(201).json();
     let key = made["api_key"].as_str().unwrap();
-    let call = |method: &str, path: &str| client().request(method.parse().unwrap(), plant.server.through(path)).header("x-api-key", key).go().status;
+    let call = |method: &str, path: &str| {
+        client().request(method.parse().unwrap(), plant.server.through(path)).header("x-api-key", key).go().status
+    };
     let mark = random();
     assert_eq!(call("POST", "/readings/x"), 200);
     assert_eq!(call("PUT", &format!("/firmware/{mark}")), 403);
@@ -262,7 +268,8 @@ fn a_mark_belongs_to_one_device_and_what_is_wrong_is_named() {
     let create = |device: Value| plant.server.admin("POST", "/devices").json(&device).go();
     assert_eq!(create(json!({"id": "thief", "client_id": SENSOR.id})).status, 409);
     let digest = "0a".repeat(32);
-    create(json!({"id": "badge", "certificates": [{"sha256": digest}, {"san_uri": "spiffe://acme/badge", "authority": "plant"}]})).expect(201);
+    create(json!({"id": "badge", "certificates": [{"sha256": digest}, {"san_uri": "spiffe://acme/badge", "authority": "plant"}]}))
+        .expect(201);
     let taken = create(json!({"id": "copy", "certificates": [{"sha256": digest}]}));
     assert_eq!(taken.status, 409);
     assert!(taken.text().contains("badge"), "{}", taken.text());
@@ -278,7 +285,15 @@ fn a_mark_belongs_to_one_device_and_what_is_wrong_is_named() {
     let ran = plant.house.try_seed(&twice, &["--plan"]);
     assert!(ran.code != 0 && ran.said().contains("devices[1].client_id"), "{}", ran.said());
     let described = plant.server.admin("GET", "/openapi.json").go().expect(200).json();
-    for path in ["/devices", "/devices/{id}", "/devices/{id}/disable", "/devices/{id}/enable", "/policies/dry-run", "/explanations", "/explanations/{id}"] {
+    for path in [
+        "/devices",
+        "/devices/{id}",
+        "/devices/{id}/disable",
+        "/devices/{id}/enable",
+        "/policies/dry-run",
+        "/explanations",
+        "/explanations/{id}",
+    ] {
         assert!(described["paths"][path].is_object(), "{path}");
     }
 }
@@ -294,11 +309,16 @@ fn a_gateway_of_its_own_knows_a_device_by_its_token_and_hears_that_it_is_disable
         own[member] = all[member].clone();
     }
     // Routes of issuers it does not trust are not its own.
-    own["routes"].as_array_mut().unwrap().retain(|route| ["readings", "firmware", "commands", "plant"].contains(&route["id"].as_str().unwrap()));
+    own["routes"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|route| ["readings", "firmware", "commands", "plant"].contains(&route["id"].as_str().unwrap()));
     house.seed(&own);
     let gateway = house.serve();
     let token = plant.server.machine_token(&SENSOR, &[]);
-    let call = |method: &str, path: &str, token: &str| client().request(method.parse().unwrap(), gateway.through(path)).bearer_auth(token).go().status;
+    let call = |method: &str, path: &str, token: &str| {
+        client().request(method.parse().unwrap(), gateway.through(path)).bearer_auth(token).go().status
+    };
     wait_until("the gateway joins", Duration::from_secs(10), || call("POST", "/readings/x", &token) == 200);
     assert_eq!(call("PUT", "/firmware/x", &token), 403);
     let open = stream(&gateway.listener("gateway"), &token);

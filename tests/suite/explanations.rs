@@ -14,10 +14,13 @@ fn stage(configure: impl FnOnce(&mut House)) -> Stage {
     house.bootstrap();
     let mut seed = standard(&upstream.url());
     let mut judged = route("judged", "/judged/", "echo", json!({"accept": ["jwt"], "audience": API}));
-    judged["policy"] = json!(r#"permit(principal, action == Action::"GET", resource); @id("never") forbid(principal == Client::"machine", action, resource);"#);
+    judged["policy"] = json!(
+        r#"permit(principal, action == Action::"GET", resource); @id("never") forbid(principal == Client::"machine", action, resource);"#
+    );
     let mut once = route("once", "/once/", "echo", json!({"accept": ["jwt"], "audience": API}));
     once["rate_limit"] = json!({"key": "client", "rate": 1, "period": "1h"});
-    let dead = json!({"id": "dead", "match": {"path_prefix": "/dead/"}, "upstream": {"targets": [{"url": "http://127.0.0.1:9"}]}, "public": true});
+    let dead =
+        json!({"id": "dead", "match": {"path_prefix": "/dead/"}, "upstream": {"targets": [{"url": "http://127.0.0.1:9"}]}, "public": true});
     seed["routes"].as_array_mut().unwrap().extend([judged, once, dead]);
     house.seed(&seed);
     let server = house.serve();
@@ -43,7 +46,16 @@ fn an_id_is_on_the_answer_and_upstream_and_a_stranger_cannot_choose_it() {
 fn a_trusted_proxy_names_the_request_if_the_name_reads() {
     let stage = stage(|house| drop(house.set("server.trusted_proxies", r#"["127.0.0.0/8"]"#)));
     let token = stage.machine_token(&MACHINE, &[]);
-    let named = |id: &str| client().get(stage.through("/api/x")).bearer_auth(&token).header("x-request-id", id).go().expect(200).header("x-request-id").to_owned();
+    let named = |id: &str| {
+        client()
+            .get(stage.through("/api/x"))
+            .bearer_auth(&token)
+            .header("x-request-id", id)
+            .go()
+            .expect(200)
+            .header("x-request-id")
+            .to_owned()
+    };
     assert_eq!(named("front-7.a"), "front-7.a");
     for strange in ["a b", "<script>", &"x".repeat(200)] {
         assert_ne!(named(strange), strange);
@@ -124,8 +136,11 @@ fn only_an_administrator_reads_explanations() {
 #[test]
 fn the_administration_and_the_command_say_what_the_gateway_does() {
     let stage = stage(|house| drop(house.set("gateway.explain_allowed", "1")));
-    let (machine, person) = (stage.machine_token(&MACHINE, &[("scope", "read")]), text(&stage.person_tokens(&HOME, "alice"), "access_token"));
-    for (method, path) in [("GET", "/api/x"), ("POST", "/writing/x"), ("GET", "/judged/x"), ("GET", "/public/x"), ("GET", "/vault/x"), ("PUT", "/nowhere")] {
+    let (machine, person) =
+        (stage.machine_token(&MACHINE, &[("scope", "read")]), text(&stage.person_tokens(&HOME, "alice"), "access_token"));
+    for (method, path) in
+        [("GET", "/api/x"), ("POST", "/writing/x"), ("GET", "/judged/x"), ("GET", "/public/x"), ("GET", "/vault/x"), ("PUT", "/nowhere")]
+    {
         for token in [&machine, &person] {
             let really = client().request(method.parse().unwrap(), stage.through(path)).bearer_auth(token).go();
             let body = json!({"method": method, "path": path, "token": token});

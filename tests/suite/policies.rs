@@ -33,7 +33,9 @@ fn stage(configure: impl FnOnce(&mut House), routes: &[Value], policies: Value) 
 fn counted(stage: &Stage, route: &str, differs: bool) -> u64 {
     let text = client().get(format!("http://{}/metrics", stage.listener("metrics"))).go().expect(200).text();
     let named = |line: &&str| {
-        line.starts_with("policy_shadow_total{") && line.contains(&format!("route=\"{route}\"")) && line.contains(&format!("differs=\"{differs}\""))
+        line.starts_with("policy_shadow_total{")
+            && line.contains(&format!("route=\"{route}\""))
+            && line.contains(&format!("differs=\"{differs}\""))
     };
     text.lines().find(named).and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }
@@ -92,8 +94,10 @@ fn a_candidate_is_tried_beside_the_policy_in_force_and_decides_nothing() {
 fn a_dry_run_tells_what_would_change_and_changes_nothing() {
     let routes = [policed("shared", "/shared/", Some("shared"), None)];
     let stage = stage(|_| {}, &routes, json!([{"id": "read", "cedar": MACHINES_READ}]));
-    let question = |action: &str| json!({"principal": {"type": "Client", "id": "machine", "parents": [{"type": "Group", "id": "g"}]}, "action": action,
-        "resource": {"type": "Route", "id": "shared"}, "context": {"method": action}});
+    let question = |action: &str| {
+        json!({"principal": {"type": "Client", "id": "machine", "parents": [{"type": "Group", "id": "g"}]}, "action": action,
+        "resource": {"type": "Route", "id": "shared"}, "context": {"method": action}})
+    };
     let machine = json!({"sub": "machine", "client_id": "machine", "scope": "read"});
     let body = json!({
         "policies": [{"id": "write", "cedar": r#"permit(principal in Group::"g", action == Action::"POST", resource);"#}],
