@@ -77,8 +77,11 @@ impl Rules {
             (Some(_), Some(_)) => false,
             (Some(one), None) => {
                 let told = one.to_str().unwrap_or_default();
+                let site = headers.get(FETCH_SITE);
+                // A page that wants no referrer has its forms say `null`; what kind of site it is of, the browser says all the same.
                 self.trusted_origins.iter().any(|trusted| trusted == told)
-                    || (is_origin(told, scheme, host) && headers.get(FETCH_SITE).is_none_or(|site| site == "same-origin"))
+                    || (told == "null" && site.is_some_and(|site| site == "same-origin"))
+                    || (is_origin(told, scheme, host) && site.is_none_or(|site| site == "same-origin"))
             }
             (None, _) => headers.get(FETCH_SITE).is_some_and(|site| site == "same-origin"),
         }
@@ -177,6 +180,7 @@ mod tests {
             &[("origin", "https://a.example")][..],
             &[("origin", "https://a.example:443"), ("sec-fetch-site", "same-origin")],
             &[("sec-fetch-site", "same-origin")],
+            &[("origin", "null"), ("sec-fetch-site", "same-origin")],
             &[("origin", "https://app.example"), ("sec-fetch-site", "cross-site")],
         ] {
             assert!(may(&Method::POST, good), "{good:?}");
@@ -184,6 +188,7 @@ mod tests {
         for evil in [
             &[][..],
             &[("origin", "null")],
+            &[("origin", "null"), ("sec-fetch-site", "cross-site")],
             &[("origin", "http://a.example")],
             &[("origin", "https://a.example.evil.example")],
             &[("origin", "https://a.example:444")],

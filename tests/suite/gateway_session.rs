@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use crate::gateway_live::closed_within_a_second;
+use crate::kit::authority::certified;
 use crate::kit::entrance::{self, CLIENT, COOKIE, at_login_server, enter, origin, page, script};
 use crate::kit::http::{Go, claims, client, random};
 use crate::kit::seed::{GW, MACHINE, PASSWORD, standard};
@@ -686,4 +687,36 @@ fn nodes_share_their_sessions_renew_them_once_and_end_them_together() {
     wait_until("the other node heard", Duration::from_secs(5), || {
         client().get(b.through("/app/x")).header("cookie", format!("{COOKIE}={cookie}")).go().status == 401
     });
+}
+
+#[test]
+fn behind_tls_the_cookies_are_bound_to_the_host() {
+    let upstream = Upstream::start();
+    let mut house = House::new();
+    let at = entrance::configure(&mut house, SCOPE);
+    let Some(authority) = certified(&mut house) else { return };
+    house.text("outbound.extra_ca_file", &authority.file().display().to_string());
+    let gateway = at.replace("127.0.0.1", "https://localhost");
+    house.bootstrap();
+    house.seed(&standard(&upstream.url()));
+    let more = json!({"redirect_uris": [format!("{gateway}/.doorward/callback")]});
+    house.seed(&json!({"clients": [entrance::gateway_client(&at, more)], "routes": entrance::routes()}));
+    let _server = house.serve();
+    let mut alice = Visitor::using(authority.client());
+    let get = |who: &mut Visitor, url: &str| who.once(authority.client().get(url).header("accept", "text/html"));
+    let url = format!("{gateway}/app/x");
+    let sent = get(&mut alice, &url).expect(302);
+    let back = at_login_server(&mut alice, sent.header("location"), "alice");
+    get(&mut alice, back.as_str()).expect(302);
+    for name in ["__Host-doorward-gateway", "__Host-doorward-gateway-login"] {
+        let line = &alice.set_cookies[name];
+        assert!(line.contains("; Secure") && line.contains("Path=/") && line.contains("HttpOnly") && !line.contains("Domain"), "{line}");
+    }
+    let mark = random();
+    get(&mut alice, &format!("{gateway}/app/{mark}")).expect(200);
+    assert!(!upstream.only(&mark).all("cookie").join(";").contains("doorward"));
+    // A cookie without the prefix is somebody else's.
+    let cookie = alice.cookies["__Host-doorward-gateway"].clone();
+    let plain = authority.client().get(&url).header("cookie", format!("{COOKIE}={cookie}"));
+    assert_eq!(plain.go().status, 401);
 }
