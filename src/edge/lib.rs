@@ -2,7 +2,8 @@
 //!
 //! Read in this order: [`route`], [`upstream`] and [`issuer`] (what an administrator writes), [`table`] (all of it, checked
 //! and ready), [`framing`], [`host`], [`path`] and [`headers`] (what a request may look like), [`forwarded`], [`credentials`] and
-//! [`identity`] (who calls), [`admission`] (whether it may), [`limit`] (how often), [`refusal`] (what is said if not).
+//! [`identity`] (who calls), [`admission`] (whether it may), [`limit`] (how often), [`refusal`] (what is said if not),
+//! [`version`] and [`version_match`] (how an API ends), [`canary`] (who tries its next upstream).
 pub mod admission;
 pub mod api_key;
 pub mod assertion;

@@ -3,7 +3,8 @@
 //! Read in this order: [`hop`] (the life of one request, naming every phase), `listen` and `framed` (octets in), `route`,
 //! `admit` (the one admission: `authenticate` and a file for each kind of credential, `sender`, `authorize`, `limit`, `replay`), `rewrite`,
 //! `forward` (the phases), `answer` and `record` (what comes out), `live`
-//! (what is closed when its credential ends), [`source`], [`jwks`] and [`remote`] (where knowledge comes from).
+//! (what is closed when its credential ends), [`source`], [`jwks`] and [`remote`] (where knowledge comes from), `decide` (the same
+//! decisions for other people's gateways).
 mod account;
 mod admit;
 mod answer;
