@@ -39,6 +39,9 @@ pub struct Credentials {
     pub proves: Proves,
 }
 
+/// What goes with a form: header fields and parameters.
+pub type Proof = (HeaderMap, Vec<(&'static str, String)>);
+
 #[derive(Serialize)]
 struct Claims<'a> {
     iss: &'a str,
@@ -54,12 +57,7 @@ impl Credentials {
     ///
     /// # Errors
     /// [`CredentialsError::Signing`].
-    pub fn prove(
-        &self,
-        audience: &str,
-        now: i64,
-        entropy: &dyn Entropy,
-    ) -> Result<(HeaderMap, Vec<(&'static str, String)>), CredentialsError> {
+    pub fn prove(&self, audience: &str, now: i64, entropy: &dyn Entropy) -> Result<Proof, CredentialsError> {
         let (mut headers, mut form) = (HeaderMap::new(), Vec::new());
         match &self.proves {
             Proves::Basic(secret) => {

@@ -34,9 +34,12 @@ enum Said {
     Inactive(i64),
 }
 
+/// What one issuer said, by token.
+type Half = HashMap<Box<str>, Said, RandomState>;
+
 /// What issuers said, by issuer and token: of each issuer two halves, the older of which is dropped when the newer is full.
 pub(crate) struct Abroad {
-    of: AHashMap<Arc<str>, [HashMap<Box<str>, Said, RandomState>; 2]>,
+    of: AHashMap<Arc<str>, [Half; 2]>,
     half: usize,
     state: RandomState,
 }
