@@ -66,6 +66,17 @@ struct State {
     one: tokio::sync::Mutex<()>,
 }
 
+impl State {
+    /// Whether what was answered would still count if it were shown again.
+    fn is_known(&self, at: i64) -> bool {
+        match **self.known.load() {
+            Known::Nothing => false,
+            Known::Good(until) => until > at,
+            Known::Revoked => self.due.load(Ordering::Acquire).saturating_add(LONGEST) > at,
+        }
+    }
+}
+
 /// One certificate that somebody shows.
 #[derive(Clone)]
 pub struct Watch {
@@ -123,7 +134,7 @@ impl Ocsp {
         let at = now();
         let due: Vec<Arc<State>> = {
             let mut watched = self.watched.lock();
-            watched.retain(|_, state| Arc::strong_count(state) > 1 || matches!(**state.known.load(), Known::Good(until) if until > at));
+            watched.retain(|_, state| Arc::strong_count(state) > 1 || state.is_known(at));
             #[expect(clippy::cast_precision_loss, reason = "a count far below 2^52")]
             metrics::gauge!("cache_entries", "cache" => "client_ocsp").set(watched.len() as f64);
             watched.values().filter(|state| Arc::strong_count(state) > 1 && state.due.load(Ordering::Acquire) <= at).cloned().collect()

@@ -152,11 +152,12 @@ fn every_authority_needs_a_list_unless_that_is_waived() {
 fn asking(policy: &'static str, named: bool, more: impl FnOnce(&mut House, &Pki)) -> Option<(World, Responder)> {
     let kept = RefCell::new(None);
     let prepare = |_: &House, root: &Pki, _: &Pki| {
-        let started = root.responder();
+        let mut started = root.responder();
         let access = if named { format!("authorityInfoAccess=OCSP;URI:{}\n", started.url()) } else { String::new() };
         for name in ["asked", "pump"] {
             root.issue(name, &format!("/CN={name}"), &format!("extendedKeyUsage=clientAuth\n{access}"));
         }
+        started.start();
         kept.replace(Some((started, Pki::reopen(root))));
     };
     let world = world(prepare, |house| {
@@ -213,7 +214,9 @@ fn only_the_authority_or_whom_it_has_delegated_to_answers() {
     for (signer, status) in [("app", 503), ("root", 200)] {
         let kept = RefCell::new(None);
         let prepare = |_: &House, root: &Pki, _: &Pki| {
-            kept.replace(Some(root.responder_by(signer)));
+            let mut responder = root.responder_by(signer);
+            responder.start();
+            kept.replace(Some(responder));
         };
         let configure = |house: &mut House| {
             let kept = kept.borrow();

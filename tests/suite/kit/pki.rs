@@ -124,18 +124,16 @@ impl Pki {
         std::fs::rename(self.house.path(&fresh), self.house.path(file)).expect("renamed");
     }
 
-    /// A responder for its certificates, whose signer it has delegated to; the address.
+    /// A responder for its certificates, whose signer it has delegated to.
     pub fn responder(&self) -> Responder {
         self.issue("ocsp", "/CN=ocsp", "extendedKeyUsage=OCSPSigning\nkeyUsage=digitalSignature\n");
         self.responder_by("ocsp")
     }
 
-    /// The same with another signer.
+    /// The same with another signer. It has to be started, best when all certificates are issued: it notices a change of its database
+    /// with the question after the next.
     pub fn responder_by(&self, signer: &str) -> Responder {
-        let port = free_port();
-        let mut responder = Responder { house: self.house.clone(), name: self.name, signer: signer.to_owned(), port, child: None };
-        responder.start();
-        responder
+        Responder { house: self.house.clone(), name: self.name, signer: signer.to_owned(), port: free_port(), child: None }
     }
 }
 
