@@ -201,6 +201,10 @@ section! {
         identifier: Option<String> = "",
         /// How old the knowledge of revocations may be before tokens are introspected instead, and refused if that fails.
         max_staleness: Seconds = r#""5s""#,
+        /// A file of routes: the JSON of a seed with `upstreams`, `routes`, `trusted_issuers` and `policies`. It is read at the start and within
+        /// a second of every change, and taken in as a whole: what it no longer names goes, what others made stays. A bad file is refused and
+        /// the old routes stay.
+        routes_file: Option<PathBuf> = "",
         /// `shared`: every route without a `policy` of its own, public ones too, is judged by the stored policies, and what none of them permits
         /// is refused. Default: such a route has no policy.
         default_policy: Option<String> = "",
@@ -436,6 +440,8 @@ pub struct Config {
     pub gateway_identifier: Option<String>,
     /// `[gateway]` `max_staleness`.
     pub max_staleness: Seconds,
+    /// `[gateway]` `routes_file`.
+    pub routes_file: Option<PathBuf>,
     /// `[gateway]` `default_policy`.
     pub default_policy: Option<String>,
     /// `[gateway]` `explain_allowed`.
@@ -539,6 +545,7 @@ impl Config {
         if default_policy.as_deref().is_some_and(|policy| policy != edge::rules::SHARED) {
             r.wrong("gateway.default_policy", "must be \"shared\", or be left out");
         }
+        let routes_file = gateway.as_ref().and_then(|section| section.routes_file.clone());
         let explain_allowed = gateway.as_ref().map_or(0, |section| section.explain_allowed);
         let max_staleness = gateway.map(|section| section.max_staleness);
         if max_staleness.is_some_and(|s| s.0 < 1) {
@@ -576,6 +583,7 @@ impl Config {
             signed_introspection,
             gateway_identifier,
             max_staleness: max_staleness?,
+            routes_file,
             default_policy,
             explain_allowed,
             lifetimes: lifetimes?,

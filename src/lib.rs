@@ -21,6 +21,7 @@ pub mod proxied;
 pub mod quickstart;
 pub mod restored;
 pub mod routes;
+pub mod routes_file;
 pub mod scoped;
 pub mod serve;
 pub mod server;

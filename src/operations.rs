@@ -171,6 +171,7 @@ pub async fn check(config: &Config, json: bool) -> Result<(), Failure> {
         }
     }
     wrong.dedup();
+    wrong.extend(config.routes_file.iter().flat_map(|file| crate::routes_file::mistakes(file)));
     match readable(config).await {
         Ok(foundation) => {
             match routes::read(&*foundation.store, &config.issuer, config.default_policy.as_deref()).await? {

@@ -22,6 +22,7 @@ use crate::{
     config::{Config, Role, TlsFiles},
     foundation::{self, Foundation},
     jobs, observer,
+    routes_file::RoutesFile,
     listen::{self, Listener, Shutdown, Timed, serve_http},
     server::{self, Ground, Wings},
     telemetry,
@@ -211,6 +212,11 @@ impl Running {
         ground.told = observer::open(&config)?;
         let ground = Arc::new(ground);
         server::follow(&config, &ground, &shutdown.stop);
+        if let Some(file) = config.routes_file.clone().filter(|_| config.plays(Role::Gateway) || config.plays(Role::Admin)) {
+            let objects = ground.foundation.objects();
+            let file = RoutesFile::open(file, &objects).await;
+            jobs::spawn(&ground.tasks, &shutdown.stop, file.follow(objects));
+        }
         ground.reload_routes(&config.issuer).await?;
         let gateway = if config.plays(Role::Gateway) { Some(server::gateway(&config, &ground)?) } else { None };
         let wings = Arc::new(ArcSwap::from_pointee(Wings::build(&config, &ground, gateway.as_ref())?));

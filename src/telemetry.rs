@@ -106,6 +106,7 @@ fn describe() {
     metrics::describe_counter!("panics_total", "Panics since the start; always 0");
     metrics::describe_counter!("jwks_fetch_total", "Fetches of other issuers' keys");
     metrics::describe_counter!("auth_decisions_total", "Decisions of the gateway by route, outcome and reason");
+    metrics::describe_counter!("routes_file_total", "Versions of the routes file taken in or refused");
     metrics::describe_counter!("access_log_dropped_total", "Batches of the access log that could not be written");
     metrics::describe_counter!("trace_spans_total", "Spans handed to the exporter");
     metrics::describe_gauge!("upstream_up", "1 while requests go to the target, by upstream and target");

@@ -12,6 +12,7 @@ mod collections;
 mod devices;
 mod dry_run;
 mod explanations;
+pub mod declared;
 pub mod draft;
 pub mod json;
 mod lifecycle;

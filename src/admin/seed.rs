@@ -41,6 +41,14 @@ pub struct Plan {
 /// # Errors
 /// [`Failure::Invalid`] with every mistake of the whole file, each with its path; or storage is away.
 pub async fn plan(objects: &Objects, text: &[u8], actor: &Actor) -> Result<Plan, Failure> {
+    plan_without(objects, text, actor, &[]).await
+}
+
+/// The same where these objects will be gone.
+///
+/// # Errors
+/// As [`plan`].
+pub(crate) async fn plan_without(objects: &Objects, text: &[u8], actor: &Actor, removed: &[(ObjectKind, String)]) -> Result<Plan, Failure> {
     let (items, mut mistakes) = read(text);
     let mut drafts: Vec<(String, Draft, Option<Object>)> = Vec::with_capacity(items.len());
     for item in items {
@@ -72,7 +80,7 @@ pub async fn plan(objects: &Objects, text: &[u8], actor: &Actor) -> Result<Plan,
     // An upstream with a mistake is no reason to call the routes to it lost as well.
     let part_of_table = |m: &Mistake| ["routes", "upstreams", "trusted_issuers", "policies"].iter().any(|part| m.at.starts_with(part));
     if !mistakes.iter().any(part_of_table) {
-        mistakes.extend(unlinked(objects, &drafts).await?);
+        mistakes.extend(unlinked(objects, &drafts, removed).await?);
     }
     if !mistakes.is_empty() {
         let mut seen = HashSet::new();
@@ -95,7 +103,7 @@ pub async fn apply(objects: &Objects, text: &[u8], actor: &Actor) -> Result<Valu
     let _one = objects.hold(ObjectKind::Route).await;
     for _ in 0..ATTEMPTS {
         let mut plan = plan(objects, text, actor).await?;
-        let change = plan.prepared.iter_mut().fold(Change::new(), |all, one| all.and(std::mem::take(&mut one.change)));
+        let change = plan.take_change();
         if change == Change::new() || matches!(objects.store.apply(change).await?, Outcome::Applied { .. }) {
             return Ok(plan.report(true));
         }
@@ -103,7 +111,19 @@ pub async fn apply(objects: &Objects, text: &[u8], actor: &Actor) -> Result<Valu
     Err(Failure::Stale)
 }
 
+/// What a seed names: kind, place in the file, natural key; and what cannot be read.
+pub(crate) fn named(text: &[u8]) -> (Vec<(ObjectKind, String, Option<String>)>, Vec<Mistake>) {
+    let (items, mistakes) = read(text);
+    let key = |item: &Item| item.given.get(schema::key_member(item.kind)).and_then(Value::as_str).map(str::to_owned);
+    (items.into_iter().map(|item| (item.kind, item.path.clone(), key(&item))).collect(), mistakes)
+}
+
 impl Plan {
+    /// The change that does it; once.
+    pub(crate) fn take_change(&mut self) -> Change {
+        self.prepared.iter_mut().fold(Change::new(), |all, one| all.and(std::mem::take(&mut one.change)))
+    }
+
     /// Whether applying it would change nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -222,8 +242,13 @@ fn repeated(drafts: &[(String, Draft, Option<Object>)], mistakes: &mut Vec<Mista
     }
 }
 
-async fn unlinked(objects: &Objects, drafts: &[(String, Draft, Option<Object>)]) -> Result<Vec<Mistake>, Failure> {
-    let changes: Vec<links::Link<'_>> = drafts.iter().map(|(_, d, _)| (d.kind, d.id.as_str(), Some(&d.document))).collect();
+async fn unlinked(
+    objects: &Objects,
+    drafts: &[(String, Draft, Option<Object>)],
+    removed: &[(ObjectKind, String)],
+) -> Result<Vec<Mistake>, Failure> {
+    let gone = removed.iter().map(|(kind, id)| (*kind, id.as_str(), None));
+    let changes: Vec<links::Link<'_>> = drafts.iter().map(|(_, d, _)| (d.kind, d.id.as_str(), Some(&d.document))).chain(gone).collect();
     let broken = links::broken(objects, &changes).await?;
     Ok(broken
         .into_iter()

@@ -26,6 +26,7 @@ impl Config {
             signed_introspection,
             gateway_identifier,
             max_staleness,
+            routes_file,
             default_policy,
             explain_allowed,
             lifetimes: _,
@@ -65,6 +66,7 @@ impl Config {
             ("gateway.signed_introspection", *signed_introspection != new.signed_introspection),
             ("gateway.identifier", *gateway_identifier != new.gateway_identifier),
             ("gateway.max_staleness", *max_staleness != new.max_staleness),
+            ("gateway.routes_file", *routes_file != new.routes_file),
             ("gateway.default_policy", *default_policy != new.default_policy),
             ("gateway.explain_allowed", *explain_allowed != new.explain_allowed),
         ];

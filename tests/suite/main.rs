@@ -97,6 +97,7 @@ mod remote_gateway;
 mod revoke;
 mod robustness;
 mod route_exchange;
+mod routes_file;
 mod seed;
 mod session_across_sites;
 mod session_management;
