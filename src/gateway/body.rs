@@ -42,6 +42,8 @@ pub(crate) struct Progress {
     /// Grows while octets move.
     pub moved: Cell<u64>,
     pub broken: Cell<Option<Broken>>,
+    /// The head of the answer is there.
+    pub answered: Cell<bool>,
 }
 
 /// A request's body on its way to the upstream. Trailers stay here: they could carry what the head may not.
@@ -110,7 +112,8 @@ impl Body for RequestBody {
                     if let Some(lease) = &mut this.lease {
                         lease.watch(cx);
                     }
-                    if this.pace.as_mut().is_some_and(|pace| pace.late(cx)) {
+                    let answered = this.progress.as_ref().is_some_and(|progress| progress.answered.get());
+                    if this.pace.as_mut().is_some_and(|pace| pace.late(cx, answered)) {
                         return this.broke(Broken::Slow);
                     }
                     return Poll::Pending;

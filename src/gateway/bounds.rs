@@ -17,6 +17,8 @@ use crate::open::Held;
 pub(crate) struct Pace {
     until: Option<Instant>,
     idle: Duration,
+    /// The route says how long a pause may be; otherwise a conversation may pause once it is answered.
+    said: bool,
     /// Set when the body is waited for.
     sleep: Option<Pin<Box<Sleep>>>,
     waiting: bool,
@@ -31,7 +33,7 @@ impl Pace {
         }
         let idle = idle_ms.map_or(Duration::from_secs(IDLE_BODY_S.unsigned_abs()), Duration::from_millis);
         let until = request_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
-        Some(Box::new(Self { until, idle, sleep: None, waiting: false }))
+        Some(Box::new(Self { until, idle, said: idle_ms.is_some(), sleep: None, waiting: false }))
     }
 
     /// Something came.
@@ -40,7 +42,10 @@ impl Pace {
     }
 
     /// To be called before returning `Pending`: whether it took too long; wakes this task when it does.
-    pub(crate) fn late(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn late(&mut self, cx: &mut Context<'_>, answered: bool) -> bool {
+        if answered && !self.said && self.until.is_none() {
+            return false;
+        }
         if !self.waiting {
             self.waiting = true;
             let idle = Instant::now() + self.idle;

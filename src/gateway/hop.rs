@@ -228,7 +228,7 @@ async fn proxied(
     let lease = || believed.map(|b| Lease::new(&worker.live, b, certificate.as_ref()));
     let progress = (!body.is_end_stream()).then(|| Rc::new(Progress::default()));
     let mut body = match &progress {
-        Some(progress) => RequestBody::new(body, entry.body_limit, Rc::clone(progress), lease()).paced(Pace::of(entry, conn.shared.is_none())),
+        Some(progress) => RequestBody::new(body, entry.body_limit, Rc::clone(progress), lease()).paced(Pace::of(entry, conn.shared.is_none() && !trace.grpc)),
         None => RequestBody::empty(),
     };
     if let Some(checker) = &entry.validation {
@@ -281,11 +281,14 @@ async fn proxied(
     let progress = progress.as_deref().unwrap_or(&unmoved);
     let way = Way { from: trace.account.source.unwrap_or_else(|| conn.peer.ip()), path };
     let served = side.as_ref().map_or(entry, |side| side.entry(entry));
-    let answered = forward::forward(&worker.pool, served, &mut request, progress, websocket, &way, admitted.permit());
     let answered = match entry.bounds.as_ref().and_then(|bounds| bounds.response_ms) {
-        None => answered.await,
-        Some(ms) => Box::pin(tokio::time::timeout(Duration::from_millis(ms), answered)).await.unwrap_or(Err(Refusal::SlowUpstream)),
+        None => forward::forward(&worker.pool, served, &mut request, progress, websocket, &way, admitted.permit()).await,
+        Some(ms) => {
+            let answered = forward::forward(&worker.pool, served, &mut request, progress, websocket, &way, admitted.permit());
+            Box::pin(tokio::time::timeout(Duration::from_millis(ms), answered)).await.unwrap_or(Err(Refusal::SlowUpstream))
+        }
     };
+    progress.answered.set(true);
     if let Some(side) = &side {
         gateway.answered(side, answered.as_ref().map_or_else(|refusal| refusal.status(), |answered| answered.answer.status().as_u16()));
     }
@@ -384,10 +387,15 @@ impl Trace {
     /// Why a request was refused: for the log, never for the client.
     fn refused(&self, refusal: Refusal, conn: &Conn, entry: Option<&Entry>) {
         let peer: IpAddr = conn.peer.ip();
+        let who = self.account.who.as_ref().map(|believed| &believed.identity);
+        let judged = self.account.judged.as_ref();
         tracing::info!(
             target: "access",
-            request_id = self.account.request_id.as_str(), %peer, method = %self.method, path = self.account.path, route = entry.map_or("", |e| &*e.id),
-            status = refusal.status(), reason = refusal.reason(), "refused"
+            request_id = self.account.request_id.as_str(), %peer, method = %self.method, path = self.account.path,
+            route = entry.map_or("", |e| &*e.id), status = refusal.status(), reason = refusal.reason(),
+            credential = who.map(|who| who.kind.as_str()), sub = who.map(|who| who.claims.sub.as_str()),
+            device = who.and_then(|who| who.device.as_ref()).map(|device| device.id.as_str()), scope = who.map(|who| who.claims.scope.as_str()),
+            policies = judged.map(|said| tracing::field::debug(&said.by)), "refused"
         );
     }
 }

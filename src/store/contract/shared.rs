@@ -4,7 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edge::limit::{Counters, Quota};
+use edge::limit::{Ask, Counters, Quota};
 use ledger::{ArtefactKind, Change, Committed, Listener, RevocationKind, Step};
 use sqlx::{Connection as _, Executor as _, SqlSafeStr as _};
 use tokens::Clock;
@@ -136,6 +136,38 @@ async fn nodes_share_counters_that_expire() {
     assert!(two.hit(&key, &quota, 1, now + 1000).await.allowed);
     one.clear(&key).await;
     assert_eq!(two.peek(&key, &quota, now).await.remaining, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_counters_are_counted_all_or_none() {
+    let Some(url) = server("DOORWARD_TEST_REDIS") else { return };
+    let redis = Redis::open(&url).expect("a URL");
+    redis.connect().await.expect("the server of DOORWARD_TEST_REDIS");
+    let memory = crate::memory::Memory::new();
+    let few = Quota { rate: 3, period_s: 2_592_000, burst: 3 };
+    let many = Quota { rate: 1_000_000, period_s: 2_592_000, burst: 1_000_000 };
+    for counters in [&redis as &dyn Counters, &memory as &dyn Counters] {
+        let key = |name: &str| format!("test {name} {}", std::process::id());
+        let (a, b) = (key("few"), key("many"));
+        counters.clear(&a).await;
+        counters.clear(&b).await;
+        let asks = [Ask { key: &b, quota: many, cost: 10 }, Ask { key: &a, quota: few, cost: 1 }];
+        let now = NOW * 1000;
+        for left in (0..3).rev() {
+            let verdicts = counters.hit_all(&asks, now).await;
+            assert!(verdicts.iter().all(|v| v.allowed));
+            assert_eq!(verdicts[1].remaining, left);
+        }
+        for _ in 0..5 {
+            let verdicts = counters.hit_all(&asks, now).await;
+            assert!(verdicts.iter().any(|v| !v.allowed && v.retry_after_ms == 864_000_000), "{verdicts:?}");
+        }
+        assert_eq!(counters.peek(&b, &many, now).await.remaining, 999_970, "what one refuses is not counted by the other");
+        counters.refund(&b, &many, 30).await;
+        assert_eq!(counters.peek(&b, &many, now).await.remaining, 1_000_000);
+        counters.clear(&a).await;
+        counters.clear(&b).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
