@@ -61,6 +61,7 @@ mod gateway_foreign;
 mod gateway_live;
 mod gateway_raw;
 mod gateway_session;
+mod gateway_session_apart;
 mod gateway_upstream;
 mod grpc;
 mod house;

@@ -1,0 +1,212 @@
+//! Browser sessions of gateways that are not alone: a login server elsewhere, a gateway of its own, two nodes, TLS.
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::gateway_live::closed_within_a_second;
+use crate::gateway_session::{SCOPE, events, inside, told};
+use crate::kit::authority::certified;
+use crate::kit::entrance::{self, CLIENT, COOKIE, at_login_server, origin, page, script};
+use crate::kit::http::{Go, claims, client, random};
+use crate::kit::seed::{GW, MACHINE, standard};
+use crate::kit::{House, Stage, Upstream, Visitor, services, wait_until};
+
+/// A login server of its own, whose people come to the gateway of another; where it tells of logouts.
+struct Apart {
+    login: Stage,
+    gateway: Stage,
+    heard: Upstream,
+}
+
+fn apart() -> Apart {
+    let heard = Upstream::start();
+    let upstream = Upstream::start();
+    let mut house = House::new();
+    let at = entrance::configure(&mut house, "openid profile");
+    let login = Stage::start(|house| {
+        let outside = [&at, &heard.url().replace("http://", "")].map(|host| format!("\"{host}\"")).join(", ");
+        house.set("outbound.allow", &format!("[{outside}]"));
+    });
+    login.admin("POST", "/clients").json(&entrance::gateway_client(&at, json!({}))).go().expect(201);
+    house.text("gateway.session.issuer", &login.issuer);
+    house.bootstrap();
+    house.seed(&standard(&upstream.url()));
+    house.seed(&json!({"routes": entrance::routes()}));
+    let server = house.serve();
+    Apart { login, gateway: Stage { house, server, upstream }, heard }
+}
+
+/// Logs out at a login server, as a person does.
+fn leave(login: &Stage, who: &mut Visitor) {
+    let asked = who.open(&login.url("/logout")).kind("logout");
+    who.send(&asked.press("logout-confirm"));
+}
+
+#[test]
+fn a_foreign_login_server_ends_sessions_by_its_back_channel() {
+    let Apart { login, gateway, heard } = apart();
+    let back_channel = gateway.through("/.doorward/backchannel-logout");
+    let post = |token: &str| client().post(&back_channel).form(&[("logout_token", token)]).go();
+    let (mut alice, ..) = inside(&gateway, "alice");
+    let (mut bob, ..) = inside(&gateway, "bob");
+    let stream = events(&gateway, &alice);
+    let since = Instant::now();
+    leave(&login, &mut alice);
+    wait_until("the gateway heard", Duration::from_secs(10), || script(&mut alice, "GET", &gateway.through("/app/x"), None).status == 401);
+    closed_within_a_second(stream, "the event stream", Instant::now());
+    assert!(since.elapsed() < Duration::from_secs(30));
+    assert_eq!(script(&mut bob, "GET", &gateway.through("/app/x"), None).status, 200, "another person's session goes on");
+    assert_eq!(told(&gateway, "gateway_session.logout_received").len(), 1);
+
+    // The token itself: whose it is not, what it is not, and a second time.
+    let elsewhere = json!({"backchannel_logout_uri": format!("{}/told", heard.url())});
+    login.admin("PATCH", &format!("/clients/{CLIENT}")).json(&elsewhere).go().expect(200);
+    let (mut carol, ..) = inside(&gateway, "carol");
+    leave(&login, &mut carol);
+    wait_until("it is told elsewhere", Duration::from_secs(10), || !heard.seen("POST /told").is_empty());
+    let body = heard.only("POST /told").body;
+    let token = url::form_urlencoded::parse(&body).find(|(n, _)| n == "logout_token").unwrap().1.into_owned();
+    assert_eq!(script(&mut carol, "GET", &gateway.through("/app/x"), None).status, 200, "nobody told the gateway yet");
+    let parts: Vec<&str> = token.split('.').collect();
+    let mut payload = claims(&token);
+    payload["sub"] = json!("somebody");
+    let forged = format!("{}.{}.{}", parts[0], crate::kit::http::b64(payload.to_string()), parts[2]);
+    let own = gateway.machine_token(&MACHINE, &[]);
+    for bad in ["", "nonsense", forged.as_str(), own.as_str()] {
+        assert_eq!(post(bad).status, 400);
+    }
+    assert_eq!(client().get(&back_channel).go().status, 405);
+    assert_eq!(client().post(&back_channel).form(&[("logout_token", &token), ("logout_token", &token)]).go().status, 400);
+    assert_eq!(script(&mut carol, "GET", &gateway.through("/app/x"), None).status, 200);
+    let taken = post(&token).expect(200);
+    assert_eq!(taken.header("cache-control"), "no-store");
+    assert_eq!(script(&mut carol, "GET", &gateway.through("/app/x"), None).status, 401);
+    assert_eq!(post(&token).status, 400, "it counts once");
+    // It stays ended after a restart.
+    let Stage { house, server, upstream: _upstream } = gateway;
+    server.kill();
+    let server = house.serve();
+    assert_eq!(script(&mut carol, "GET", &server.through("/app/x"), None).status, 401);
+    assert_eq!(script(&mut bob, "GET", &server.through("/app/x"), None).status, 200, "and the others go on");
+}
+
+#[test]
+fn a_login_server_that_is_away_is_no_reason_to_log_anybody_out() {
+    let Apart { login, gateway, heard: _heard } = apart();
+    let (mut alice, ..) = inside(&gateway, "alice");
+    let Stage { house, server, upstream: _upstream } = login;
+    server.kill();
+    assert_eq!(script(&mut alice, "GET", &gateway.through("/app/x"), None).status, 200);
+    let away = page(&mut Visitor::new(), &gateway.through("/app/x"));
+    assert_eq!(away.status, 503);
+    assert!(!away.header("retry-after").is_empty());
+    let _login = house.serve();
+    wait_until("logins go on", Duration::from_secs(20), || page(&mut Visitor::new(), &gateway.through("/app/x")).status == 302);
+}
+
+#[test]
+fn a_gateway_of_its_own_has_sessions_of_its_authorization_server() {
+    let stage = Stage::start(|_| {});
+    let at = format!("127.0.0.1:{}", crate::kit::server::free_port());
+    stage.admin("POST", "/clients").json(&entrance::gateway_client(&at, json!({}))).go().expect(201);
+    let upstream = Upstream::start();
+    let mut house = House::new();
+    house.without("server").without("storage");
+    house.set("server.roles", r#"["gateway"]"#).text("server.gateway_listen", &at).text("server.metrics_listen", "127.0.0.1:0");
+    let (db, kek) = (house.path("gateway.db"), house.path("kek"));
+    house.text("storage.url", &format!("sqlite://{}", db.display())).text("storage.key_file", &kek.display().to_string());
+    house.text("gateway.authorization_server", &stage.issuer).text("gateway.client_id", GW.id).text("gateway.client_secret", GW.secret);
+    house.text("gateway.session.client_id", CLIENT).text("gateway.session.client_secret", entrance::SECRET);
+    house.text("gateway.session.scope", SCOPE);
+    let mut seed = standard(&upstream.url());
+    seed["routes"].as_array_mut().unwrap().extend(entrance::routes().as_array().unwrap().clone());
+    seed.as_object_mut().unwrap().retain(|name, _| ["routes", "upstreams"].contains(&name.as_str()));
+    house.seed(&seed);
+    let gateway = Stage { server: house.serve(), house, upstream };
+    let (mut alice, sub, _) = inside(&gateway, "alice");
+    let (mut bob, ..) = inside(&gateway, "bob");
+    // What its own database says survives; what the authorization server says is heard.
+    let cookie = bob.cookies[COOKIE].clone();
+    script(&mut bob, "POST", &gateway.through("/.doorward/logout"), Some(&origin(&gateway))).expect(303);
+    let Stage { house, server, upstream: _upstream } = gateway;
+    server.kill();
+    let server = house.serve();
+    let old = client().get(server.through("/app/x")).header("cookie", format!("{COOKIE}={cookie}"));
+    assert_eq!(old.go().status, 401);
+    wait_until("the feed is joined", Duration::from_secs(20), || script(&mut alice, "GET", &server.through("/app/x"), None).status == 200);
+    stage.admin("POST", "/revocations").json(&json!({"kind": "subject", "id": sub, "reason": "test"})).go();
+    wait_until("the gateway heard", Duration::from_secs(10), || script(&mut alice, "GET", &server.through("/app/x"), None).status == 401);
+}
+
+#[test]
+fn nodes_share_their_sessions_renew_them_once_and_end_them_together() {
+    let Some(database) = services::postgres() else { return };
+    let upstream = Upstream::start();
+    let mut house = House::new();
+    let at = entrance::configure(&mut house, SCOPE);
+    house.text("storage.url", &database);
+    house.bootstrap();
+    house.seed(&standard(&upstream.url()));
+    house.seed(&json!({"clients": [entrance::gateway_client(&at, json!({"access_token_ttl": "3s"}))], "routes": entrance::routes()}));
+    let a = Stage { server: house.serve(), house: house.clone(), upstream };
+    let mut second = house.another("second.toml");
+    for key in ["server.public_listen", "server.gateway_listen"] {
+        second.text(key, &format!("127.0.0.1:{}", crate::kit::server::free_port()));
+    }
+    let b = second.serve();
+    let (mut alice, ..) = inside(&a, "alice");
+    assert_eq!(script(&mut alice, "GET", &b.through("/app/x"), None).status, 200);
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(3300));
+        let start = Barrier::new(8);
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let (mut alice, start) = (alice.clone(), &start);
+                let url = if n % 2 == 0 { a.through("/forward/x") } else { b.through("/forward/x") };
+                scope.spawn(move || {
+                    start.wait();
+                    assert_eq!(script(&mut alice, "GET", &url, None).status, 200);
+                });
+            }
+        });
+    }
+    assert!(told(&a, "refresh.reused").is_empty(), "no refresh token was shown twice");
+    let cookie = alice.cookies[COOKIE].clone();
+    script(&mut alice, "POST", &a.through("/.doorward/logout"), Some(&origin(&a))).expect(303);
+    wait_until("the other node heard", Duration::from_secs(5), || {
+        client().get(b.through("/app/x")).header("cookie", format!("{COOKIE}={cookie}")).go().status == 401
+    });
+}
+
+#[test]
+fn behind_tls_the_cookies_are_bound_to_the_host() {
+    let upstream = Upstream::start();
+    let mut house = House::new();
+    let at = entrance::configure(&mut house, SCOPE);
+    let Some(authority) = certified(&mut house) else { return };
+    house.text("outbound.extra_ca_file", &authority.file().display().to_string());
+    let gateway = at.replace("127.0.0.1", "https://localhost");
+    house.bootstrap();
+    house.seed(&standard(&upstream.url()));
+    let more = json!({"redirect_uris": [format!("{gateway}/.doorward/callback")]});
+    house.seed(&json!({"clients": [entrance::gateway_client(&at, more)], "routes": entrance::routes()}));
+    let _server = house.serve();
+    let mut alice = Visitor::using(authority.client());
+    let get = |who: &mut Visitor, url: &str| who.once(authority.client().get(url).header("accept", "text/html"));
+    let url = format!("{gateway}/app/x");
+    let sent = get(&mut alice, &url).expect(302);
+    let back = at_login_server(&mut alice, sent.header("location"), "alice");
+    get(&mut alice, back.as_str()).expect(302);
+    for name in ["__Host-doorward-gateway", "__Host-doorward-gateway-login"] {
+        let line = &alice.set_cookies[name];
+        assert!(line.contains("; Secure") && line.contains("Path=/") && line.contains("HttpOnly") && !line.contains("Domain"), "{line}");
+    }
+    let mark = random();
+    get(&mut alice, &format!("{gateway}/app/{mark}")).expect(200);
+    assert!(!upstream.only(&mark).all("cookie").join(";").contains("doorward"));
+    // A cookie without the prefix is somebody else's.
+    let cookie = alice.cookies["__Host-doorward-gateway"].clone();
+    let plain = authority.client().get(&url).header("cookie", format!("{COOKIE}={cookie}"));
+    assert_eq!(plain.go().status, 401);
+}
