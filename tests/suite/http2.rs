@@ -108,6 +108,8 @@ fn a_reader_that_opens_no_window_is_not_buffered_for() {
     let before = resident(&stage);
     // No octet of any stream may be sent (SETTINGS_INITIAL_WINDOW_SIZE 0).
     let mut stream = frames::connect(&stage.listener("gateway"), &[(4, 0)]);
+    // But it is there.
+    frames::answer_pings(&stream);
     let head = frames::get("/large/x");
     for n in 0..40_u32 {
         stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, n * 2 + 1, &head)).unwrap();
@@ -119,6 +121,7 @@ fn a_reader_that_opens_no_window_is_not_buffered_for() {
     assert_eq!(target.open(), 40);
     // Nor is the upstream held for ever (a minute).
     wait_until("the upstream is let go", Duration::from_secs(90), || target.open() == 0);
+    stream.write_all(&frame(PING, 0, 0, &[1; 8])).unwrap();
 }
 
 #[test]

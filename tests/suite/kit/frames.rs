@@ -90,3 +90,19 @@ pub fn ends(stream: &mut TcpStream, within: Duration) -> bool {
     }
     false
 }
+
+/// Answers the peer's pings for as long as it is connected, in a thread of its own.
+pub fn answer_pings(stream: &TcpStream) {
+    let mut stream = stream.try_clone().expect("a second handle");
+    stream.set_read_timeout(None).expect("no timeout");
+    std::thread::spawn(move || {
+        let mut head = [0; 9];
+        while stream.read_exact(&mut head).is_ok() {
+            let mut payload = vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
+            let read = stream.read_exact(&mut payload);
+            if read.is_err() || (head[3] == PING && head[4] & 1 == 0 && stream.write_all(&frame(PING, 1, 0, &payload)).is_err()) {
+                return;
+            }
+        }
+    });
+}
