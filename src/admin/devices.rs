@@ -99,6 +99,20 @@ impl Objects {
         Ok(())
     }
 
+    /// Refuses to delete a client that is a device: whoever is made under the same id later would be the device.
+    ///
+    /// # Errors
+    /// [`Failure::Conflict`] with the device; storage is away.
+    pub(crate) async fn no_device_is(&self, kind: ObjectKind, client_id: &str) -> Result<(), Failure> {
+        if kind != ObjectKind::Client {
+            return Ok(());
+        }
+        match self.whose(&client_mark(client_id)).await? {
+            Some(device) => Err(Failure::Conflict(format!("device `{device}` is that client: take its client_id away first"))),
+            None => Ok(()),
+        }
+    }
+
     /// The device a mark belongs to.
     async fn whose(&self, mark: &str) -> Result<Option<String>, StoreError> {
         let found = self.store.object(ObjectKind::DeviceBinding, mark).await?;

@@ -254,6 +254,7 @@ impl Objects {
                 links::unnamed(self, &stored.key).await?;
             }
             links::check(self, &[(kind, stored.id.as_str(), None)]).await?;
+            self.no_device_is(kind, &stored.id).await?;
             let order = self.order(actor);
             let guard = Change::new().step(Step::DeleteObject { kind, id: stored.id.clone(), version: Some(stored.version) });
             let change = match kind {

@@ -55,6 +55,8 @@ pub(crate) async fn admit(
     // What everybody may have does not depend on the time.
     let timeless = entry.access == Access::Public && entry.limit.is_none();
     let now_ms = if timeless { 0 } else { worker.now_ms() };
+    let source = edge::forwarded::source(asked.peer, asked.headers, |ip| gateway.trusted_peer(ip));
+    account.source = source;
     let keys = matches!(&entry.access, Access::Guarded(guard) if guard.accepts.api_key);
     let presented = credentials::presented(asked.headers, asked.query, keys).map_err(|_| Refusal::Ambiguous)?;
     let proved = match &entry.access {
@@ -74,8 +76,6 @@ pub(crate) async fn admit(
     };
     let caller = admission::authenticate(&entry.access, proof, now_ms.div_euclid(1000))?;
     let authorized = admission::authorize(&entry.access, caller)?;
-    let source = edge::forwarded::source(asked.peer, asked.headers, |ip| gateway.trusted_peer(ip));
-    account.source = source;
     if keys {
         api_key::bounded(account.who.as_ref(), &entry.id, source)?;
     }

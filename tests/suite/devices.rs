@@ -267,6 +267,9 @@ fn a_mark_belongs_to_one_device_and_what_is_wrong_is_named() {
     let plant = plant();
     let create = |device: Value| plant.server.admin("POST", "/devices").json(&device).go();
     assert_eq!(create(json!({"id": "thief", "client_id": SENSOR.id})).status, 409);
+    let owned = plant.server.admin("DELETE", &format!("/clients/{}", TOOL.id)).go();
+    assert_eq!(owned.status, 409, "whoever came under its name would be the device");
+    assert!(owned.text().contains("tool-1"), "{}", owned.text());
     let digest = "0a".repeat(32);
     create(json!({"id": "badge", "certificates": [{"sha256": digest}, {"san_uri": "spiffe://acme/badge", "authority": "plant"}]}))
         .expect(201);
