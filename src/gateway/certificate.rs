@@ -5,11 +5,11 @@ use std::{rc::Rc, sync::Arc};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use edge::{
     Refusal, RouteTable,
-    admission::Guard,
+    admission::{Accepts, Guard},
     certificate::{ClientCertificate, Holder},
     identity::{Identity, Issuer, Kind},
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use rustls_pki_types::CertificateDer;
 use serde_json::{Map, Value};
 use tokens::{
@@ -114,6 +114,18 @@ async fn device(
     match found {
         Some(found) if found.disabled => Err(Refusal::Invalid("device_disabled")),
         found => Ok(found),
+    }
+}
+
+/// Tells a client that certificates are taken, where no tokens or keys are. No scheme is registered for them.
+pub(crate) fn challenge(headers: &mut HeaderMap, guard: &Guard, refusal: Refusal) {
+    let Accepts { jwt, opaque, api_key, session, mtls, none: _ } = guard.accepts;
+    if !mtls || jwt || opaque || api_key || session {
+        return;
+    }
+    headers.remove(header::WWW_AUTHENTICATE);
+    if refusal.status() == 401 {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("mTLS"));
     }
 }
 

@@ -107,6 +107,9 @@ pub(crate) fn answer(
 /// Where the metadata of a route's resource is, for its challenges (RFC 9728 §5.1).
 pub(crate) fn address(entry: &Entry, asked: &Asked<'_>) -> Option<String> {
     let Access::Guarded(guard) = &entry.access else { return None };
+    if !takes_tokens(guard) {
+        return None;
+    }
     let (origin, path) = match (place(entry, guard, asked).whose, identifier(guard)) {
         (Whose::Audience(_) | Whose::Elsewhere(_), Some((origin, path))) => (origin.to_owned(), path),
         _ => (origin(asked)?, entry.prefix.as_str()),
@@ -114,10 +117,16 @@ pub(crate) fn address(entry: &Entry, asked: &Asked<'_>) -> Option<String> {
     Some(format!("{origin}{WELL_KNOWN}{}", path.trim_end_matches('/')))
 }
 
+fn takes_tokens(guard: &Guard) -> bool {
+    let only_certificates = guard.accepts.mtls && !(guard.accepts.jwt || guard.accepts.opaque);
+    !only_certificates
+}
+
 fn guards<'t>(table: &'t RouteTable, host: &str) -> impl Iterator<Item = (&'t Entry, &'t Guard)> {
     table.entries().iter().filter(move |entry| entry.is_for(host)).filter_map(|entry| match &entry.access {
-        Access::Guarded(guard) => Some((entry, guard)),
-        Access::Public | Access::Closed => None,
+        // Where certificates alone are taken no server issues tokens for it.
+        Access::Guarded(guard) if takes_tokens(guard) => Some((entry, guard)),
+        Access::Guarded(_) | Access::Public | Access::Closed => None,
     })
 }
 

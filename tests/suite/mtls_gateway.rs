@@ -125,6 +125,9 @@ fn a_certificate_of_the_listeners_authorities_is_a_caller() {
     assert_eq!(world.through("app", "/mtls/x", &["--http2"]).all("x-who"), ["app.example.com"]);
     // Whoever shows nothing, or what nobody vouches for, is nobody.
     assert_eq!(world.refused(None, "/mtls/x", &[]), 401);
+    let url = format!("https://{}/mtls/x", world.gateway());
+    let told = curl(&world.house, None, &url, &["-i", "--http1.1"]).1.to_ascii_lowercase();
+    assert!(told.contains("\r\nwww-authenticate: mtls\r\n") && !told.contains("bearer"), "{told}");
     assert!(world.curl(Some("stray"), "/mtls/x", &[]).is_err(), "the listener asks for certificates of its authorities");
     assert!(world.curl(Some("app"), "/mtls/x", &["--key", "other.key"]).is_err(), "a certificate without its key");
     // A route may take one authority's alone.
@@ -315,4 +318,38 @@ fn a_route_with_wrong_rules_is_refused_whole() {
     }
     let stray = route("bad", "/bad/", "echo", json!({"accept": ["jwt"], "audience": API, "certificate": {}}));
     assert!(house.try_seed(&json!({"routes": [stray]}), &[]).failed(1).said().contains("auth.certificate"));
+}
+
+#[test]
+fn a_certificate_of_a_registered_device_is_that_device() {
+    let Some(world) = world(|_, root, _| root.client("pump", "URI:spiffe://example.org/pump/7"), |_| {}) else { return };
+    let mut open = Client::new(&world.house, "pump").connect(&world.gateway());
+    let mut stream = Client::new(&world.house, "pump").connect(&world.gateway());
+    assert_eq!(open.get("/mtls/x", ""), 200, "nobody has registered it");
+    let token = admin_token(&world);
+    let admin = |method: &str, path: &str, body: Option<&Value>| {
+        let (bearer, body) = (format!("Authorization: Bearer {token}"), body.map(Value::to_string).unwrap_or_default());
+        let url = format!("https://{}/admin/v1{path}", world.server.listener("admin").replace("127.0.0.1", "localhost"));
+        curl(&world.house, None, &url, &["-X", method, "-H", &bearer, "-H", "Content-Type: application/json", "--data", &body])
+    };
+    let device = json!({"id": "pump-7", "type": "pump", "certificates": [{"san_uri": "spiffe://example.org/pump/7"}]});
+    let (status, body) = admin("POST", "/devices", Some(&device));
+    assert_eq!(status, Ok(201), "{body}");
+    stream.send("GET /mtls/sse HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    wait_until("it is the device's", SOON, || open.get("/mtls/x", "") == 200);
+    assert!(stream.head().starts_with("HTTP/1.1 200"));
+    assert_eq!(admin("POST", "/devices/pump-7/disable", None).0.map(|status| status / 100), Ok(2));
+    wait_until("the open connection is nobody's", SOON, || open.get("/mtls/x", "") == 401);
+    assert!(stream.closes_within(Duration::from_secs(2)), "the event stream is still open");
+    assert_eq!(admin("POST", "/devices/pump-7/enable", None).0.map(|status| status / 100), Ok(2));
+    wait_until("it may come again", SOON, || open.get("/mtls/x", "") == 200);
+}
+
+fn admin_token(world: &World) -> String {
+    let said: Value = serde_json::from_str(&std::fs::read_to_string(world.house.path("admin.json")).expect("bootstrap ran")).expect("JSON");
+    let secret = format!("{}:{}", said["admin_client_id"].as_str().expect("id"), said["admin_client_secret"].as_str().expect("secret"));
+    let form = "grant_type=client_credentials&scope=doorward.admin";
+    let (status, body) = curl(&world.house, None, &format!("{}/token", world.server.issuer), &["-u", &secret, "--data", form]);
+    assert_eq!(status, Ok(200), "{body}");
+    serde_json::from_str::<Value>(&body).expect("JSON")["access_token"].as_str().expect("a token").to_owned()
 }
