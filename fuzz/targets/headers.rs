@@ -16,8 +16,8 @@ fuzz_target!(|data: &[u8]| {
     }
     let _ = headers::check(&map);
     let query = data.split(|b| *b == b'\n').next_back().and_then(|line| std::str::from_utf8(line).ok());
-    let _ = credentials::presented(&map, query);
-    let _ = credentials::presented(&map, None);
+    let _ = credentials::presented(&map, query, true);
+    let _ = credentials::presented(&map, None, false);
     headers::clean_answer(&mut map, &["doorward".to_owned()]);
     let aliases = headers::Aliases::new(["X-Doorward-Subject", "X-Doorward-Scope"]);
     for name in map.keys() {

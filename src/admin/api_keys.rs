@@ -320,12 +320,13 @@ pub async fn rotate(state: &AdminState, call: &Call) -> Result<Answer, Problem> 
     }
     let given = call.text("api_key").map(Plain::new);
     let done = state.objects.rotate_api_key(&call.id, overlap_s, given.as_ref(), &call.actor).await?;
-    let mut out = json!({ "id": done.object.id });
+    let mut out = Map::new();
+    out.insert("id".into(), done.object.id.as_str().into());
     if given.is_none() {
-        out["api_key"] = done.plain.expose().into();
+        out.insert("api_key".into(), done.plain.expose().into());
     }
     if let Some(at) = done.previous {
-        out["previous_expires_at"] = at.into();
+        out.insert("previous_expires_at".into(), at.into());
     }
-    Ok(Answer::ok(out).version(done.object.version))
+    Ok(Answer::ok(Value::Object(out)).version(done.object.version))
 }

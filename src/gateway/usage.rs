@@ -111,7 +111,7 @@ fn name(who: &Identity) -> (String, &'static str) {
     let claims = &who.claims;
     let mut name = match (who.kind, &who.device) {
         (_, Some(device)) => format!("device:{}", device.id),
-        (Kind::ApiKey, _) => format!("api_key:{}", who.kid.as_deref().unwrap_or(&claims.sub)),
+        (Kind::ApiKey, _) => who.kid.clone().unwrap_or_else(|| format!("api_key:{}", claims.sub)),
         (Kind::Certificate, _) => format!("certificate:{}", claims.sub),
         _ => match (&who.issuer, &claims.client_id) {
             (Issuer::Own, Some(client)) => format!("client:{client}"),

@@ -538,6 +538,12 @@ fn a_gateway_far_away_has_no_copy_and_refuses_within_the_second() {
     wait_until("the revoked key is refused", Duration::from_secs(1), || status("/keyed/x", &next) == 401);
     assert_eq!(status("/keyed/x", &key), 401);
     assert_eq!(far.holds(&key), None);
+    // Nobody to ask and no news for too long: it cannot be decided.
+    let (_, key) = made(&auth, json!({"scopes": ["read"]}));
+    wait_until("keys pass", Duration::from_secs(1), || status("/keyed/x", &key) == 200);
+    auth.kill();
+    wait_until("a gateway left alone refuses", Duration::from_secs(6), || status("/keyed/x", &key) == 503);
+    assert_eq!(status("/keyed/x", "never-seen"), 503);
 }
 
 #[test]

@@ -65,6 +65,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "json! literals read best so")]
     fn read(api_key: Value) -> Option<Bounds> {
         with(json!({"active": true, "token_type": "ApiKey", "api_key": api_key}))
     }
