@@ -27,6 +27,7 @@ pub(crate) fn refuse(refusal: Refusal, entry: Option<&Entry>, allow: Option<Head
     if let Some(Access::Guarded(guard)) = access {
         crate::api_key::challenge(headers, guard, refusal);
         crate::certificate::challenge(headers, guard, refusal);
+        crate::session::challenge(headers, guard, refusal);
     }
     match refusal {
         Refusal::Limited(verdict) => {

@@ -79,7 +79,7 @@ fn what_is_no_browser_is_told_what_is_missing() {
     ] {
         let answer = request.go();
         assert_eq!(answer.status, 401, "{answer:?}");
-        assert!(!answer.header("www-authenticate").is_empty());
+        assert_eq!(answer.header("www-authenticate"), "Session realm=\"gateway\"");
         assert!(answer.all_cookies().is_empty());
     }
     assert!(stage.upstream.seen(&mark).is_empty());

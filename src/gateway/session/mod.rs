@@ -15,12 +15,13 @@ mod settings;
 use std::{rc::Rc, sync::Arc};
 
 use edge::{
-    Counters,
+    Counters, Refusal,
+    admission::Guard,
     identity::Issuer,
     login::is_loopback,
     session::{Cookie, Sent, sent},
 };
-use http::{Method, Response, request::Parts as Head};
+use http::{HeaderMap, HeaderValue, Method, Response, header::WWW_AUTHENTICATE, request::Parts as Head};
 use hyper::body::Incoming;
 use ledger::{RevocationSet, Store};
 use outbound::Outbound;
@@ -31,6 +32,9 @@ pub(crate) use login::instead;
 pub use settings::{Paths, SessionSettings};
 
 use crate::{asked::Asked, body::AnswerBody, source::Own, worker::Worker};
+
+/// The challenge of routes that take sessions; no scheme is registered for them.
+const SCHEME: &str = "Session realm=\"gateway\"";
 
 /// What browser sessions are made of.
 pub struct SessionParts {
@@ -136,6 +140,22 @@ pub(crate) async fn serve(worker: &Rc<Worker>, sessions: &Arc<Sessions>, asked: 
 /// Whether a request is for an endpoint of ours.
 pub(crate) fn own<'w>(worker: &'w Worker, head: &Head) -> Option<&'w Arc<Sessions>> {
     worker.gateway.parts().sessions.as_ref().filter(|sessions| head.method != Method::CONNECT && sessions.is_own(head.uri.path()))
+}
+
+/// Tells a program that a login in a browser is wanted, beside the challenges of tokens, or in their place where no tokens are taken.
+pub(crate) fn challenge(headers: &mut HeaderMap, guard: &Guard, refusal: Refusal) {
+    if !guard.accepts.session || matches!(refusal, Refusal::StepUp(..)) {
+        return;
+    }
+    if !guard.accepts.jwt && !guard.accepts.opaque {
+        let tokens = |value: &HeaderValue| value.as_bytes().starts_with(b"Bearer") || value.as_bytes().starts_with(b"DPoP");
+        let others: Vec<HeaderValue> = headers.get_all(WWW_AUTHENTICATE).iter().filter(|value| !tokens(value)).cloned().collect();
+        headers.remove(WWW_AUTHENTICATE);
+        headers.extend(others.into_iter().map(|value| (WWW_AUTHENTICATE, value)));
+    }
+    if refusal.status() == 401 {
+        headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(SCHEME));
+    }
 }
 
 /// Counts what became of sessions.
