@@ -88,7 +88,11 @@ fn a_token_the_issuer_vouches_for_passes_and_is_remembered_for_a_while() {
     // Each thread asks for itself.
     assert!(asked.len() <= 16, "{} questions for eleven requests", asked.len());
     let expected = format!("Basic {}", b64_std("gate:s3cret%3Aat+the%2Fgate"));
-    assert!(asked.iter().all(|q| q.authorization.as_deref() == Some(&expected) && q.path == "/introspect" && q.form["token_type_hint"] == "access_token"));
+    assert!(
+        asked.iter().all(|q| q.authorization.as_deref() == Some(&expected)
+            && q.path == "/introspect"
+            && q.form["token_type_hint"] == "access_token")
+    );
 }
 
 fn b64_std(text: &str) -> String {
@@ -208,9 +212,8 @@ fn a_jwt_where_only_opaque_tokens_are_taken_is_asked_about_at_the_issuer_it_name
 
 #[test]
 fn many_requests_with_one_token_are_few_questions() {
-    let w = world();
-    let slow = Introspecting::start();
     // An issuer of its own, so that nobody else waits.
+    let slow = Introspecting::start();
     let trusted = slow.trusted(json!({}));
     let stage = stage(
         |house| {
@@ -232,7 +235,6 @@ fn many_requests_with_one_token_are_few_questions() {
     });
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     assert!(slow.asked(&token).len() <= threads, "{} questions", slow.asked(&token).len());
-    drop(w);
 }
 
 #[test]
@@ -310,7 +312,11 @@ fn signed_answers_are_the_issuers_for_us_and_of_this_moment() {
 #[test]
 fn the_secret_is_kept_sealed_never_shown_and_can_be_changed() {
     let w = world();
-    assert_eq!(w.stage.house.holds("s3cret:at the/gate").map(|p| p.file_name().unwrap().to_owned()), Some("seed.json".into()), "in what was given, and nowhere else");
+    assert_eq!(
+        w.stage.house.holds("s3cret:at the/gate").map(|p| p.file_name().unwrap().to_owned()),
+        Some("seed.json".into()),
+        "in what was given, and nowhere else"
+    );
     let own = Introspecting::start();
     let path = {
         let made = w.stage.admin("POST", "/trusted-issuers").json(&own.trusted(json!({}))).go().expect(201);
@@ -326,7 +332,12 @@ fn the_secret_is_kept_sealed_never_shown_and_can_be_changed() {
     assert!(answer.text().contains("introspection.secret"), "{}", answer.text());
     let mute = json!({"issuer": "https://mute.example.com", "algorithms": ["ES256"]});
     w.stage.admin("POST", "/trusted-issuers").json(&mute).go().expect(201);
-    let asking = route("mute", "/mute/", "echo", json!({"accept": ["jwt"], "issuers": ["https://mute.example.com"], "audience": API, "freshness": "introspect"}));
+    let asking = route(
+        "mute",
+        "/mute/",
+        "echo",
+        json!({"accept": ["jwt"], "issuers": ["https://mute.example.com"], "audience": API, "freshness": "introspect"}),
+    );
     let answer = w.stage.admin("POST", "/routes").json(&asking).go();
     assert!(answer.status >= 400 && answer.text().contains("introspection"), "{}", answer.text());
     let events = w.stage.admin("GET", "/events?limit=500").go().expect(200).text();
@@ -354,7 +365,8 @@ fn keys_by_discovery_are_those_of_the_issuer_itself() {
         assert_eq!(stage.call("/found/x", &token(&liar)).status, 503, "its metadata names another issuer: there are no keys to judge by");
     }
     assert_eq!(honest.fetched("/.well-known/openid-configuration"), 1, "once an hour");
-    assert_eq!((liar.fetched("/keys"), liar.fetched("/.well-known/openid-configuration").min(4)), (0, liar.fetched("/.well-known/openid-configuration")));
+    assert_eq!(liar.fetched("/keys"), 0);
+    assert!(liar.fetched("/.well-known/openid-configuration") <= 4, "{} fetches", liar.fetched("/.well-known/openid-configuration"));
     let unknown = honest.key.sign(&json!({"alg": "ES256", "typ": "at+jwt", "kid": "unknown"}), &good_claims(&honest.url));
     for _ in 0..10 {
         assert_eq!(stage.call("/found/x", &unknown).status, 401);

@@ -3,12 +3,12 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
+use crate::kit::Stage;
 use crate::kit::apart::stage;
 use crate::kit::forge::Key;
 use crate::kit::http::{claims, jose_header, random};
 use crate::kit::other_issuer::OtherIssuer;
 use crate::kit::seed::{API, MACHINE, VAULT, route};
-use crate::kit::Stage;
 
 const SECRET: &str = "a-secret-of-theirs-0123456789abcdef";
 

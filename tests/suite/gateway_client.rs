@@ -48,7 +48,9 @@ fn asking(house: &House, upstream: &Upstream, id: &str, key: &str, certificate: 
     gateway.set("gateway.signed_introspection", if signed { "true" } else { "false" });
     gateway.text("outbound.extra_ca_file", &house.path("ca.pem").display().to_string());
     let auth = json!({"accept": ["opaque"], "issuers": ["self"], "audience": VAULT, "freshness": "introspect"});
-    gateway.seed(&json!({"upstreams": [{"id": "echo", "targets": [{"url": upstream.url()}]}], "routes": [route("vault", "/vault/", "echo", auth)]}));
+    gateway.seed(
+        &json!({"upstreams": [{"id": "echo", "targets": [{"url": upstream.url()}]}], "routes": [route("vault", "/vault/", "echo", auth)]}),
+    );
     gateway.serve()
 }
 
@@ -70,11 +72,9 @@ fn keys_certificates_and_signed_answers() {
     let answer = authority.client().post(server.url("/token")).basic_auth(SAFE.id, Some(SAFE.secret)).form(&form).go().expect(200);
     let token = answer.json()["access_token"].as_str().expect("a token").to_owned();
 
-    for (id, key, certificate, signed) in [
-        ("by-key", "other", None, true),
-        ("plain-key", "other", None, false),
-        ("by-certificate", "app", Some("app"), false),
-    ] {
+    for (id, key, certificate, signed) in
+        [("by-key", "other", None, true), ("plain-key", "other", None, false), ("by-certificate", "app", Some("app"), false)]
+    {
         let gateway = asking(&house, &upstream, id, key, certificate, signed);
         let begun = std::time::Instant::now();
         while gateway.call("/vault/x", &token).status != 200 {
@@ -90,6 +90,59 @@ fn keys_certificates_and_signed_answers() {
             assert_eq!(gateway.call("/vault/x", &token).status, 503, "{id} {key}");
         }
     }
+}
+
+#[test]
+fn another_doorward_is_asked_by_a_certificate() {
+    let (upstream, mut theirs) = (Upstream::start(), House::new());
+    let Some(authority) = certified(&mut theirs) else { return };
+    theirs.bootstrap();
+    let mut seed = standard(&upstream.url());
+    let clients = seed["clients"].as_array_mut().expect("clients");
+    clients.push(gate("by-certificate", "tls_client_auth", json!({"tls_client_auth_subject_dn": "CN=app,O=Example"})));
+    seed["resource_servers"][1]["introspection_clients"] = json!(["by-certificate"]);
+    theirs.seed(&seed);
+    let server = theirs.serve();
+    let form = [("grant_type", "client_credentials")];
+    let answer = authority.client().post(server.url("/token")).basic_auth(SAFE.id, Some(SAFE.secret)).form(&form).go().expect(200);
+    let token = answer.json()["access_token"].as_str().expect("a token").to_owned();
+
+    let read = |name: &str| std::fs::read_to_string(theirs.path(name)).expect("a file");
+    let asked_as = |name: &str| {
+        json!({
+            "endpoint": format!("{}/introspect", theirs.issuer), "client_id": "by-certificate", "auth": "tls_client_auth",
+            "certificate": read(&format!("{name}.pem")), "secret": read(&format!("{name}.key")),
+        })
+    };
+    let trusted = |name: &str| json!({"issuer": theirs.issuer, "algorithms": ["ES256"], "introspection": asked_as(name)});
+    let stage = crate::kit::apart::stage(
+        |house| {
+            house.set("outbound.allow", &json!([theirs.issuer.trim_start_matches("https://")]).to_string());
+            house.text("outbound.extra_ca_file", &authority.file().display().to_string());
+        },
+        &json!({
+            "trusted_issuers": [trusted("app")],
+            "routes": [route("abroad", "/abroad/", "echo", json!({
+                "accept": ["opaque"], "issuers": [theirs.issuer], "audience": VAULT, "freshness": "introspect",
+            }))],
+        }),
+    );
+    assert_eq!(stage.call("/abroad/x", &token).status, 200, "{}", stage.log());
+    assert_eq!(stage.call("/abroad/x", "dwa_nonsense").status, 401);
+    let found = stage.admin("GET", "/trusted-issuers").go().expect(200).json();
+    assert!(!found.to_string().contains("PRIVATE KEY"));
+    let path = format!("/trusted-issuers/{}", found["items"][0]["id"].as_str().expect("an id"));
+    stage.admin("PUT", &path).json(&trusted("other")).go().expect(200);
+    assert_eq!(stage.call("/abroad/x", &token).status, 503, "another's certificate");
+    stage
+        .admin("PATCH", &path)
+        .json(&json!({"introspection": {"secret": read("app.key"), "certificate": read("app.pem")}}))
+        .go()
+        .expect(200);
+    assert_eq!(stage.call("/abroad/x", &token).status, 200, "the right one again, without a restart");
+    let form = [("token", token.as_str())];
+    authority.client().post(server.url("/revoke")).basic_auth(SAFE.id, Some(SAFE.secret)).form(&form).go().expect(200);
+    assert_eq!(stage.call("/abroad/x", &token).status, 401);
 }
 
 #[test]

@@ -162,13 +162,16 @@ fn a_gateway_process_of_its_own_exchanges_over_http_and_signs() {
     assert!(keys.contains(crate::kit::http::jose_header(&assertion)["kid"].as_str().unwrap()));
     assert_eq!(claims(&assertion)["iss"], format!("{}/gateway", stage.issuer));
     stage.revoke(&MACHINE, &token);
-    crate::kit::wait_until("the revocation is heard", std::time::Duration::from_secs(5), || gateway.call("/signed/x", &token).status == 401);
+    crate::kit::wait_until("the revocation is heard", std::time::Duration::from_secs(5), || {
+        gateway.call("/signed/x", &token).status == 401
+    });
 }
 
 #[test]
 fn what_cannot_be_is_refused_where_it_is_registered() {
     let stage = world();
-    for exchange in [json!({}), json!({"resource": "a", "audience": "b"}), json!({"resource": "a", "scopes": ["a b"]}), json!({"to": "x"})] {
+    for exchange in [json!({}), json!({"resource": "a", "audience": "b"}), json!({"resource": "a", "scopes": ["a b"]}), json!({"to": "x"})]
+    {
         let answer = stage.admin("POST", "/routes").json(&exchanging("bad", exchange.clone())).go().expect(422);
         assert!(answer.text().contains("token_exchange"), "{exchange}: {}", answer.text());
     }

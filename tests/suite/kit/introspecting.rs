@@ -59,7 +59,8 @@ impl Introspecting {
 
     /// As a trusted issuer, asked with a secret.
     pub fn trusted(&self, more: Value) -> Value {
-        let mut introspection = json!({"endpoint": format!("{}/introspect", self.url), "client_id": "gate", "secret": "s3cret:at the/gate"});
+        let mut introspection =
+            json!({"endpoint": format!("{}/introspect", self.url), "client_id": "gate", "secret": "s3cret:at the/gate"});
         for (name, value) in more.as_object().expect("an object") {
             introspection[name] = value.clone();
         }
@@ -134,7 +135,8 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, key: &Key) {
     }
     let form: HashMap<String, String> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
     let token = form.get("token").cloned().unwrap_or_default();
-    let question = Question { path, authorization: field(&head, "authorization"), accept: field(&head, "accept").unwrap_or_default(), form };
+    let question =
+        Question { path, authorization: field(&head, "authorization"), accept: field(&head, "accept").unwrap_or_default(), form };
     let (told, status, slow, signing) = {
         let mut state = state.lock().expect("state");
         state.questions.push(question);
@@ -158,9 +160,6 @@ fn field(head: &str, name: &str) -> Option<String> {
 }
 
 fn answer(stream: &mut TcpStream, status: u16, media: &str, text: &str) {
-    let _ = write!(
-        stream,
-        "HTTP/1.1 {status} X\r\nContent-Type: {media}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
-        text.len()
-    );
+    let _ =
+        write!(stream, "HTTP/1.1 {status} X\r\nContent-Type: {media}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len());
 }
