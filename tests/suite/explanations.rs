@@ -44,7 +44,9 @@ fn an_id_is_on_the_answer_and_upstream_and_a_stranger_cannot_choose_it() {
 
 #[test]
 fn a_trusted_proxy_names_the_request_if_the_name_reads() {
-    let stage = stage(|house| drop(house.set("server.trusted_proxies", r#"["127.0.0.0/8"]"#)));
+    let stage = stage(|house| {
+        house.set("server.trusted_proxies", r#"["127.0.0.0/8"]"#);
+    });
     let token = stage.machine_token(&MACHINE, &[]);
     let named = |id: &str| {
         client()
@@ -135,7 +137,9 @@ fn only_an_administrator_reads_explanations() {
 
 #[test]
 fn the_administration_and_the_command_say_what_the_gateway_does() {
-    let stage = stage(|house| drop(house.set("gateway.explain_allowed", "1")));
+    let stage = stage(|house| {
+        house.set("gateway.explain_allowed", "1");
+    });
     let (machine, person) =
         (stage.machine_token(&MACHINE, &[("scope", "read")]), text(&stage.person_tokens(&HOME, "alice"), "access_token"));
     for (method, path) in

@@ -44,7 +44,13 @@ fn counted(stage: &Stage, route: &str, differs: bool) -> u64 {
 fn with_a_default_policy_every_route_without_one_is_judged_by_the_stored_ones() {
     let own = policed("own", "/own/", Some("permit(principal, action, resource);"), None);
     let stored = json!([{"id": "machines", "cedar": format!("{MACHINES_READ} permit(principal is Anonymous, action, resource == Route::\"open\");")}]);
-    let stage = stage(|house| drop(house.text("gateway.default_policy", "shared")), &[own], stored);
+    let stage = stage(
+        |house| {
+            house.text("gateway.default_policy", "shared");
+        },
+        &[own],
+        stored,
+    );
     let (mark, token) = (random(), stage.machine_token(&MACHINE, &[]));
     let call = |method: &str, path: &str| client().request(method.parse().unwrap(), stage.through(path)).bearer_auth(&token).go().status;
     assert_eq!(call("GET", "/api/x"), 200);
@@ -55,7 +61,7 @@ fn with_a_default_policy_every_route_without_one_is_judged_by_the_stored_ones() 
     assert!(stage.upstream.seen(&mark).is_empty());
     stage.admin("DELETE", "/policies/machines").go().expect(204);
     assert_eq!((call("GET", "/api/x"), client().post(stage.through("/public/x")).go().status), (403, 403), "no policy permits nothing");
-    let ran = stage.house.another("wrong.toml").clone().text("gateway.default_policy", "everything").run(&["check"]);
+    let ran = stage.house.another("wrong.toml").text("gateway.default_policy", "everything").run(&["check"]);
     assert!(ran.code == 2 && ran.said().contains("gateway.default_policy"), "{}", ran.said());
 }
 
@@ -75,7 +81,7 @@ fn a_candidate_is_tried_beside_the_policy_in_force_and_decides_nothing() {
     let refused = call("POST", "/tried/x");
     assert_eq!((refused.status, counted(&stage, "tried", true)), (403, 1), "what would be allowed is not");
     let line = stage.log().lines().find(|line| line.contains("would decide otherwise")).map(str::to_owned).unwrap_or_default();
-    assert!(line.contains(&refused.header("x-request-id")) && line.contains("tried"), "{line}");
+    assert!(line.contains(refused.header("x-request-id")) && line.contains("tried"), "{line}");
     assert_eq!((call("GET", "/unpoliced/x").status, counted(&stage, "unpoliced", true)), (200, 1), "what would be forbidden is not");
     assert_eq!((call("GET", "/shared/x").status, counted(&stage, "shared", true)), (200, 1));
     for _ in 0..50 {
