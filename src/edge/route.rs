@@ -55,7 +55,7 @@ pub enum UpstreamRef {
     /// The id of an upstream.
     Named(String),
     /// An upstream of this route alone.
-    Inline(Upstream),
+    Inline(Box<Upstream>),
 }
 
 impl Default for UpstreamRef {

@@ -118,6 +118,8 @@ impl Drop for Waiting {
     }
 }
 
+type Standings = AHashMap<usize, (Arc<Balance>, Arc<Standing>)>;
+
 /// The connections of one thread.
 pub(crate) struct Pool {
     benches: RefCell<AHashMap<Arc<str>, Bench>>,
@@ -128,7 +130,7 @@ pub(crate) struct Pool {
     /// What all threads know of upstreams.
     pub upstreams: Arc<Upstreams>,
     /// The same of those met since the last sweep, by the address of what is said of them.
-    standings: RefCell<AHashMap<usize, (Arc<Balance>, Arc<Standing>)>>,
+    standings: RefCell<Standings>,
     /// The TLS files that kept connections were opened under.
     epoch: Cell<u64>,
     chance: Cell<u64>,
