@@ -134,7 +134,7 @@ pub async fn seed(config: &Config, file: &Path, json: bool, only_plan: bool) -> 
     let beside = only_plan && embedded(config).is_some_and(Path::exists);
     let foundation = if beside { Foundation::reading(config).await? } else { Foundation::open(config, true).await? };
     if foundation.keys.is_none() && holds_secrets(&text) {
-        let why = "users and clients have secrets: seed them with the configuration of the authorization server";
+        let why = "users, clients and API keys have secrets: seed them with the configuration of the authorization server";
         return Err(Failure::Usage(why.into()));
     }
     let objects = foundation.objects();
@@ -156,7 +156,7 @@ pub async fn seed(config: &Config, file: &Path, json: bool, only_plan: bool) -> 
 fn holds_secrets(seed: &[u8]) -> bool {
     let seed: serde_json::Value = serde_json::from_slice(seed).unwrap_or_default();
     let some = |member: &str| seed.get(member).and_then(serde_json::Value::as_array).is_some_and(|list| !list.is_empty());
-    some("users") || some("clients")
+    some("users") || some("clients") || some("api_keys")
 }
 
 /// Validates everything that a start would need, and says what is wrong.
@@ -195,9 +195,8 @@ pub async fn check(config: &Config, json: bool) -> Result<(), Failure> {
 /// What is wrong with the TLS files of upstreams.
 fn upstreams_tls(table: &edge::RouteTable) -> Vec<String> {
     let mut wrong: Vec<String> = table
-        .entries()
-        .iter()
-        .filter_map(|entry| entry.upstream.targets.iter().find_map(|target| target.secured.as_ref()))
+        .upstreams()
+        .filter_map(|upstream| upstream.targets.iter().find_map(|target| target.secured.as_ref()))
         .filter_map(|secured| gateway::check_upstream_tls(&secured.tls).err().map(|why| format!("upstreams[{}].{why}", secured.id)))
         .collect();
     wrong.sort();

@@ -118,13 +118,13 @@ pub(crate) fn address(entry: &Entry, asked: &Asked<'_>) -> Option<String> {
 }
 
 fn takes_tokens(guard: &Guard) -> bool {
-    let none = (guard.accepts.mtls || guard.accepts.session) && !(guard.accepts.jwt || guard.accepts.opaque);
+    let none = (guard.accepts.mtls || guard.accepts.session || guard.accepts.api_key) && !(guard.accepts.jwt || guard.accepts.opaque);
     !none
 }
 
 fn guards<'t>(table: &'t RouteTable, host: &str) -> impl Iterator<Item = (&'t Entry, &'t Guard)> {
     table.entries().iter().filter(move |entry| entry.is_for(host)).filter_map(|entry| match &entry.access {
-        // Where certificates or sessions alone are taken no server issues tokens for it.
+        // Where certificates, sessions or API keys alone are taken no server issues tokens for it.
         Access::Guarded(guard) if takes_tokens(guard) => Some((entry, guard)),
         Access::Guarded(_) | Access::Public | Access::Closed => None,
     })
