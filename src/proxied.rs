@@ -6,10 +6,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, Request};
 use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
-use tokens::certificate::Certificate;
 use web::app::PeerCertificate;
 
-use crate::tls::Clients;
+use crate::tls::{Clients, Shown};
 
 /// The certificate of the client.
 const LEAF: &str = "client-cert";
@@ -33,23 +32,24 @@ impl Proxied {
     }
 
     /// Takes the headers off a request. What a trusted proxy says of its client stands in place of what this connection says of the proxy.
-    pub fn take<B>(&self, request: &mut Request<B>, peer: SocketAddr) {
+    /// It is given back: its authority may have to be asked about it before it counts ([`settle`]).
+    pub fn take<B>(&self, request: &mut Request<B>, peer: SocketAddr) -> Option<Shown> {
         if !request.headers().contains_key(LEAF) && !request.headers().contains_key(OTHERS) {
-            return;
+            return None;
         }
         let ip = peer.ip().to_canonical();
+        let mut shown = None;
         if self.proxies.iter().any(|net| net.contains(&ip)) {
             request.extensions_mut().remove::<PeerCertificate>();
-            if let Some(certificate) = self.read(request.headers()) {
-                request.extensions_mut().insert(PeerCertificate(certificate));
-            }
+            shown = self.read(request.headers());
         }
         let headers = request.headers_mut();
         headers.remove(LEAF);
         headers.remove(OTHERS);
+        shown
     }
 
-    fn read(&self, headers: &HeaderMap) -> Option<Certificate> {
+    fn read(&self, headers: &HeaderMap) -> Option<Shown> {
         let mut lines = headers.get_all(LEAF).iter();
         let (line, None) = (lines.next()?, lines.next()) else { return None };
         let mut chain = vec![CertificateDer::from(octets(line.to_str().ok()?)?)];
@@ -58,7 +58,15 @@ impl Proxied {
                 chain.push(CertificateDer::from(octets(item)?));
             }
         }
-        self.clients.passed_on(chain).certificate().ok()
+        Some(self.clients.passed_on(chain))
+    }
+}
+
+/// Makes the client of a request who a certificate makes it, once that is known.
+pub async fn settle<B>(shown: &Shown, request: &mut Request<B>) {
+    shown.settle().await;
+    if let Ok(certificate) = shown.certificate() {
+        request.extensions_mut().insert(PeerCertificate(certificate));
     }
 }
 
@@ -70,6 +78,8 @@ fn octets(item: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use tokens::certificate::Certificate;
+
     use super::*;
 
     fn taken(peer: &str, lines: &[&str]) -> (Option<Certificate>, bool) {
@@ -79,7 +89,9 @@ mod tests {
         for line in lines {
             request.headers_mut().append(LEAF, line.parse().unwrap());
         }
-        proxied.take(&mut request, peer.parse().unwrap());
+        if let Some(shown) = proxied.take(&mut request, peer.parse().unwrap()) {
+            futures_util::FutureExt::now_or_never(settle(&shown, &mut request)).unwrap();
+        }
         (request.extensions().get::<PeerCertificate>().map(|c| c.0.clone()), request.headers().contains_key(LEAF))
     }
 

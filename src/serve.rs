@@ -24,6 +24,7 @@ use crate::{
     jobs, observer,
     routes_file::RoutesFile,
     listen::{self, Listener, Shutdown, Timed, serve_http},
+    proxied,
     server::{self, Ground, Wings},
     telemetry,
     tls::{self, Clients, Tls},
@@ -385,10 +386,16 @@ fn accept(listener: Listener, shutdown: &Shutdown, wings: Arc<ArcSwap<Wings>>, c
         let wings = wings.clone();
         serve_http(accepted, move |mut request, peer| {
             let wings = wings.load();
-            wings.proxied.take(&mut request, peer);
+            if let Some(shown) = wings.proxied.take(&mut request, peer) {
+                let router = choose(&wings).unwrap_or_default();
+                return Either::Right(Either::Right(Box::pin(async move {
+                    proxied::settle(&shown, &mut request).await;
+                    server::answer(router, request, peer).await
+                })));
+            }
             match ready(&wings, &request) {
                 Some(response) => Either::Left(std::future::ready(response)),
-                None => Either::Right(server::answer(choose(&wings).unwrap_or_default(), request, peer)),
+                None => Either::Right(Either::Left(server::answer(choose(&wings).unwrap_or_default(), request, peer))),
             }
         })
     });

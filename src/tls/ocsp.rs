@@ -204,10 +204,13 @@ impl Watch {
         Arc::new(Self { hard: true, ..Self::clone(&self) })
     }
 
-    /// Waits for the first answer, or for the outbound rules to give up.
+    /// Waits for the first answer, or for the outbound rules to give up; asks anew, without waiting, where that is due.
     pub async fn settle(&self) {
         if **self.state.known.load() == Known::Nothing {
             self.ocsp.ask(&self.state).await;
+        } else if self.state.due.load(Ordering::Acquire) <= now() {
+            let asking = self.clone();
+            tokio::spawn(async move { asking.ocsp.ask(&asking.state).await });
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::kit::pki::{Client, Pki, Responder, Wire, openssl};
+use crate::kit::pki::{Client, Pki, Responder, Wire, curl, der, openssl};
 use crate::kit::{House, wait_until};
 use crate::mtls_gateway::{World, world};
 
@@ -155,7 +155,7 @@ fn asking(policy: &'static str, named: bool, more: impl FnOnce(&mut House, &Pki)
         let mut started = root.responder();
         let access = if named { format!("authorityInfoAccess=OCSP;URI:{}\n", started.url()) } else { String::new() };
         for name in ["asked", "pump"] {
-            root.issue(name, &format!("/CN={name}"), &format!("extendedKeyUsage=clientAuth\n{access}"));
+            root.issue(name, &format!("/CN={name}"), &format!("extendedKeyUsage=clientAuth\nsubjectAltName=DNS:app.example.com\n{access}"));
         }
         started.start();
         kept.replace(Some((started, Pki::reopen(root))));
@@ -268,4 +268,22 @@ fn mistakes_of_the_configuration_are_told_at_once() {
     for key in ["client_crl", "client_ocsp", "client_ocsp_url", "client_ocsp_max_age", "client_depth", "client_ca_files"] {
         assert!(said.contains(&format!("server.tls.{key}")), "{key}: {said}");
     }
+}
+
+#[test]
+fn certificates_that_a_proxy_passes_on_are_asked_about_too() {
+    let Some((world, _responder)) = asking("hard", true, |house, _| {
+        house.set("server.trusted_proxies", r#"["127.0.0.1/32"]"#).set("server.client_certificate_header", "true");
+    }) else {
+        return;
+    };
+    let passed = format!("Client-Cert: :{}:", der(&world.house, "asked"));
+    let token = || {
+        let form = "grant_type=client_credentials&scope=read&client_id=by-dns";
+        curl(&world.house, None, &format!("{}/token", world.server.issuer), &["-H", &passed, "--data", form]).0
+    };
+    let call = || world.curl(None, "/mtls/x", &["-H", &passed]);
+    assert_eq!((token(), call()), (Ok(200), Ok(200)));
+    world.root.revoke("asked");
+    wait_until("neither believes it", SOON, || (token(), call()) == (Ok(401), Ok(401)));
 }
