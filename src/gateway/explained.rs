@@ -18,8 +18,21 @@ use crate::account::Account;
 const MOST: usize = 4096;
 /// Octets of a path that are remembered.
 const PATH: usize = 512;
-/// Policies and faults of one judgement that are remembered.
+/// Entries of a list that are remembered: scopes, audiences, policies, faults.
 const NAMED: usize = 16;
+/// Octets of any other text that are remembered: what an issuer writes into its tokens may be long.
+const TEXT: usize = 256;
+
+/// The beginning of a text, cut between characters.
+fn cut(text: &str, most: usize) -> String {
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.get(..end).unwrap_or_default().to_owned()
+}
+
+/// The beginning of a list.
+fn first<'a>(all: impl Iterator<Item = &'a str>) -> Vec<String> {
+    all.take(NAMED).map(|text| cut(text, TEXT)).collect()
+}
 
 /// What a route demands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -132,6 +145,9 @@ pub struct Explanation {
     /// Whose credential was believed, also where that was not enough.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caller: Option<Caller>,
+    /// The scopes that are demanded and that it does not have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lacking: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<Judged>,
     /// What the policy that is only tried would have said.
@@ -194,7 +210,7 @@ impl Caller {
             scopes: claims.scope.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect(),
             audience: claims.aud.clone(),
             binding: bound.map(|cnf| if cnf.jkt.is_some() { "dpop" } else { "mtls" }),
-            acr: claims.raw.get("acr").and_then(serde_json::Value::as_str).map(str::to_owned),
+            acr: claims.raw.get("acr").and_then(serde_json::Value::as_str).map(|acr| cut(acr, TEXT)),
             auth_time: claims.raw.get("auth_time").and_then(serde_json::Value::as_i64),
             expires_at: claims.exp,
         }
@@ -203,7 +219,7 @@ impl Caller {
 
 impl Judged {
     fn of(said: &Judgement) -> Self {
-        let first = |all: &[String]| all.iter().take(NAMED).cloned().collect();
+        let first = |all: &[String]| first(all.iter().map(String::as_str));
         Self { allowed: said.allowed, by: first(&said.by), faults: first(&said.faults) }
     }
 }
@@ -212,18 +228,19 @@ impl Explanation {
     /// What was learned of a request, and what came of it.
     pub(crate) fn of(entry: Option<&Entry>, account: &Account, outcome: Result<(), Refusal>) -> Self {
         let guard = entry.and_then(|entry| if let Access::Guarded(guard) = &entry.access { Some(guard) } else { None });
-        let path = &account.path;
-        let cut = (0..=PATH.min(path.len())).rev().find(|at| path.is_char_boundary(*at)).unwrap_or(0);
         Self {
             request_id: account.request_id.as_str().to_owned(),
             allowed: outcome.is_ok(),
             status: outcome.err().map(Refusal::status),
             reason: outcome.err().map_or("ok", Refusal::reason).to_owned(),
-            path: path.get(..cut).filter(|path| !path.is_empty()).map(str::to_owned),
+            path: Some(cut(&account.path, PATH)).filter(|path| !path.is_empty()),
             source: account.source,
             route: entry.map(|entry| Arc::clone(&entry.id)),
             upstream: entry.map(|entry| Arc::clone(&entry.upstream.id)),
             demanded: guard.map(Demanded::of),
+            lacking: guard.zip(account.who.as_ref()).map_or_else(Vec::new, |(guard, who)| {
+                first(guard.scopes.iter().map(String::as_str).filter(|scope| !who.identity.claims.has_scope(scope)))
+            }),
             caller: account.who.as_ref().map(|believed| Caller::of(&believed.identity)),
             policy: account.judged.as_ref().map(Judged::of),
             policy_shadow: account.tried.as_ref().map(Judged::of),
@@ -251,12 +268,8 @@ impl Explanation {
         if let Some(caller) = &self.caller {
             steps.push(caller.told());
         }
-        let lacking: Vec<&String> = match (&self.demanded, &self.caller) {
-            (Some(demanded), Some(caller)) => demanded.scopes.iter().filter(|scope| !caller.scopes.contains(scope)).collect(),
-            _ => Vec::new(),
-        };
-        if !lacking.is_empty() {
-            steps.push(format!("scopes lacking: {lacking:?}"));
+        if !self.lacking.is_empty() {
+            steps.push(format!("scopes lacking: {:?}", self.lacking));
         }
         for (name, said) in [("policy", &self.policy), ("shadow policy", &self.policy_shadow)] {
             if let Some(said) = said {

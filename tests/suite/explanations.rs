@@ -109,6 +109,7 @@ fn every_kind_of_refusal_is_explained_by_its_id() {
     let scope = why(&stage, &call("POST", "/writing/x", Some(&machine)));
     assert_eq!((&scope["demanded"]["scopes"], &scope["caller"]["scopes"]), (&json!(["write"]), &json!(["read"])));
     assert_eq!((&scope["caller"]["sub"], &scope["caller"]["credential"]), (&json!("machine"), &json!("jwt")));
+    assert_eq!(scope["lacking"], json!(["write"]));
     let policy = why(&stage, &call("GET", "/judged/x", Some(&machine)));
     assert_eq!((&policy["policy"]["allowed"], &policy["policy"]["by"]), (&json!(false), &json!(["judged#never"])));
     let limit = why(&stage, &call("GET", "/once/x", Some(&machine)));
