@@ -102,7 +102,7 @@ fn schemas() -> Map<String, Value> {
             &["allowed", "reason", "steps"],
             json!({ "request_id": text, "at_ms": whole, "allowed": { "type": "boolean" }, "status": whole, "reason": text, "method": text, "path": text,
                 "peer": text, "source": text, "route": text, "upstream": text, "demanded": { "type": "object" }, "caller": { "type": "object" }, "lacking": { "type": "array", "items": text },
-                "policy": judged, "policy_shadow": judged, "limit": { "type": "object" }, "steps": { "type": "array", "items": text } }),
+                "policy": judged, "policy_shadow": judged, "limit": { "type": "object" }, "validation": text, "steps": { "type": "array", "items": text } }),
         ),
     );
     let counts = json!({ "type": "object", "additionalProperties": whole });
