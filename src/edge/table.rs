@@ -260,6 +260,11 @@ impl RouteTable {
         &self.entries
     }
 
+    /// The upstreams of the routes and of their canaries.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Balance>> {
+        self.entries.iter().flat_map(|entry| [Some(&entry.upstream), entry.canary.as_deref().map(|split| &split.entry.upstream)].into_iter().flatten())
+    }
+
     /// Names no caller may use for its own headers.
     #[must_use]
     pub const fn aliases(&self) -> &Aliases {

@@ -45,7 +45,7 @@ impl Gateway {
         loop {
             let table = self.parts().table.load_full();
             if !looked.as_ref().is_some_and(|before| Arc::ptr_eq(before, &table)) {
-                let balances: Vec<&Arc<Balance>> = table.entries().iter().map(|entry| &entry.upstream).collect();
+                let balances: Vec<&Arc<Balance>> = table.upstreams().collect();
                 let wanted = |id: &str| balances.iter().any(|b| *b.id == *id);
                 self.upstreams.retain(wanted);
                 self.upstreams.trusts.retain(wanted);

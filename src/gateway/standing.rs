@@ -190,7 +190,12 @@ impl Standing {
 
     /// Whether requests may go to a target, its breaker apart.
     pub(crate) fn is_up(&self, at: usize, now: u64) -> bool {
-        self.targets.get(at).is_some_and(|t| !t.checked_down.load(Ordering::Relaxed) && t.ejected_until.load(Ordering::Relaxed) <= now)
+        self.targets.get(at).is_some_and(|t| self.is_healthy(t) && t.ejected_until.load(Ordering::Relaxed) <= now)
+    }
+
+    /// What the active checks say, where there are any: what they said before they were taken away does not count.
+    fn is_healthy(&self, target: &TargetState) -> bool {
+        self.balance.health.is_none() || !target.checked_down.load(Ordering::Relaxed)
     }
 
     /// Whether a target's breaker would let a request through.
@@ -286,7 +291,7 @@ impl Standing {
             .map(move |(at, target)| {
                 let circuit = if self.balance.breaker.is_some() { target.breaker.lock().circuit(now) } else { Circuit::Closed };
                 let ejected = target.ejected_until.load(Ordering::Relaxed) > now;
-                let healthy = !target.checked_down.load(Ordering::Relaxed);
+                let healthy = self.is_healthy(target);
                 TargetReport {
                     upstream: self.balance.id.to_string(),
                     target: self.shown(at),
@@ -378,6 +383,16 @@ mod tests {
         s.hear(0, 70_000, true);
         (0..2).for_each(|_| s.hear(0, 70_000, false));
         assert!(s.is_up(0, 80_000), "forgiven");
+    }
+
+    #[test]
+    fn what_checks_said_counts_while_there_are_checks() {
+        let checked = standing(json!({"health": {"path": "/x"}}));
+        checked.checked(0, false);
+        assert!(!checked.is_up(0, 0) && checked.is_up(1, 0));
+        let of = |extra| Standing::new(Arc::clone(&standing(extra).balance), Some(&checked));
+        assert!(!of(json!({"health": {"path": "/y"}})).is_up(0, 0), "known of the target, whatever changed around it");
+        assert!(of(json!({})).is_up(0, 0));
     }
 
     #[test]
