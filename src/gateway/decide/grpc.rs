@@ -56,14 +56,15 @@ pub(super) async fn check(
     let (parts, body) = request.into_parts();
     let mut kinds = parts.headers.get_all(header::CONTENT_TYPE).iter();
     let grpc = kinds.next().is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) && kinds.next().is_none();
-    if parts.version != Version::HTTP_2 || parts.method != Method::POST || !grpc {
-        return failed(UNIMPLEMENTED);
-    }
     let compressed = parts.headers.get(&ENCODING).is_some_and(|encoding| encoding != "identity");
     let octets = match received(body).await {
         Ok(octets) => octets,
         Err(code) => return failed(code),
     };
+    // Told once all of it is here: some clients do not hear an answer that comes before they have finished.
+    if parts.version != Version::HTTP_2 || parts.method != Method::POST || !grpc {
+        return failed(UNIMPLEMENTED);
+    }
     let message = match octets.split_at_checked(5) {
         Some((&[0, a, b, c, d], message)) if u32::from_be_bytes([a, b, c, d]) as usize == message.len() => message,
         Some((&[1, ..], _)) => return failed(UNIMPLEMENTED),
