@@ -242,7 +242,7 @@ impl Running {
             accept(listener, &shutdown, wings.clone(), |wings| wings.admin.clone(), |_, _| None);
         }
         if let (Some((listener, tls)), Some(gateway)) = (bound.decision, &gateway) {
-            gateway.decide_for(gateway::Decisions { listener, tls: tls.map(encryption), fronts: config.server.decision_clients.clone() });
+            gateway.decide_for(gateway::Decisions { listener, tls: tls.as_deref().map(encryption), fronts: config.server.decision_clients.clone() });
         }
         if let (Some((socket, encryption)), Some(gateway)) = (bound.gateway, gateway.clone()) {
             forward(gateway, socket, encryption, &config, &shutdown);
@@ -403,13 +403,13 @@ fn accept(listener: Listener, shutdown: &Shutdown, wings: Arc<ArcSwap<Wings>>, c
 }
 
 /// TLS of a listener of the gateway's threads.
-fn encryption(tls: Arc<Tls>) -> gateway::Encryption {
+fn encryption(tls: &Tls) -> gateway::Encryption {
     gateway::Encryption { config: tls.config(), judge: tls::judge(tls.clients().clone(), Clients::shown) }
 }
 
 /// Runs the gateway's threads; the process counts them as one open connection, so that a drain waits for them.
 fn forward(gateway: Arc<Gateway>, socket: std::net::TcpListener, tls: Option<Arc<Tls>>, config: &Config, shutdown: &Shutdown) {
-    let tls = tls.map(encryption);
+    let tls = tls.as_deref().map(encryption);
     let (stop, cut) = (shutdown.stop.clone(), shutdown.cut.clone());
     let threads = match usize::try_from(config.server.worker_threads) {
         Ok(threads @ 1..) => threads,
