@@ -14,7 +14,7 @@ use tokens::Alg;
 
 use crate::{
     headers,
-    identity::{Identity, Issuer},
+    identity::{self, Identity, Issuer},
     route::Route,
 };
 
@@ -99,7 +99,7 @@ pub struct Assertion {
     pub claims: Vec<String>,
     pub alg: Alg,
     pub request: bool,
-    /// Equal for routes whose assertions are equal; set by the table.
+    /// Equal where all the rest is.
     pub id: usize,
 }
 
@@ -182,7 +182,7 @@ impl Assertion {
             let resource = route.auth.as_ref().and_then(|auth| auth.audience.clone());
             if phantom { resource } else { None }
         });
-        Some(Self {
+        let assertion = Self {
             header: HeaderName::from_bytes(name.as_bytes()).ok()?,
             bearer: is_authorization(name),
             audience: audience.unwrap_or_else(|| upstream.unwrap_or(&route.id).to_owned()),
@@ -191,7 +191,9 @@ impl Assertion {
             alg: settings.alg.as_deref().and_then(Alg::parse).unwrap_or(Alg::ES256),
             request: settings.request,
             id: 0,
-        })
+        };
+        let id = identity::mark(&assertion);
+        Some(Self { id, ..assertion })
     }
 
     /// The header that callers may not use, if it is one of its own.
@@ -315,6 +317,9 @@ mod tests {
         let plain = Assertion::of(&route(json!({"signed_assertion": true})), Some("u")).unwrap();
         assert_eq!((plain.header.as_str(), plain.bearer, plain.audience.as_str(), plain.ttl_s), ("x-doorward-assertion", false, "u", 60));
         assert_eq!(Assertion::of(&route(json!({"signed_assertion": true})), None).unwrap().audience, "r");
+        let again = Assertion::of(&route(json!({"signed_assertion": {"ttl": "60s"}})), Some("u")).unwrap();
+        assert_eq!(again.id, plain.id, "the same, however it is written");
+        assert_ne!(Assertion::of(&route(json!({"signed_assertion": true})), Some("v")).unwrap().id, plain.id);
         let phantom = Assertion::of(&route(json!({"phantom": true})), Some("u")).unwrap();
         assert_eq!((phantom.header, phantom.bearer, phantom.audience.as_str()), (AUTHORIZATION, true, "https://api"));
         assert_eq!(Assertion::of(&route(json!({"signed_assertion": false})), None), None);

@@ -61,6 +61,14 @@ pub struct Identity {
     pub device: Option<Arc<Device>>,
 }
 
+/// A number for settings, from what they say: equal ones have the same, in every table. What was made under the settings of a table that has been
+/// replaced since is then never taken for what other settings ask.
+#[must_use]
+pub(crate) fn mark(settings: &impl std::fmt::Debug) -> usize {
+    let digest = tokens::hash::sha256(format!("{settings:?}").as_bytes());
+    digest.first_chunk().map_or(0, |head| usize::from_be_bytes(*head))
+}
+
 /// A claim that cannot be put into a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unfit;

@@ -17,7 +17,7 @@ use crate::{
     canary::Split,
     exchange::Exchange,
     headers::Aliases,
-    identity::Issuer,
+    identity::{Issuer, mark},
     issuer::{TrustedIssuer, trust},
     path,
     rate::{RateLimits, Rates},
@@ -152,9 +152,8 @@ impl RouteTable {
         let named: BTreeMap<&str, Arc<Balance>> = upstreams.iter().map(|u| (u.id.as_str(), Arc::new(balance(&u.id, u)))).collect();
         let trusted: Vec<Arc<Trusted>> = issuers.iter().map(|i| Arc::new(trust(i))).collect();
         let mut entries = Vec::new();
-        let mut mappings: Vec<Vec<(HeaderName, String)>> = Vec::new();
         for route in routes {
-            match entry(route, &named, &trusted, own, &mut mappings).and_then(|entry| judged(entry, route, &stored, default_policy)).and_then(|entry| lived(entry, route, &named)) {
+            match entry(route, &named, &trusted, own).and_then(|entry| judged(entry, route, &stored, default_policy)).and_then(|entry| lived(entry, route, &named)) {
                 Ok(entry) => entries.push(entry),
                 Err(mistake) => mistakes.push(mistake),
             }
@@ -175,13 +174,6 @@ impl RouteTable {
         let mut by_segment: AHashMap<String, Vec<usize>> = AHashMap::new();
         for (at, entry) in entries.iter().enumerate() {
             by_segment.entry(first_segment(&entry.prefix).to_owned()).or_default().push(at);
-        }
-        let mut told: Vec<Assertion> = Vec::new();
-        for assertion in entries.iter_mut().filter_map(|entry| entry.assertion.as_mut()) {
-            assertion.id = told.iter().position(|other| other == assertion).unwrap_or_else(|| {
-                told.push(assertion.clone());
-                told.len() - 1
-            });
         }
         let names = entries.iter().flat_map(|e| e.identity.iter().map(|(n, _)| n.as_str()));
         let names = names.chain(entries.iter().filter_map(|e| e.assertion.as_ref()?.alias()));
@@ -386,7 +378,6 @@ fn entry(
     named: &BTreeMap<&str, Arc<Balance>>,
     trusted: &[Arc<Trusted>],
     own: &str,
-    mappings: &mut Vec<Vec<(HeaderName, String)>>,
 ) -> Result<Entry, Mistake> {
     let at = |member: &str| format!("routes[{}].{member}", route.id);
     let upstream = match &route.upstream {
@@ -407,10 +398,7 @@ fn entry(
     let mut identity: Vec<(HeaderName, String)> =
         route.identity_headers().into_iter().filter_map(|(h, c)| Some((HeaderName::from_bytes(h.as_bytes()).ok()?, c))).collect();
     identity.sort_by(|a, b| a.0.as_str().cmp(b.0.as_str()));
-    let identity_id = mappings.iter().position(|m| *m == identity).unwrap_or_else(|| {
-        mappings.push(identity.clone());
-        mappings.len() - 1
-    });
+    let identity_id = mark(&identity);
     Ok(Entry {
         id: route.id.as_str().into(),
         hosts: route.matches.hosts.iter().map(|h| h.trim_end_matches('.').to_ascii_lowercase()).collect(),
