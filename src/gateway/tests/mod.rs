@@ -1,5 +1,6 @@
 //! The gateway against a raw upstream over real sockets: what a client sends octet by octet, what the upstream really sees.
 mod issuers;
+mod keys;
 mod open;
 mod proxies;
 mod remote;
