@@ -249,7 +249,7 @@ mod tests {
     use super::*;
     use crate::{RouteTable, identity::tests::identity};
 
-    fn split(canary: Value) -> Split {
+    fn split(canary: &Value) -> Split {
         let route = json!({"id": "r", "upstream": {"targets": [{"url": "http://127.0.0.1:9"}]}, "auth": {"accept": ["jwt"], "audience": "a"}, "canary": canary});
         let table = RouteTable::build(&[serde_json::from_value(route).unwrap()], &[], &[], "https://id.example.com").unwrap();
         *table.entries()[0].canary.clone().unwrap()
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_callers_side_is_its_own_and_the_sides_are_of_the_weight() {
-        let split = split(json!({"upstream": upstream(), "weight": 20, "sticky": "subject"}));
+        let split = split(&json!({"upstream": upstream(), "weight": 20, "sticky": "subject"}));
         let takes =
             |n: usize, from: &str| split.takes(Some(&identity(json!({"sub": format!("u{n}")}))), from.parse().unwrap(), &HeaderMap::new());
         let share = (0..5000).filter(|n| takes(*n, "192.0.2.1")).count();
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn headers_force_a_side() {
-        let split = split(json!({"upstream": upstream(), "weight": 0, "headers": {"X-Canary": "yes", "X-Me": "1"}}));
+        let split = split(&json!({"upstream": upstream(), "weight": 0, "headers": {"X-Canary": "yes", "X-Me": "1"}}));
         let mut headers = HeaderMap::new();
         headers.insert("x-canary", "yes".parse().unwrap());
         let from = "192.0.2.1".parse().unwrap();
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_canary_of_errors_is_given_up_once() {
-        let split = split(json!({"upstream": upstream(), "weight": 5, "rollback": {"errors_over": 10, "window": "10s", "minimum": 10}}));
+        let split = split(&json!({"upstream": upstream(), "weight": 5, "rollback": {"errors_over": 10, "window": "10s", "minimum": 10}}));
         let guardrail = split.guardrail.as_ref();
         let mut tally = Tally::default();
         for n in 0..9 {

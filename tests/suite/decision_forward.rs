@@ -5,12 +5,12 @@ use serde_json::json;
 
 use crate::kit::dpop::Holder;
 use crate::kit::fronts::{Front, SPOOFS, deciding, holds};
-use crate::kit::http::{Answer, Go, RUNTIME, client, client_from, random};
+use crate::kit::http::{Answer, Go, RUNTIME, client, client_from};
 use crate::kit::seed::{MACHINE, SAFE};
 use crate::kit::{Stage, raw, services};
 
 /// What a front tells of `GET https://api.example.com/…`.
-fn told<'a>(path: &'a str) -> Vec<(&'static str, &'a str)> {
+fn told(path: &str) -> Vec<(&'static str, &str)> {
     vec![
         ("X-Forwarded-Method", "GET"),
         ("X-Forwarded-Proto", "https"),
