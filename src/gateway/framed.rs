@@ -30,6 +30,10 @@ pub(crate) const HEAD_TIME: Duration = Duration::from_secs(10);
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// How long a connection may wait for its next request.
 const IDLE_TIME: Duration = if cfg!(test) { Duration::from_millis(800) } else { Duration::from_secs(75) };
+/// How long a connection may be idle before its parser is let go: what waits longer waits at the price of its socket.
+const PARK_TIME: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(2) };
+/// How much longer a parked connection may wait.
+pub(crate) const PARKED_TIME: Duration = IDLE_TIME.saturating_sub(PARK_TIME);
 /// How long a peer may leave what it is sent unread.
 const UNREAD_TIME: Duration = Duration::from_secs(60);
 /// How long a peer that was refused may go on sending into nothing, so that it can read the answer.
@@ -50,6 +54,8 @@ pub(crate) struct Shared {
     upgrade: AtomicU8,
     closing: AtomicBool,
     broken: AtomicBool,
+    /// Idle for so long that the parser was let go; the stream is as it was.
+    parked: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -96,6 +102,30 @@ impl Shared {
         self.closing.load(Ordering::Relaxed)
     }
 
+    /// Whether the connection was left by its parser only because nothing was asked. It begins anew: nothing of what was asked before
+    /// counts any more.
+    pub(crate) fn unpark(&self) -> bool {
+        self.served.store(0, Ordering::Relaxed);
+        self.parked.swap(false, Ordering::AcqRel)
+    }
+
+    /// Waits with a parked connection for octets; `None`: it is over.
+    pub(crate) async fn asleep<T: AsyncRead + Unpin>(&self, io: &mut T) -> Option<Vec<u8>> {
+        let octets = std::future::poll_fn(|cx| {
+            self.waker.register(cx.waker());
+            if self.closing() {
+                return Poll::Ready(None);
+            }
+            let mut scratch = [0; SCRATCH];
+            let mut into = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut *io).poll_read(cx, &mut into)) {
+                Ok(()) if !into.filled().is_empty() => Poll::Ready(Some(into.filled().to_vec())),
+                _ => Poll::Ready(None),
+            }
+        });
+        tokio::time::timeout(PARKED_TIME, octets).await.ok().flatten()
+    }
+
     /// Whether the request's body broke the framing or came too slowly.
     pub(crate) fn broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
@@ -130,7 +160,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
             injected: false,
             stopped: false,
             ended: false,
-            sleep: Box::pin(tokio::time::sleep(IDLE_TIME)),
+            sleep: Box::pin(tokio::time::sleep(PARK_TIME)),
             armed: None,
             unread: None,
             linger: None,
@@ -172,7 +202,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let place = self.scanner.place();
         let limit = match place {
-            Place::Idle => IDLE_TIME,
+            Place::Idle => PARK_TIME,
             Place::Head => HEAD_TIME,
             Place::Body => BODY_TIME,
             Place::Held | Place::Tunnel => return Poll::Pending,
@@ -193,8 +223,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
                 let _ = self.sleep.as_mut().poll(cx);
                 Poll::Pending
             }
+            // The parser takes it for the end; whoever lent it the stream knows better.
             Place::Idle => {
                 self.ended = true;
+                self.shared.parked.store(self.held.is_empty(), Ordering::Release);
                 Poll::Ready(Ok(()))
             }
             _ => {
@@ -324,6 +356,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
     /// Sends the FIN at once; a peer still sending is read into nothing for a moment, or its answer would be reset away.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.shared.parked.load(Ordering::Acquire) {
+            return Poll::Ready(Ok(()));
+        }
         if this.linger.is_none() {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
             let unread = this.stopped || !matches!(this.scanner.place(), Place::Idle | Place::Tunnel);

@@ -39,6 +39,7 @@ mod hop;
 mod introspector;
 pub mod jwks;
 mod lease;
+mod lent;
 mod limit;
 mod listen;
 mod live;

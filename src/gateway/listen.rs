@@ -1,5 +1,6 @@
 //! Accepting connections: threads that share a listener and nothing else; HTTP/1.1, prior-knowledge HTTP/2, TLS with ALPN.
 use std::{
+    convert::Infallible,
     io,
     net::{SocketAddr, TcpListener},
     pin::Pin,
@@ -11,17 +12,17 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use futures_util::future::Either;
-use http::Request;
+use http::{Request, Response};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
-    service::service_fn,
+    service::{Service, service_fn},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use tokens::certificate::{Certificate, Doubt};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     sync::Notify,
     task::LocalSet,
 };
@@ -30,16 +31,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Gateway,
+    body::AnswerBody,
     decide::decide,
     framed::{Framed, HEAD_TIME, Shared},
     heads::Heads,
     hop::{Conn, hop},
+    lent::{Home, Lent},
     pool::{Here, SEND_BUFFER},
     worker::Worker,
 };
 
 /// How long open requests may take to end when the server does.
 const DRAIN: Duration = Duration::from_secs(8);
+/// How long a parked connection's end may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Who the client of an open connection is now, by its certificate: asked with every request that needs it, and while something is open.
@@ -200,7 +205,8 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
                         let opened = Opened { door, peer, local, tls: false, http2: None, certificate: None };
                         return connection(&worker, stream, opened).await;
                     };
-                    if let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIME, tls.accept(stream)).await {
+                    // What a handshake takes is not kept for the life of the connection.
+                    if let Ok(Ok(stream)) = Box::pin(tokio::time::timeout(HEAD_TIME, tls.accept(stream))).await {
                         let session = stream.get_ref().1;
                         let http2 = Some(session.alpn_protocol() == Some(b"h2"));
                         let certificate = match session.peer_certificates().map(<[_]>::to_vec) {
@@ -256,39 +262,59 @@ where
     };
     let trusted = worker.gateway.trusted_peer(peer.ip());
     let conn = Rc::new(Conn { peer, local, tls, trusted, certificate, shared: (!http2).then(|| Arc::clone(&shared)) });
-    let service = {
-        let worker = Rc::clone(worker);
+    let service = || {
+        let (worker, conn) = (Rc::clone(worker), Rc::clone(&conn));
         service_fn(move |request: Request<Incoming>| match door {
             Door::Clients => Either::Left(hop(Rc::clone(&worker), Rc::clone(&conn), request)),
             Door::Fronts => Either::Right(Box::pin(decide(Rc::clone(&worker), Rc::clone(&conn), request))),
         })
     };
     if http2 {
-        let served = http2::Builder::new(Here)
-            .timer(TokioTimer::new())
-            .max_header_list_size(40 * 1024)
-            .max_concurrent_streams(256)
-            .max_pending_accept_reset_streams(20)
-            .max_local_error_reset_streams(256)
-            .max_send_buf_size(SEND_BUFFER)
-            .enable_connect_protocol()
-            .initial_stream_window_size(1 << 18)
-            .initial_connection_window_size(1 << 20)
-            .keep_alive_interval(Duration::from_secs(20))
-            .serve_connection(TokioIo::new(Heads::new(Rewound { io, first, at: 0 }, HEAD_TIME)), service);
-        let mut served = std::pin::pin!(served);
-        tokio::select! {
-            _ = served.as_mut() => return,
-            () = worker.shutdown.cancelled() => served.as_mut().graceful_shutdown(),
-        }
-        let _ = served.await;
-    } else {
-        let framed = Framed::new(io, first, shared);
-        let served = http1::Builder::new().max_buf_size(64 * 1024).serve_connection(TokioIo::new(framed), service).with_upgrades();
-        if let Err(error) = served.await {
+        return Box::pin(http2_connection(worker, Rewound { io, first, at: 0 }, service())).await;
+    }
+    let home: Home<T> = Arc::default();
+    loop {
+        let framed = Framed::new(Lent::new(io, Arc::clone(&home)), first, Arc::clone(&shared));
+        let served = http1::Builder::new().max_buf_size(64 * 1024).serve_connection(TokioIo::new(framed), service()).with_upgrades();
+        // What it takes to parse and serve is let go with it when the connection is parked.
+        if let Err(error) = Box::pin(served).await {
             tracing::debug!(target: "gateway", %error, "connection ended");
         }
+        let back = home.lock().take();
+        let Some(mut parked) = back.filter(|_| shared.unpark()) else { return };
+        let Some(octets) = shared.asleep(&mut parked).await else {
+            let _ = tokio::time::timeout(FAREWELL, parked.shutdown()).await;
+            return;
+        };
+        (io, first) = (parked, octets);
     }
+}
+
+/// Serves one HTTP/2 connection.
+async fn http2_connection<T, S>(worker: &Worker, io: Rewound<T>, service: S)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: Service<Request<Incoming>, Response = Response<AnswerBody>, Error = Infallible>,
+    S::Future: 'static,
+{
+    let served = http2::Builder::new(Here)
+        .timer(TokioTimer::new())
+        .max_header_list_size(40 * 1024)
+        .max_concurrent_streams(256)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(256)
+        .max_send_buf_size(SEND_BUFFER)
+        .enable_connect_protocol()
+        .initial_stream_window_size(1 << 18)
+        .initial_connection_window_size(1 << 20)
+        .keep_alive_interval(Duration::from_secs(20))
+        .serve_connection(TokioIo::new(Heads::new(io, HEAD_TIME)), service);
+    let mut served = std::pin::pin!(served);
+    tokio::select! {
+        _ = served.as_mut() => return,
+        () = worker.shutdown.cancelled() => served.as_mut().graceful_shutdown(),
+    }
+    let _ = served.await;
 }
 
 /// Reads until it is clear whether this is HTTP/2 by prior knowledge (RFC 9113 §3.3).
