@@ -18,7 +18,8 @@ section! {
         client_secret: Option<Secret> = "",
         /// A file that holds the secret instead.
         client_secret_file: Option<PathBuf> = "",
-        /// A private key as PKCS#8 PEM: the client proves itself by assertions signed with it (`private_key_jwt`).
+        /// A private key as PKCS#8 PEM: the client proves itself by assertions signed with it (`private_key_jwt`). They name it by its
+        /// RFC 7638 thumbprint, so the `kid` of the registered JWK is that.
         client_key_file: Option<PathBuf> = "",
         /// What is asked for; `openid` must be among it. With `offline_access` the session's access token is renewed for as long as the
         /// session is used, and a login that is over there is over here when the access token is.

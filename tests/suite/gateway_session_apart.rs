@@ -1,5 +1,8 @@
 //! Browser sessions of gateways that are not alone: a login server elsewhere, a gateway of its own, two nodes, TLS.
-use std::sync::Barrier;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -8,9 +11,11 @@ use crate::gateway_live::closed_within_a_second;
 use crate::gateway_session::{SCOPE, events, inside, told};
 use crate::kit::authority::certified;
 use crate::kit::entrance::{self, CLIENT, COOKIE, at_login_server, origin, page, script};
-use crate::kit::http::{Go, claims, client, random};
-use crate::kit::seed::{GW, MACHINE, standard};
-use crate::kit::{House, Stage, Upstream, Visitor, services, wait_until};
+use crate::kit::http::{Go, b64, claims, client, random};
+use crate::kit::jose::thumbprint;
+use crate::kit::seed::{GW, MACHINE, PASSWORD, standard};
+use crate::kit::server::free_port;
+use crate::kit::{House, Landing, Stage, Upstream, Visitor, services, wait_until};
 
 /// A login server of its own, whose people come to the gateway of another; where it tells of logouts.
 struct Apart {
@@ -51,11 +56,9 @@ fn a_foreign_login_server_ends_sessions_by_its_back_channel() {
     let (mut alice, ..) = inside(&gateway, "alice");
     let (mut bob, ..) = inside(&gateway, "bob");
     let stream = events(&gateway, &alice);
-    let since = Instant::now();
     leave(&login, &mut alice);
     wait_until("the gateway heard", Duration::from_secs(10), || script(&mut alice, "GET", &gateway.through("/app/x"), None).status == 401);
     closed_within_a_second(stream, "the event stream", Instant::now());
-    assert!(since.elapsed() < Duration::from_secs(30));
     assert_eq!(script(&mut bob, "GET", &gateway.through("/app/x"), None).status, 200, "another person's session goes on");
     assert_eq!(told(&gateway, "gateway_session.logout_received").len(), 1);
 
@@ -209,4 +212,146 @@ fn behind_tls_the_cookies_are_bound_to_the_host() {
     let cookie = alice.cookies["__Host-doorward-gateway"].clone();
     let plain = authority.client().get(&url).header("cookie", format!("{COOKIE}={cookie}"));
     assert_eq!(plain.go().status, 401);
+}
+
+/// A way to the login server on which the answer of one token request can get lost.
+struct Way {
+    lose: Arc<AtomicBool>,
+}
+
+impl Way {
+    fn between(port: u16, to: String) -> Self {
+        let lose = Arc::new(AtomicBool::new(false));
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port");
+        let losing = Arc::clone(&lose);
+        std::thread::spawn(move || {
+            for inward in listener.incoming().flatten() {
+                let (to, losing) = (to.clone(), Arc::clone(&losing));
+                std::thread::spawn(move || Self::carry(inward, &to, &losing));
+            }
+        });
+        Self { lose }
+    }
+
+    fn carry(mut inward: TcpStream, to: &str, losing: &AtomicBool) -> Option<()> {
+        let mut outward = TcpStream::connect(to).ok()?;
+        let (mut there, mut back) = (inward.try_clone().ok()?, outward.try_clone().ok()?);
+        let lost = Arc::new(AtomicBool::new(false));
+        let marked = Arc::clone(&lost);
+        let losing_now = losing.load(Ordering::SeqCst);
+        let lose_this = Arc::new(AtomicBool::new(losing_now));
+        let wanted = Arc::clone(&lose_this);
+        let carrying = std::thread::spawn(move || {
+            let mut buffer = [0u8; 8192];
+            while let Ok(n @ 1..) = there.read(&mut buffer) {
+                if wanted.load(Ordering::SeqCst) && buffer[..n].starts_with(b"POST /token") {
+                    marked.store(true, Ordering::SeqCst);
+                }
+                if outward.write_all(&buffer[..n]).is_err() {
+                    break;
+                }
+            }
+            let _ = outward.shutdown(Shutdown::Write);
+        });
+        let mut buffer = [0u8; 8192];
+        while let Ok(n @ 1..) = back.read(&mut buffer) {
+            // The server has answered: the one who asked never hears it.
+            if lost.load(Ordering::SeqCst) && losing.swap(false, Ordering::SeqCst) {
+                let _ = inward.shutdown(Shutdown::Both);
+                break;
+            }
+            if inward.write_all(&buffer[..n]).is_err() {
+                break;
+            }
+        }
+        let _ = inward.shutdown(Shutdown::Both);
+        let _ = carrying.join();
+        Some(())
+    }
+}
+
+#[test]
+fn an_answer_that_is_lost_on_the_way_logs_nobody_out() {
+    let (public, door) = (free_port(), free_port());
+    let way = Way::between(door, format!("127.0.0.1:{public}"));
+    let stage = entrance::stage(SCOPE, json!({"access_token_ttl": "3s"}), |house| {
+        house.issuer = format!("http://127.0.0.1:{door}");
+        let issuer = house.issuer.clone();
+        house.text("server.issuer", &issuer).text("server.public_listen", &format!("127.0.0.1:{public}"));
+        house.text("lifetimes.refresh_grace", "10s");
+    });
+    let (mut alice, ..) = inside(&stage, "alice");
+    let refreshed = || told(&stage, "token.refreshed").len();
+    way.lose.store(true, Ordering::SeqCst);
+    wait_until("an answer was lost", Duration::from_secs(20), || {
+        assert_eq!(script(&mut alice, "GET", &stage.through("/forward/x"), None).status, 200);
+        !way.lose.load(Ordering::SeqCst)
+    });
+    assert!(refreshed() > 0);
+    assert!(told(&stage, "refresh.reused").is_empty());
+    // And the session goes on from there.
+    let before = refreshed();
+    wait_until("the next renewal", Duration::from_secs(20), || {
+        assert_eq!(script(&mut alice, "GET", &stage.through("/forward/x"), None).status, 200);
+        refreshed() > before
+    });
+    assert!(told(&stage, "gateway_session.ended").is_empty());
+}
+
+#[test]
+fn a_page_that_wants_a_recent_login_asks_for_one() {
+    let stage = entrance::stage(SCOPE, json!({}), |_| {});
+    let strict =
+        json!({"id": "strict", "match": {"path_prefix": "/strict/"}, "upstream": "echo", "auth": {"accept": ["session"], "max_age": "3s"}});
+    stage.admin("POST", "/routes").json(&strict).go().expect(201);
+    let (mut alice, ..) = inside(&stage, "alice");
+    wait_until("the login is too long ago", Duration::from_secs(20), || {
+        script(&mut alice, "GET", &stage.through("/strict/x"), None).status == 401
+    });
+    let told = script(&mut alice, "GET", &stage.through("/strict/x"), None);
+    assert!(told.header("www-authenticate").contains("max_age=\"3\""), "{}", told.header("www-authenticate"));
+    assert_eq!(script(&mut alice, "GET", &stage.through("/app/x"), None).status, 200, "elsewhere it is good enough");
+    let sent = page(&mut alice, &stage.through("/strict/x")).expect(302);
+    let login = alice.open(sent.header("location")).kind("login");
+    let back = match alice.login(&login, "alice", PASSWORD) {
+        Landing::Away(url) => url,
+        Landing::Page(page) => panic!("{}", page.answer.text()),
+    };
+    page(&mut alice, back.as_str()).expect(302);
+    assert_eq!(page(&mut alice, &stage.through("/strict/x")).status, 200);
+}
+
+#[test]
+fn a_client_with_a_key_or_without_a_secret_and_claims_of_userinfo() {
+    let public = entrance::stage(
+        "openid profile email",
+        json!({"token_endpoint_auth_method": "none", "client_secret": null, "grant_types": ["authorization_code"]}),
+        |house| {
+            house
+                .without("gateway.session")
+                .text("gateway.session.client_id", CLIENT)
+                .text("gateway.session.scope", "openid profile email");
+            house.set("gateway.session.userinfo", "true");
+        },
+    );
+    let (mut alice, mark) = (Visitor::new(), random());
+    entrance::enter(&public, &mut alice, &format!("/app/{mark}"), "alice").expect(200);
+    assert_eq!(public.upstream.only(&mark).all("x-user"), ["alice"], "a claim of the userinfo endpoint");
+
+    let key = aws_lc_rs::signature::EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let point = aws_lc_rs::signature::KeyPair::public_key(&key).as_ref().to_vec();
+    let jwk = json!({"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "x": b64(&point[1..33]), "y": b64(&point[33..])});
+    let jwk = json!({"kid": thumbprint(&jwk), "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "x": jwk["x"], "y": jwk["y"]});
+    let der = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, key.to_pkcs8v1().unwrap());
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{der}\n-----END PRIVATE KEY-----\n");
+    let keyed = entrance::stage(
+        SCOPE,
+        json!({"token_endpoint_auth_method": "private_key_jwt", "client_secret": null, "jwks": {"keys": [jwk]}}),
+        |house| {
+            let file = house.write("session-key.pem", &pem);
+            house.without("gateway.session").text("gateway.session.client_id", CLIENT).text("gateway.session.scope", SCOPE);
+            house.text("gateway.session.client_key_file", &file.display().to_string());
+        },
+    );
+    inside(&keyed, "alice");
 }

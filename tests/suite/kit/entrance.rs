@@ -24,7 +24,11 @@ pub fn gateway_client(gateway: &str, more: Value) -> Value {
         "backchannel_logout_uri": format!("http://{gateway}/.doorward/backchannel-logout"),
     });
     for (name, value) in more.as_object().into_iter().flatten() {
-        object[name] = value.clone();
+        if value.is_null() {
+            object.as_object_mut().unwrap().remove(name);
+        } else {
+            object[name] = value.clone();
+        }
     }
     object
 }
