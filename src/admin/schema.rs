@@ -143,6 +143,9 @@ fn array(schema: &Value, items: &[Value], at: &str, out: &mut Vec<Mistake>) {
         out.push(Mistake::new(at, format!("must have at most {most} entries")));
         return;
     }
+    if let Some(least) = schema.get("minItems").and_then(Value::as_u64).filter(|least| (items.len() as u64) < *least) {
+        out.push(Mistake::new(at, format!("must have at least {least} entries")));
+    }
     if let Some(inner) = schema.get("items") {
         for (i, item) in items.iter().enumerate() {
             check(inner, item, &format!("{at}[{i}]"), out);
@@ -284,7 +287,7 @@ mod tests {
                     "items" => walk(inner),
                     "additionalProperties" if inner.is_object() => walk(inner),
                     "oneOf" => inner.as_array().unwrap().iter().for_each(walk),
-                    "type" | "required" | "enum" | "minimum" | "maximum" | "minLength" | "maxLength" | "maxItems" | "not" => {}
+                    "type" | "required" | "enum" | "minimum" | "maximum" | "minLength" | "maxLength" | "maxItems" | "minItems" | "not" => {}
                     "additionalProperties" | "description" | "default" | "writeOnly" => {}
                     other => panic!("{other}"),
                 }

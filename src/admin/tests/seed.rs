@@ -85,7 +85,7 @@ async fn a_bad_seed_is_refused_whole_with_every_mistake_and_its_path() {
         "clients[0].client_secret: a public client has no secret",
         "clients[1].redirect_uris: must be an array",
         "clients[1].client_id: is missing",
-        "routes[0].cors: is not supported by this version",
+        "routes[0].cors.allow_origins: is missing",
     ] {
         assert!(told.iter().any(|t| t == expected), "{expected} is not in {told:#?}");
     }
