@@ -58,6 +58,8 @@ fn a_decision_is_the_gateways_own_and_never_cached() {
     }
     let no = ask(&stage, "/auth/forward", &told("/api/x")).expect(401);
     assert!(no.header("www-authenticate").starts_with("Bearer"), "{:?}", no.headers);
+    let explained = stage.admin("GET", &format!("/explanations/{}", no.header("x-request-id"))).go().expect(200).json();
+    assert_eq!((explained["reason"].as_str(), explained["route"].as_str()), (Some("no_credential"), Some("read")), "{explained}");
     // An opaque token is asked about, as by the proxy.
     let opaque = format!("Bearer {}", stage.machine_token(&SAFE, &[]));
     ask(&stage, "/auth/forward", &[told("/vault/x"), vec![("Authorization", opaque.as_str())]].concat()).expect(200);

@@ -95,10 +95,10 @@ fn after_its_sunset_a_version_is_gone_for_everybody() {
         assert!(http_date(answer.header("sunset")) < now());
     }
     assert!(stage.upstream.seen(&mark).is_empty());
-    let explained = stage.admin("POST", "/explain").json(&json!({"method": "GET", "url": "http://x/gone/x"})).go();
-    if explained.status == 200 {
-        assert!(explained.text().contains("sunset"), "{}", explained.text());
-    }
+    let id = get(stage, &format!("/gone/{mark}"), &[]).header("x-request-id").to_owned();
+    let explained = stage.admin("GET", &format!("/explanations/{id}")).go().expect(200).json();
+    assert_eq!((explained["reason"].as_str(), explained["status"].as_u64()), (Some("sunset"), Some(410)), "{explained}");
+    assert!(explained["steps"].to_string().contains("gone from"), "{explained}");
 }
 
 #[test]
