@@ -119,6 +119,8 @@ fn describe() {
     metrics::describe_counter!("discovery_fetch_total", "Fetches of trusted issuers' metadata, by issuer and outcome");
     metrics::describe_counter!("token_exchange_total", "Tokens exchanged for upstreams, by outcome");
     metrics::describe_counter!("assertions_signed_total", "Assertions signed for upstreams; most requests send one that is kept");
+    metrics::describe_counter!("client_crl_reads_total", "Revocation lists of client certificates read anew or refused, by outcome");
+    metrics::describe_counter!("client_ocsp_questions_total", "Questions to OCSP responders about client certificates, by outcome");
     metrics::describe_counter!("store_purged_rows_total", "Expired rows deleted");
     metrics::describe_gauge!("db_rows", "Rows by table");
     metrics::describe_gauge!("cache_entries", "Entries by cache");
