@@ -2,6 +2,7 @@
 mod issuers;
 mod keys;
 mod open;
+mod parked;
 mod proxies;
 mod remote;
 
