@@ -295,9 +295,10 @@ async fn offline(command: Command) -> Result<(), Failure> {
                 (None, Some((id, token))) => {
                     let asked = explain::Remembered { token_file: &token, admin };
                     explain::remembered(&config, &id, asked, json).await
-                },
+                }
                 (None, None) => {
-                    let asked = explain::Asked { method: Some(method), path: path.unwrap_or_default(), host, token, api_key, ..Default::default() };
+                    let asked =
+                        explain::Asked { method: Some(method), path: path.unwrap_or_default(), host, token, api_key, ..Default::default() };
                     explain::run(&config, asked, json).await
                 }
             }

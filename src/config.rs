@@ -1,7 +1,7 @@
 //! The configuration: one TOML file, every key documented here and overridable by environment, all mistakes reported at once.
 mod check;
-mod fixed;
 mod files;
+mod fixed;
 pub mod gateway_client;
 pub mod manual;
 pub mod read;
@@ -14,12 +14,12 @@ use std::{
 };
 
 use check::{
-    check_authorization_server, check_decision, check_decision_tls, check_issuer, check_lifetimes, check_log, check_mtls, check_outbound, check_plain, check_server,
-    check_shared, check_storage, check_telemetry, check_tls,
+    check_authorization_server, check_decision, check_decision_tls, check_issuer, check_lifetimes, check_log, check_mtls, check_outbound,
+    check_plain, check_server, check_shared, check_storage, check_telemetry, check_tls,
 };
 pub use files::{OcspRules, TlsFiles};
-use ipnet::IpNet;
 pub use gateway_client::{ClientProof, GatewayClient};
+use ipnet::IpNet;
 pub use read::{Key, Mistakes, Reader, Section};
 pub use setting::{Role, Seconds, Secret};
 

@@ -173,15 +173,13 @@ pub async fn check(config: &Config, json: bool) -> Result<(), Failure> {
     wrong.dedup();
     wrong.extend(config.routes_file.iter().flat_map(|file| crate::routes_file::mistakes(file)));
     match readable(config).await {
-        Ok(foundation) => {
-            match routes::read(&*foundation.store, &config.issuer, config.default_policy.as_deref()).await? {
-                Ok(table) => {
-                    wrong.extend(upstreams_tls(&table));
-                    wrong.extend(crate::logins::lacking(config, &table));
-                }
-                Err(mistakes) => wrong.extend(mistakes.iter().map(|mistake| format!("{}: {}", mistake.at, mistake.why))),
+        Ok(foundation) => match routes::read(&*foundation.store, &config.issuer, config.default_policy.as_deref()).await? {
+            Ok(table) => {
+                wrong.extend(upstreams_tls(&table));
+                wrong.extend(crate::logins::lacking(config, &table));
             }
-        }
+            Err(mistakes) => wrong.extend(mistakes.iter().map(|mistake| format!("{}: {}", mistake.at, mistake.why))),
+        },
         Err(error) => wrong.push(format!("{error:#}")),
     }
     if json {

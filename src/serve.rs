@@ -21,10 +21,10 @@ use crate::{
     cli::{Failure, say_json},
     config::{Config, Role, TlsFiles},
     foundation::{self, Foundation},
-    jobs, observer,
-    routes_file::RoutesFile,
+    jobs,
     listen::{self, Listener, Shutdown, Timed, serve_http},
-    proxied,
+    observer, proxied,
+    routes_file::RoutesFile,
     server::{self, Ground, Wings},
     telemetry,
     tls::{self, Clients, Tls},
@@ -242,7 +242,11 @@ impl Running {
             accept(listener, &shutdown, wings.clone(), |wings| wings.admin.clone(), |_, _| None);
         }
         if let (Some((listener, tls)), Some(gateway)) = (bound.decision, &gateway) {
-            gateway.decide_for(gateway::Decisions { listener, tls: tls.as_deref().map(encryption), fronts: config.server.decision_clients.clone() });
+            gateway.decide_for(gateway::Decisions {
+                listener,
+                tls: tls.as_deref().map(encryption),
+                fronts: config.server.decision_clients.clone(),
+            });
         }
         if let (Some((socket, encryption)), Some(gateway)) = (bound.gateway, gateway.clone()) {
             forward(gateway, socket, encryption, &config, &shutdown);
@@ -271,7 +275,9 @@ impl Running {
         line.insert("pid".into(), std::process::id().into());
         line.insert("issuer".into(), self.issuer().into());
         let Ports { public, mtls, gateway, decision, admin, metrics } = self.ports;
-        for (name, at) in [("public", public), ("mtls", mtls), ("gateway", gateway), ("decision", decision), ("admin", admin), ("metrics", metrics)] {
+        for (name, at) in
+            [("public", public), ("mtls", mtls), ("gateway", gateway), ("decision", decision), ("admin", admin), ("metrics", metrics)]
+        {
             if let Some(at) = at {
                 line.insert(name.into(), at.to_string().into());
             }

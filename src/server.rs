@@ -34,11 +34,10 @@ use crate::{
     devices::Registry,
     explain,
     foundation::{Foundation, cores},
-    inward,
-    jobs,
-    observer::Told,
+    inward, jobs,
     listen::Timed,
     logins,
+    observer::Told,
     own_tokens::OwnTokens,
     proxied::Proxied,
     routes,
@@ -169,7 +168,10 @@ impl Wings {
     pub fn build(config: &Config, ground: &Ground, gateway: Option<&Arc<Gateway>>) -> anyhow::Result<Self> {
         let app = if config.plays(Role::Auth) { Some(app(config, ground)?) } else { None };
         let admin = if config.plays(Role::Admin) { Some(admin_router(config, ground, app.as_ref(), gateway)?) } else { None };
-        let proxied = Proxied::new(if config.server.client_certificate_header { &config.server.trusted_proxies } else { &[] }, ground.clients.clone());
+        let proxied = Proxied::new(
+            if config.server.client_certificate_header { &config.server.trusted_proxies } else { &[] },
+            ground.clients.clone(),
+        );
         let public = app.clone().map(web::router);
         ground.inward.store(public.clone().map(Arc::new));
         Ok(Self { public, admin, proxied, app })

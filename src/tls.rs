@@ -90,7 +90,8 @@ impl Tls {
         let mut read = self.read.lock();
         let admitted = fresh.clients.admitted();
         // What authorities have answered is not forgotten where they are asked by the same rules.
-        let kept = if read.files.ocsp == fresh_read.files.ocsp { self.clients.admitted().ocsp().cloned() } else { admitted.ocsp().cloned() };
+        let kept =
+            if read.files.ocsp == fresh_read.files.ocsp { self.clients.admitted().ocsp().cloned() } else { admitted.ocsp().cloned() };
         self.clients.admit(Arc::new(admitted.asking(kept)));
         *read = Read { files: fresh_read.files.clone(), lists: fresh_read.lists.clone(), refused: None };
     }

@@ -12,8 +12,7 @@ use tokens::{
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::{
-    api_keys,
-    devices,
+    api_keys, devices,
     draft::{self, Draft},
     json,
     lifecycle::user_turned,
@@ -136,7 +135,17 @@ impl Objects {
         mac: MacKey,
         hashing: Arc<Semaphore>,
     ) -> Self {
-        Self { store, clock, entropy, mac, hashing, issuer: issuer.to_owned(), post_quantum: false, kek: None, linking: Arc::new(Mutex::new(())) }
+        Self {
+            store,
+            clock,
+            entropy,
+            mac,
+            hashing,
+            issuer: issuer.to_owned(),
+            post_quantum: false,
+            kek: None,
+            linking: Arc::new(Mutex::new(())),
+        }
     }
 
     /// Reads a document that was given, under what this deployment can do.

@@ -95,7 +95,10 @@ fn schemas() -> Map<String, Value> {
                 "created_at": whole, "changed_at": whole, "jwk": { "type": "object" } }),
         ),
     );
-    let judged = members(&["allowed", "by"], json!({ "allowed": { "type": "boolean" }, "by": { "type": "array", "items": text }, "faults": { "type": "array", "items": text } }));
+    let judged = members(
+        &["allowed", "by"],
+        json!({ "allowed": { "type": "boolean" }, "by": { "type": "array", "items": text }, "faults": { "type": "array", "items": text } }),
+    );
     out.insert(
         "Explanation".into(),
         members(

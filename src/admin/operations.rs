@@ -137,9 +137,21 @@ const ACTIONS: &[(Method, &str, Does, &str, &str)] = &[
         "Say no to a backchannel authentication request in its person's name",
     ),
     (Method::GET, "/stats", Does::Stats, "getStats", "Rows, caches and counters of this process"),
-    (Method::GET, "/analytics", Does::Analytics, "getAnalytics", "Who used which route: requests, answers, octets and times since the start"),
+    (
+        Method::GET,
+        "/analytics",
+        Does::Analytics,
+        "getAnalytics",
+        "Who used which route: requests, answers, octets and times since the start",
+    ),
     (Method::GET, "/policy", Does::Policy, "getPolicyNumbers", "The policy numbers in force"),
-    (Method::POST, "/policies/dry-run", Does::DryRun, "dryRunPolicies", "Try policies and routes before they count: which decisions would change"),
+    (
+        Method::POST,
+        "/policies/dry-run",
+        Does::DryRun,
+        "dryRunPolicies",
+        "Try policies and routes before they count: which decisions would change",
+    ),
     (Method::GET, "/explanations", Does::ListExplanations, "listExplanations", "The last requests this process's gateway refused, and why"),
     (Method::GET, "/explanations/{id}", Does::ReadExplanation, "getExplanation", "Why a request was refused, by its X-Request-Id"),
     (Method::POST, "/explanations", Does::Explain, "explain", "What would become of a request at this process's gateway, and why"),
@@ -243,7 +255,9 @@ impl Does {
                 true,
             ),
             Self::RevokeKey => Takes::Content(closed(&[], json!({ "reason": reason() })), true),
-            Self::DisableUser | Self::EnableUser | Self::DisableDevice | Self::EnableDevice | Self::EnrolTotp => Takes::Content(closed(&[], json!({})), true),
+            Self::DisableUser | Self::EnableUser | Self::DisableDevice | Self::EnableDevice | Self::EnrolTotp => {
+                Takes::Content(closed(&[], json!({})), true)
+            }
             Self::ApproveBackchannel => Takes::Content(
                 closed(
                     &[],

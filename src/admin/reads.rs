@@ -120,7 +120,8 @@ pub async fn stats(state: &AdminState) -> Result<Answer, Problem> {
 /// `GET /analytics`: who used which route, the busiest first; of one route or one consumer if so asked.
 pub fn analytics(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
     let limit = call.limit()? as usize;
-    let wanted = |row: &Value, member: &str| call.parameter(member).is_none_or(|asked| row.get(member).and_then(Value::as_str) == Some(asked));
+    let wanted =
+        |row: &Value, member: &str| call.parameter(member).is_none_or(|asked| row.get(member).and_then(Value::as_str) == Some(asked));
     let rows = state.stats.usage().into_iter().filter(|row| wanted(row, "route") && wanted(row, "consumer"));
     Ok(page(rows.take(limit).collect(), None))
 }

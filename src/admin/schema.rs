@@ -249,10 +249,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_refused_by_name() {
         let route = json!({ "id": "r", "match": {}, "upstream": { "targets": [], "health": { "every": 1 } }, "cors": [] });
-        assert_eq!(
-            at(ObjectKind::Route, &route),
-            ["upstream.health.every: is not known", "cors: must be an object"]
-        );
+        assert_eq!(at(ObjectKind::Route, &route), ["upstream.health.every: is not known", "cors: must be an object"]);
         assert_eq!(at(ObjectKind::Route, &json!({ "match": {}, "upstream": 7 })), ["upstream: must be a string or an object"]);
     }
 

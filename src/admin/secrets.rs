@@ -98,7 +98,9 @@ async fn issuer(objects: &Objects, draft: &Draft, stored: Option<&Object>) -> Re
         (None, Some(_), _) => Ok(Turn::Keep),
         (None, None, _) => Err(wrong("the client's secret, or its private key as PEM, is needed")),
         (Some(_), _, None) => Err(wrong("cannot be kept here: this process has no key-encryption key (storage.key_file)")),
-        (Some(given), Some(kept), Some(kek)) if kek.open(&place, &kept).is_ok_and(|kept| *kept == given.expose().as_bytes()) => Ok(Turn::Keep),
+        (Some(given), Some(kept), Some(kek)) if kek.open(&place, &kept).is_ok_and(|kept| *kept == given.expose().as_bytes()) => {
+            Ok(Turn::Keep)
+        }
         (Some(given), _, Some(kek)) => {
             Ok(Turn::Put { slot, value: kek.seal(&place, given.expose().as_bytes(), &*objects.entropy), generated: None })
         }

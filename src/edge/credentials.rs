@@ -159,9 +159,7 @@ mod tests {
             assert_eq!(presented(&map, None, false), Ok(Presented::Opaque(other, Scheme::Bearer)), "{other}");
             assert!(!is_own(other));
         }
-        for odd in
-            ["Basic eA==", "Bearer", "Bearer a b", "Bearer a.b.\u{7f}", "DPoP", "DPoPa.b.c"]
-        {
+        for odd in ["Basic eA==", "Bearer", "Bearer a b", "Bearer a.b.\u{7f}", "DPoP", "DPoPa.b.c"] {
             let Ok(value) = HeaderValue::from_bytes(odd.as_bytes()) else { continue };
             let mut map = HeaderMap::new();
             map.insert(AUTHORIZATION, value);

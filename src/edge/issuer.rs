@@ -142,7 +142,10 @@ impl Record for TrustedIssuer {
             }
         }
         if self.jwks_uri.is_empty() && (self.grant.is_some() || self.software_statements || self.signals_audience.is_some()) {
-            out.push(Mistake::new("jwks_uri", "is needed where more than its access tokens is believed (grant, software_statements, signals_audience)"));
+            out.push(Mistake::new(
+                "jwks_uri",
+                "is needed where more than its access tokens is believed (grant, software_statements, signals_audience)",
+            ));
         }
         if let Some(introspection) = &self.introspection {
             introspection.mistakes(&mut out);

@@ -139,7 +139,9 @@ impl Refusal {
             408 => r#"{"type":"about:blank","title":"Request Timeout","status":408,"detail":"The request did not come in time."}"#,
             410 => r#"{"type":"about:blank","title":"Gone","status":410,"detail":"This version of the API is no longer served."}"#,
             413 => r#"{"type":"about:blank","title":"Content Too Large","status":413,"detail":"The body is larger than the route takes."}"#,
-            414 => r#"{"type":"about:blank","title":"URI Too Long","status":414,"detail":"The request target is longer than is taken here."}"#,
+            414 => {
+                r#"{"type":"about:blank","title":"URI Too Long","status":414,"detail":"The request target is longer than is taken here."}"#
+            }
             415 => {
                 r#"{"type":"about:blank","title":"Unsupported Media Type","status":415,"detail":"The body is of a type, character set or coding that is not taken here."}"#
             }

@@ -7,13 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     assertion::SignedAssertion,
-    canary::Canary,
-    exchange::TokenExchange,
     bounds::Limits,
-    cors::Cors,
+    canary::Canary,
     certificate::{CertificateRules, ClientCertificate},
-    host,
-    path,
+    cors::Cors,
+    exchange::TokenExchange,
+    host, path,
     rate::RateLimits,
     session::RouteSession,
     upstream::{Upstream, good_id},
@@ -358,10 +357,16 @@ impl Auth {
             }
         }
         if !self.sender_constraint.is_empty() && self.accepts("api_key") {
-            out.push(Mistake::new("auth.sender_constraint", "an API key is bound to nobody: a route that demands that cannot accept \"api_key\""));
+            out.push(Mistake::new(
+                "auth.sender_constraint",
+                "an API key is bound to nobody: a route that demands that cannot accept \"api_key\"",
+            ));
         }
         if !self.sender_constraint.is_empty() && self.accepts("session") {
-            out.push(Mistake::new("auth.sender_constraint", "a browser's session is bound to no key: a route that demands that cannot accept \"session\""));
+            out.push(Mistake::new(
+                "auth.sender_constraint",
+                "a browser's session is bound to no key: a route that demands that cannot accept \"session\"",
+            ));
         }
         for (n, kind) in self.sender_constraint.iter().enumerate() {
             if !matches!(kind.as_str(), "dpop" | "mtls") {

@@ -7,14 +7,15 @@ use ledger::{Mistake, Record};
 use policy::Policy;
 use tokens::Alg;
 
+pub use crate::issuer::Trusted;
 use crate::{
-    bounds::{Bounds, Limits},
-    cors::{self, Preflight},
     admission::{Accepts, Access, Guard, SenderConstraint},
     assertion::{self, Assertion},
-    certificate::{self, ClientCertificate},
     balance::{Balance, balance},
+    bounds::{Bounds, Limits},
     canary::Split,
+    certificate::{self, ClientCertificate},
+    cors::{self, Preflight},
     exchange::Exchange,
     headers::Aliases,
     identity::{Issuer, mark},
@@ -30,7 +31,6 @@ use crate::{
     version::{self, Life},
     version_match::{self, Selector},
 };
-pub use crate::issuer::Trusted;
 
 /// A route made ready.
 #[derive(Debug, Clone, PartialEq)]
@@ -153,7 +153,10 @@ impl RouteTable {
         let trusted: Vec<Arc<Trusted>> = issuers.iter().map(|i| Arc::new(trust(i))).collect();
         let mut entries = Vec::new();
         for route in routes {
-            match entry(route, &named, &trusted, own).and_then(|entry| judged(entry, route, &stored, default_policy)).and_then(|entry| lived(entry, route, &named)) {
+            match entry(route, &named, &trusted, own)
+                .and_then(|entry| judged(entry, route, &stored, default_policy))
+                .and_then(|entry| lived(entry, route, &named))
+            {
                 Ok(entry) => entries.push(entry),
                 Err(mistake) => mistakes.push(mistake),
             }
@@ -254,7 +257,9 @@ impl RouteTable {
 
     /// The upstreams of the routes and of their canaries.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Balance>> {
-        self.entries.iter().flat_map(|entry| [Some(&entry.upstream), entry.canary.as_deref().map(|split| &split.entry.upstream)].into_iter().flatten())
+        self.entries
+            .iter()
+            .flat_map(|entry| [Some(&entry.upstream), entry.canary.as_deref().map(|split| &split.entry.upstream)].into_iter().flatten())
     }
 
     /// Names no caller may use for its own headers.
@@ -373,12 +378,7 @@ fn lived(mut entry: Entry, route: &Route, named: &BTreeMap<&str, Arc<Balance>>) 
     Ok(entry)
 }
 
-fn entry(
-    route: &Route,
-    named: &BTreeMap<&str, Arc<Balance>>,
-    trusted: &[Arc<Trusted>],
-    own: &str,
-) -> Result<Entry, Mistake> {
+fn entry(route: &Route, named: &BTreeMap<&str, Arc<Balance>>, trusted: &[Arc<Trusted>], own: &str) -> Result<Entry, Mistake> {
     let at = |member: &str| format!("routes[{}].{member}", route.id);
     let upstream = match &route.upstream {
         UpstreamRef::Named(id) => {

@@ -81,13 +81,7 @@ pub(crate) async fn admit(
     }
     if entry.rules.is_some() || entry.tried.is_some() {
         let host = asked.headers.get(header::HOST).and_then(|h| edge::host::Host::parse(h.as_bytes()).ok()).map_or("", |h| h.name);
-        let what = Circumstances {
-            method: asked.method.as_str(),
-            path: asked.path,
-            host,
-            source,
-            now: worker.now_ms().div_euclid(1000),
-        };
+        let what = Circumstances { method: asked.method.as_str(), path: asked.path, host, source, now: worker.now_ms().div_euclid(1000) };
         authorize::judge(entry, authorized.identity(), &what, account, asked.rehearsal)?;
     }
     // Whom a proxy does not know it answers for.

@@ -96,7 +96,13 @@ pub(crate) async fn opaque(worker: &Worker, guard: &Guard, token: &str, now_ms: 
             if !claims.raw.contains_key("seq") {
                 claims.seq = head;
             }
-            let identity = Identity { issuer: Issuer::Own, device: Identity::device_of(&Issuer::Own, &claims), kind: Kind::Opaque, claims: *claims, kid: None };
+            let identity = Identity {
+                issuer: Issuer::Own,
+                device: Identity::device_of(&Issuer::Own, &claims),
+                kind: Kind::Opaque,
+                claims: *claims,
+                kid: None,
+            };
             let new = Rc::new(Believed::new(identity, u64::MAX, 0, now_ms));
             worker.seen.borrow_mut().put(token.into(), Rc::clone(&new));
             unrevoked(worker, &new, token)?;

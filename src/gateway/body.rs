@@ -211,13 +211,7 @@ impl AnswerBody {
         Self::Trailed(Box::new((Some(text), Some(trailers))))
     }
 
-    pub(crate) fn stream(
-        inner: Incoming,
-        first: Option<Frame<Bytes>>,
-        held: Held,
-        lease: Option<Lease>,
-        busy: Option<Busy>,
-    ) -> Self {
+    pub(crate) fn stream(inner: Incoming, first: Option<Frame<Bytes>>, held: Held, lease: Option<Lease>, busy: Option<Busy>) -> Self {
         Self::Stream(Rc::new(RefCell::new(Streamed {
             inner: Some(inner),
             first,

@@ -18,21 +18,20 @@ use crate::{
     admit, answer,
     asked::Asked,
     assertion,
-    certificate,
-    body::{AnswerBody, Progress, RequestBody},
-    cors::{self, Page},
-    bounds::{Pace, Stay},
     balance::Way,
+    body::{AnswerBody, Progress, RequestBody},
+    bounds::{Pace, Stay},
+    certificate,
+    cors::{self, Page},
     forward,
-    grpc,
     framed::{Busy, Shared},
+    grpc,
     live::Lease,
     observed::{End, Story, Telling},
     request_id::X_REQUEST_ID,
     resource_metadata, rewrite,
     route::{self, Routed},
-    session,
-    told, tunnel, validation, websocket,
+    session, told, tunnel, validation, websocket,
     worker::{Current, Worker},
 };
 
@@ -73,7 +72,8 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, mut request: Request
     worker.pool.tell(started);
     let (busy, refused) = conn.shared.as_ref().map(Shared::begin).map_or((None, None), |(busy, refused)| (Some(busy), refused));
     let current = worker.current();
-    let (method, websocket) = (request.method().clone(), is_websocket(&request) || websocket::over_http2(&mut request, &*worker.gateway.parts().entropy));
+    let (method, websocket) =
+        (request.method().clone(), is_websocket(&request) || websocket::over_http2(&mut request, &*worker.gateway.parts().entropy));
     let grpc = grpc::is(&request);
     let story = Story::begin(&worker, &conn, request.version(), request.headers(), request.uri());
     let account = Account { request_id: worker.ids.of(request.headers(), conn.trusted), ..Account::default() };
@@ -228,7 +228,8 @@ async fn proxied(
     let lease = || believed.map(|b| Lease::new(&worker.live, b, certificate.as_ref()));
     let progress = (!body.is_end_stream()).then(|| Rc::new(Progress::default()));
     let mut body = match &progress {
-        Some(progress) => RequestBody::new(body, entry.body_limit, Rc::clone(progress), lease()).paced(Pace::of(entry, conn.shared.is_none() && !trace.grpc)),
+        Some(progress) => RequestBody::new(body, entry.body_limit, Rc::clone(progress), lease())
+            .paced(Pace::of(entry, conn.shared.is_none() && !trace.grpc)),
         None => RequestBody::empty(),
     };
     if let Some(checker) = &entry.validation {

@@ -8,8 +8,8 @@
 mod account;
 mod admit;
 mod answer;
-mod api_key;
 mod answered;
+mod api_key;
 mod asked;
 mod assertion;
 mod assertion_keys;
@@ -18,15 +18,15 @@ mod authorize;
 mod balance;
 mod bearer;
 mod body;
+mod bounds;
 pub mod canary;
 mod certificate;
-mod bounds;
 pub mod cors;
 pub mod credentials;
+mod decide;
+pub mod devices;
 mod discovery;
 pub mod exchange;
-pub mod devices;
-mod decide;
 mod explain;
 pub mod explained;
 mod foreign;
@@ -44,13 +44,13 @@ mod limit;
 mod listen;
 mod live;
 mod managed;
-mod open;
 pub mod observed;
+mod open;
 mod pool;
 mod record;
-mod request_id;
 pub mod remote;
 mod replay;
+mod request_id;
 mod resource_metadata;
 mod rewrite;
 mod route;
@@ -61,12 +61,12 @@ mod signed_answer;
 pub mod source;
 mod standing;
 pub mod told;
-mod tunnel;
 mod traced;
-pub mod usage;
 mod trust;
-mod validation;
+mod tunnel;
 mod unread;
+pub mod usage;
+mod validation;
 mod websocket;
 mod worker;
 
@@ -91,9 +91,9 @@ use jwks::Jwks;
 pub use listen::{Encryption, Judge, Judged, Standing};
 use outbound::Outbound;
 pub use session::{Paths, SessionParts, SessionSettings, Sessions};
+pub use source::{Introspect, IntrospectError, Introspection, KeySource, Own, OwnRing};
 pub use standing::TargetReport;
 pub use trust::check as check_upstream_tls;
-pub use source::{Introspect, IntrospectError, Introspection, KeySource, Own, OwnRing};
 
 /// The numbers and names a deployment chooses.
 #[derive(Debug, Clone)]
@@ -194,8 +194,25 @@ impl Gateway {
         let upstreams = Arc::new(standing::Upstreams::new(trusts, Arc::clone(&parts.entropy)));
         let assertion_keys = assertion_keys::AssertionKeys::new(&parts);
         let (abroad, exchanging) = (introspector::Introspectors::default(), exchange::Exchanging::new());
-        Arc::new(Self { parts, foreign: Mutex::default(), abroad, exchanging, assertion_keys, wakes: Mutex::default(), room, replays, upstreams, tallies: limit::Tallies::default(),
-            budget: Arc::default(), usage: usage::Usage::default(), remembered: explained::Remembered::default(), canaries: canary::Canaries::default(), deciding: Mutex::default(), fronts: std::sync::OnceLock::new(), judge: std::sync::OnceLock::new() })
+        Arc::new(Self {
+            parts,
+            foreign: Mutex::default(),
+            abroad,
+            exchanging,
+            assertion_keys,
+            wakes: Mutex::default(),
+            room,
+            replays,
+            upstreams,
+            tallies: limit::Tallies::default(),
+            budget: Arc::default(),
+            usage: usage::Usage::default(),
+            remembered: explained::Remembered::default(),
+            canaries: canary::Canaries::default(),
+            deciding: Mutex::default(),
+            fronts: std::sync::OnceLock::new(),
+            judge: std::sync::OnceLock::new(),
+        })
     }
 
     /// Its parts.

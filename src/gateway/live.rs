@@ -107,7 +107,12 @@ impl Lease {
             return;
         }
         let over = Rc::new(Cell::new(false));
-        let open = Open { believed: Rc::clone(&self.believed), standing: self.standing.clone(), waker: cx.waker().clone(), over: Rc::clone(&over) };
+        let open = Open {
+            believed: Rc::clone(&self.believed),
+            standing: self.standing.clone(),
+            waker: cx.waker().clone(),
+            over: Rc::clone(&over),
+        };
         self.watched = Some((self.live.put(open), over));
     }
 

@@ -1,13 +1,7 @@
 //! Fifth phase: what the upstream is sent. Taken away first, then set.
 use std::net::IpAddr;
 
-use edge::{
-    Refusal, RouteTable,
-    balance::Target,
-    headers::Rules,
-    path,
-    table::Entry,
-};
+use edge::{Refusal, RouteTable, balance::Target, headers::Rules, path, table::Entry};
 use http::{HeaderValue, Uri, header, request::Parts, uri::PathAndQuery};
 
 use crate::{Settings, seen::HeaderList};

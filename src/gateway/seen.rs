@@ -44,7 +44,16 @@ impl AsRef<Identity> for Believed {
 
 impl Believed {
     pub(crate) fn new(identity: Identity, checked: u64, keys: u64, confirmed_ms: i64) -> Self {
-        Self { identity, checked: Cell::new(checked), keys, confirmed_ms: Cell::new(confirmed_ms), session: None, bounds: None, headers: RefCell::new(None), assertion: RefCell::new(None) }
+        Self {
+            identity,
+            checked: Cell::new(checked),
+            keys,
+            confirmed_ms: Cell::new(confirmed_ms),
+            session: None,
+            bounds: None,
+            headers: RefCell::new(None),
+            assertion: RefCell::new(None),
+        }
     }
 
     /// An API key's, good within those bounds only.

@@ -52,7 +52,9 @@ impl Introspection {
         let Value::Object(members) = answer else { return Err(IntrospectError::Nonsense) };
         match members.get("active") {
             Some(Value::Bool(false)) => Ok(Self::Inactive),
-            Some(Value::Bool(true)) if members.get("token_type").and_then(Value::as_str) != Some(edge::api_key::SCHEME) => Ok(Self::Inactive),
+            Some(Value::Bool(true)) if members.get("token_type").and_then(Value::as_str) != Some(edge::api_key::SCHEME) => {
+                Ok(Self::Inactive)
+            }
             Some(Value::Bool(true)) => Ok(Self::Active(Box::new(claims(members, None).ok_or(IntrospectError::Nonsense)?))),
             _ => Err(IntrospectError::Nonsense),
         }

@@ -38,7 +38,9 @@ pub(crate) fn join(worker: &Rc<Worker>, client: OnUpgrade, upstream: OnUpgrade, 
 /// When the credential ends, or the time the route gives; what is held until then is given back with this.
 async fn ended(mut lease: Option<Lease>, mut stay: Option<Stay>) {
     std::future::poll_fn(|cx| {
-        if lease.as_mut().is_some_and(|lease| lease.poll_over(cx).is_ready()) || stay.as_mut().is_some_and(|stay| stay.poll_over(cx).is_ready()) {
+        if lease.as_mut().is_some_and(|lease| lease.poll_over(cx).is_ready())
+            || stay.as_mut().is_some_and(|stay| stay.poll_over(cx).is_ready())
+        {
             return Poll::Ready(());
         }
         Poll::Pending

@@ -18,13 +18,13 @@ use crate::{
     foreign::Abroad,
     framed::Shared,
     live::Live,
-    pool::Pool,
     observed::Untold,
+    pool::Pool,
     record::Meter,
     request_id::Ids,
     seen::Seen,
-    unread::Unread,
     source::{IntrospectError, Introspection},
+    unread::Unread,
     usage::Counts,
 };
 

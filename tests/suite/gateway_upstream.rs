@@ -144,7 +144,8 @@ fn interim_answers_are_not_the_answer_and_a_304_has_no_body() {
         let path = format!("/public/raw?answer={}", answer.replace(' ', "%20").replace("\r\n", "%0D%0A"));
         client().get(stage.through(&path)).go()
     };
-    let early = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody";
+    let early =
+        "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody";
     let answer = ask(early);
     assert_eq!((answer.status, answer.text().as_str(), answer.header("link")), (200, "body", ""));
     let unchanged = ask("HTTP/1.1 304 Not Modified\r\nETag: a\r\nContent-Length: 4\r\n\r\n");

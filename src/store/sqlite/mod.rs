@@ -36,7 +36,8 @@ use crate::{
     writer::{self, BATCH, Job, QUEUE, Shared},
 };
 
-pub(crate) const MIGRATIONS: &[Migration] = migrations!("sqlite": 1 "0001_ledger", 2 "0002_ends", 3 "0003_waiting", 4 "0004_participants", 5 "0005_api_keys");
+pub(crate) const MIGRATIONS: &[Migration] =
+    migrations!("sqlite": 1 "0001_ledger", 2 "0002_ends", 3 "0003_waiting", 4 "0004_participants", 5 "0005_api_keys");
 
 /// Counting rows walks indexes: not more often than this.
 const COUNTS_FOR: Duration = Duration::from_secs(5);
