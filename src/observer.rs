@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io::Write as _,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -163,7 +163,7 @@ impl Lines {
     }
 }
 
-fn write(path: &PathBuf, mut file: File, batches: &Receiver<Batch>, reopen: &AtomicBool) {
+fn write(path: &Path, mut file: File, batches: &Receiver<Batch>, reopen: &AtomicBool) {
     loop {
         let batch = batches.recv_timeout(Duration::from_millis(500));
         if reopen.swap(false, Ordering::AcqRel) {

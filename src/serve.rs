@@ -249,7 +249,7 @@ impl Running {
             });
         }
         if let (Some((socket, encryption)), Some(gateway)) = (bound.gateway, gateway.clone()) {
-            forward(gateway, socket, encryption, &config, &shutdown);
+            forward(gateway, socket, encryption.as_deref(), &config, &shutdown);
         }
         accept_metrics(bound.metrics, &shutdown, metrics);
         Ok(Self { ports, config: ArcSwap::from_pointee(config), ground, wings, gateway, tls: bound.tls, shutdown })
@@ -414,8 +414,8 @@ fn encryption(tls: &Tls) -> gateway::Encryption {
 }
 
 /// Runs the gateway's threads; the process counts them as one open connection, so that a drain waits for them.
-fn forward(gateway: Arc<Gateway>, socket: std::net::TcpListener, tls: Option<Arc<Tls>>, config: &Config, shutdown: &Shutdown) {
-    let tls = tls.as_deref().map(encryption);
+fn forward(gateway: Arc<Gateway>, socket: std::net::TcpListener, tls: Option<&Tls>, config: &Config, shutdown: &Shutdown) {
+    let tls = tls.map(encryption);
     let (stop, cut) = (shutdown.stop.clone(), shutdown.cut.clone());
     let threads = match usize::try_from(config.server.worker_threads) {
         Ok(threads @ 1..) => threads,

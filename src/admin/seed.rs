@@ -111,8 +111,11 @@ pub async fn apply(objects: &Objects, text: &[u8], actor: &Actor) -> Result<Valu
     Err(Failure::Stale)
 }
 
+/// An object of a seed: its kind, its place in the file, its natural key.
+pub(crate) type Named = (ObjectKind, String, Option<String>);
+
 /// What a seed names: kind, place in the file, natural key; and what cannot be read.
-pub(crate) fn named(text: &[u8]) -> (Vec<(ObjectKind, String, Option<String>)>, Vec<Mistake>) {
+pub(crate) fn named(text: &[u8]) -> (Vec<Named>, Vec<Mistake>) {
     let (items, mistakes) = read(text);
     let key = |item: &Item| item.given.get(schema::key_member(item.kind)).and_then(Value::as_str).map(str::to_owned);
     (items.into_iter().map(|item| (item.kind, item.path.clone(), key(&item))).collect(), mistakes)

@@ -73,7 +73,7 @@ pub enum Access {
     /// Nobody: the route says neither `public` nor `auth`.
     Closed,
     /// Who satisfies the guard.
-    Guarded(Guard),
+    Guarded(Box<Guard>),
 }
 
 /// Which kinds of credential a route takes.
@@ -281,7 +281,7 @@ mod tests {
     use crate::identity::tests::identity;
 
     fn guarded(optional: bool) -> Access {
-        Access::Guarded(Guard {
+        Access::Guarded(Box::new(Guard {
             accepts: Accepts { jwt: true, none: optional, ..Accepts::default() },
             issuers: vec![Issuer::Own],
             audience: "api".into(),
@@ -294,7 +294,7 @@ mod tests {
             step_up: StepUp::default(),
             session: session::Rules::default(),
             certificate: None,
-        })
+        }))
     }
 
     fn decide(access: &Access, proof: Proof<&Identity>) -> Result<(), u16> {
@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn who_has_to_step_up_hears_how_in_the_scheme_of_the_token() {
         let Access::Guarded(guard) = guarded(false) else { panic!("guarded") };
-        let access = Access::Guarded(Guard { step_up: StepUp { acr_values: vec!["gold".into()], max_age: Some(60) }, ..guard });
+        let access = Access::Guarded(Box::new(Guard { step_up: StepUp { acr_values: vec!["gold".into()], max_age: Some(60) }, ..*guard }));
         let good = json!({"sub": "a", "aud": "api", "scope": "read", "acr": "gold", "auth_time": 450});
         assert_eq!(decide(&access, Proof::Believed(&identity(good.clone()))), Ok(()));
         for (name, value) in [("acr", json!("silver")), ("auth_time", json!(400))] {

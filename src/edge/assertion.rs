@@ -268,6 +268,7 @@ mod tests {
     use super::*;
     use crate::identity::{Device, tests::identity};
 
+    #[expect(clippy::needless_pass_by_value, reason = "json! literals read best so")]
     fn route(identity: Value) -> Route {
         serde_json::from_value(
             json!({"id": "r", "upstream": "u", "auth": {"accept": ["jwt"], "audience": "https://api"}, "identity": identity}),

@@ -201,6 +201,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "json! literals read best so")]
     fn ready(targets: serde_json::Value) -> Balance {
         let upstream: Upstream = serde_json::from_value(json!({"id": "u", "targets": targets, "balance": "consistent_hash"})).unwrap();
         balance("u", &upstream)

@@ -81,6 +81,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "json! literals read best so")]
     fn wrong(exchange: Value, more: Value) -> Vec<String> {
         let mut route = json!({"id": "r", "upstream": "u", "auth": {"accept": ["jwt"], "audience": "a"}, "token_exchange": exchange});
         for (name, value) in more.as_object().unwrap() {

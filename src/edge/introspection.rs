@@ -78,6 +78,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "json! literals read best so")]
     fn wrong(members: Value) -> Vec<String> {
         let mut whole = json!({"endpoint": "https://a.example/i", "client_id": "gw"});
         for (name, value) in members.as_object().unwrap() {

@@ -389,11 +389,11 @@ fn entry(route: &Route, named: &BTreeMap<&str, Arc<Balance>>, trusted: &[Arc<Tru
     let access = match (&route.auth, route.public) {
         (None, true) => Access::Public,
         (None, false) => Access::Closed,
-        (Some(auth), _) => Access::Guarded(Guard {
+        (Some(auth), _) => Access::Guarded(Box::new(Guard {
             certificate: certificate::Ready::of(route, auth),
             session: route.session.as_ref().map(session::Rules::new).unwrap_or_default(),
             ..guard(auth, trusted, own).map_err(|why| Mistake::new(at("auth.issuers"), why))?
-        }),
+        })),
     };
     let mut identity: Vec<(HeaderName, String)> =
         route.identity_headers().into_iter().filter_map(|(h, c)| Some((HeaderName::from_bytes(h.as_bytes()).ok()?, c))).collect();

@@ -227,7 +227,7 @@ impl Judged {
 impl Explanation {
     /// What was learned of a request, and what came of it.
     pub(crate) fn of(entry: Option<&Entry>, account: &Account, outcome: Result<(), Refusal>) -> Self {
-        let guard = entry.and_then(|entry| if let Access::Guarded(guard) = &entry.access { Some(guard) } else { None });
+        let guard = entry.and_then(|entry| if let Access::Guarded(guard) = &entry.access { Some(&**guard) } else { None });
         Self {
             request_id: account.request_id.as_str().to_owned(),
             allowed: outcome.is_ok(),

@@ -125,7 +125,7 @@ fn takes_tokens(guard: &Guard) -> bool {
 fn guards<'t>(table: &'t RouteTable, host: &str) -> impl Iterator<Item = (&'t Entry, &'t Guard)> {
     table.entries().iter().filter(move |entry| entry.is_for(host)).filter_map(|entry| match &entry.access {
         // Where certificates, sessions or API keys alone are taken no server issues tokens for it.
-        Access::Guarded(guard) if takes_tokens(guard) => Some((entry, guard)),
+        Access::Guarded(guard) if takes_tokens(guard) => Some((entry, &**guard)),
         Access::Guarded(_) | Access::Public | Access::Closed => None,
     })
 }

@@ -358,6 +358,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "json! literals read best so")]
     fn standing(extra: serde_json::Value) -> Standing {
         let mut upstream = json!({"id": "u", "targets": [{"url": "http://a"}, {"url": "http://b"}, {"url": "http://c"}]});
         upstream.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());

@@ -73,13 +73,15 @@ impl Tally {
 
 /// One thread's counts since it last handed them over.
 #[derive(Default)]
-pub(crate) struct Counts(RefCell<AHashMap<(usize, usize), (Option<Rc<Believed>>, Tally)>>);
+pub(crate) struct Counts(RefCell<AHashMap<(usize, usize), Counted>>);
+
+/// Whose requests, and their sums. The belief is held, so that its address is nobody else's meanwhile.
+type Counted = (Option<Rc<Believed>>, Tally);
 
 impl Counts {
     /// A request of a route (by its index) was answered.
     pub(crate) fn add(&self, route: usize, who: Option<&Rc<Believed>>, status: u16, elapsed: Duration) {
         let whose = who.map_or(0, |believed| Rc::as_ptr(believed).addr());
-        // The belief is held, so that its address is nobody else's meanwhile.
         let mut counts = self.0.borrow_mut();
         let (_, tally) = counts.entry((route, whose)).or_insert_with(|| (who.map(Rc::clone), Tally::default()));
         tally.add(status, elapsed);

@@ -15,7 +15,6 @@ pub struct World {
     pub server: Server,
     pub upstream: Upstream,
     pub root: Pki,
-    pub second: Pki,
 }
 
 /// Routes for certificates beside the standard ones.
@@ -68,7 +67,7 @@ pub fn world(prepare: impl FnOnce(&House, &Pki, &Pki), configure: impl FnOnce(&m
     }));
     house.seed(&seed);
     let server = house.serve();
-    Some(World { house, server, upstream, root, second })
+    Some(World { house, server, upstream, root })
 }
 
 impl World {

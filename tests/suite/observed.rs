@@ -11,10 +11,13 @@ use crate::kit::http::{Go, client};
 use crate::kit::seed::{MACHINE, standard};
 use crate::kit::{House, Server, Upstream, wait_until};
 
+/// The head of a request and its body.
+type Export = (String, Vec<u8>);
+
 /// An OpenTelemetry collector that keeps what it is sent (OTLP over HTTP, protobuf).
 struct Collector {
     port: u16,
-    got: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    got: Arc<Mutex<Vec<Export>>>,
 }
 
 impl Collector {

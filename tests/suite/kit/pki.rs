@@ -2,7 +2,6 @@
 //! connection with a client certificate, kept open.
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -229,7 +228,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(house: &House, certificate: &str) -> Self {
-        let read = |name: &str| -> Vec<u8> { std::fs::read(PathBuf::from(house.path(name))).expect("a file") };
+        let read = |name: &str| -> Vec<u8> { std::fs::read(house.path(name)).expect("a file") };
         let chain = |name: &str| rustls_pemfile::certs(&mut read(name).as_slice()).map(|c| c.expect("PEM")).collect::<Vec<_>>();
         let mut roots = RootCertStore::empty();
         roots.add(chain("root.pem").remove(0)).expect("a root");
