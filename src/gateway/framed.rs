@@ -198,6 +198,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
         self.good -= n;
     }
 
+    /// Whether something is being answered, or is in the parser's hands and about to be.
+    fn serving(&self) -> bool {
+        self.shared.busy.load(Ordering::Acquire) > 0 || self.shared.served.load(Ordering::Acquire) < self.scanner.heads()
+    }
+
     /// The peer is silent: whether for too long.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let place = self.scanner.place();
@@ -217,7 +222,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
         ready!(self.sleep.as_mut().poll(cx));
         self.armed = None;
         match place {
-            Place::Idle if self.shared.busy.load(Ordering::Acquire) > 0 || self.shared.stirred.swap(false, Ordering::Relaxed) => {
+            Place::Idle if self.serving() || self.shared.stirred.swap(false, Ordering::Relaxed) => {
                 self.sleep.as_mut().reset(Instant::now() + limit);
                 self.armed = Some(place);
                 let _ = self.sleep.as_mut().poll(cx);
@@ -326,7 +331,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
                 }
                 Poll::Pending => {
                     this.shared.waker.register(cx.waker());
-                    let idle = this.scanner.place() == Place::Idle && this.shared.busy.load(Ordering::Acquire) == 0;
+                    let idle = this.scanner.place() == Place::Idle && !this.serving();
                     if idle && this.shared.closing.load(Ordering::Acquire) {
                         this.ended = true;
                         return Poll::Ready(Ok(()));
@@ -401,6 +406,21 @@ mod tests {
         drop(busy);
         let ended = tokio::time::timeout(IDLE_TIME * 3, framed.read(&mut into)).await.expect("ended when nothing more is asked");
         assert_eq!(ended.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_the_parser_has_not_handed_on_yet_is_no_idleness() {
+        let shared = Arc::<Shared>::default();
+        let (mut client, server) = duplex(1024);
+        let mut framed = Framed::new(server, Vec::new(), Arc::clone(&shared));
+        let mut into = [0; 1024];
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert!(framed.read(&mut into).await.unwrap() > 0);
+        assert!(tokio::time::timeout(PARK_TIME * 4, framed.read(&mut into)).await.is_err(), "nobody has begun to answer it");
+        shared.close();
+        assert!(tokio::time::timeout(PARK_TIME * 4, framed.read(&mut into)).await.is_err(), "nor does a drain end it");
+        drop(shared.begin());
+        assert_eq!(framed.read(&mut into).await.unwrap(), 0);
     }
 
     #[tokio::test]
