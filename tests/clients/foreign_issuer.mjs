@@ -35,4 +35,5 @@ const provider = new Provider(issuer, {
     },
   },
 })
+provider.on('introspection.error', (_, error) => console.error('introspection:', error.error_detail ?? error.message, error.error_description))
 provider.listen(Number(env.PORT), '127.0.0.1', () => console.log('ready'))

@@ -7,6 +7,7 @@ use crate::kit::Stage;
 use crate::kit::apart::stage;
 use crate::kit::forge::Key;
 use crate::kit::http::{claims, jose_header, random};
+use crate::kit::jose::thumbprint;
 use crate::kit::other_issuer::OtherIssuer;
 use crate::kit::seed::{API, MACHINE, VAULT, route};
 
@@ -31,8 +32,8 @@ fn world() -> Option<&'static World> {
         .get_or_init(|| {
             let gate = Key::new("");
             let mut jwk = gate.jwk();
-            // The server names it by its thumbprint, as we do.
-            jwk.as_object_mut().unwrap().remove("kid");
+            // The gateway names its key by its thumbprint, and the server looks for it by that name.
+            jwk["kid"] = json!(thumbprint(&jwk));
             let machine = |id: &str| json!({"client_id": id, "client_secret": SECRET, "grant_types": ["client_credentials"], "redirect_uris": [], "response_types": []});
             let mut basic = machine("gate");
             basic["introspection_signed_response_alg"] = json!("ES256");
