@@ -350,7 +350,7 @@ impl Parameter {
     fn value(&self, raw: &str, delimiter: &str, decode: impl Fn(&str) -> Option<String>) -> Result<Value, &'static str> {
         let text = |raw: &str| decode(raw).ok_or("is not well encoded");
         match &self.shape {
-            Shape::Json => serde_json::from_str(&text(raw)?).map_err(|_| "is not JSON"),
+            Shape::Json => json(&text(raw)?),
             Shape::One(types) => Ok(types.read(&text(raw)?)),
             Shape::Many(_) if raw.is_empty() => Ok(Value::Array(Vec::new())),
             Shape::Many(types) => raw.split(delimiter).map(|item| Ok(types.read(&text(item)?))).collect::<Result<_, _>>().map(Value::Array),
@@ -373,6 +373,14 @@ impl Parameter {
             }
         }
     }
+}
+
+/// JSON as strict as in a body: an upstream must not read another member than the one that was looked at.
+fn json(text: &str) -> Result<Value, &'static str> {
+    tokens::strict::value(text.as_bytes()).map_err(|refusal| match refusal {
+        tokens::Refusal::DuplicateMember => "has a member twice",
+        _ => "is not JSON of at most 32 levels",
+    })
 }
 
 fn spelled(value: &Value) -> String {
@@ -445,7 +453,10 @@ mod tests {
         let json_in =
             json!({"name": "p", "in": "query", "content": {"application/json": {"schema": {"type": "object", "required": ["a"]}}}});
         assert_eq!(faults(json_in.clone(), &[], "p=%7B%22a%22:1%7D", ""), good);
-        assert_eq!(faults(json_in, &[], "p=%7B", ""), ["/query/p"]);
+        let deep = format!("p=%7B%22a%22:{}{}%7D", "[".repeat(40), "]".repeat(40));
+        for bad in ["p=%7B", "p=%7B%22a%22:1,%22a%22:2%7D", "p=%7B%22a%22:%7B%22b%22:1,%22b%22:2%7D%7D", "p=%7B%22a%22:1e999%7D", &deep] {
+            assert_eq!(faults(json_in.clone(), &[], bad, ""), ["/query/p"], "{bad}");
+        }
     }
 
     #[test]
