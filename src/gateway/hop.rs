@@ -73,7 +73,7 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, mut request: Request
     let (busy, refused) = conn.shared.as_ref().map(Shared::begin).map_or((None, None), |(busy, refused)| (Some(busy), refused));
     let current = worker.current();
     let (method, websocket) =
-        (request.method().clone(), is_websocket(&request) || websocket::over_http2(&mut request, &*worker.gateway.parts().entropy));
+        (request.method().clone(), websocket::is(&mut request, conn.shared.as_deref(), &*worker.gateway.parts().entropy));
     let grpc = grpc::is(&request);
     let story = Story::begin(&worker, &conn, request.version(), request.headers(), request.uri());
     let account = Account { request_id: worker.ids.of(request.headers(), conn.trusted), ..Account::default() };
@@ -112,9 +112,7 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, mut request: Request
     }
     if let Some(shared) = &conn.shared {
         let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if trace.websocket {
-            shared.decide(switched);
-        }
+        shared.decide(switched);
         if shared.closing() && !switched {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -135,6 +133,11 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, mut request: Request
     if let Some(route) = route {
         current.counts.add(route, trace.account.who.as_ref(), answer.status().as_u16(), elapsed);
     }
+    tracing::debug!(
+        target: "access",
+        peer = %conn.peer.ip(), method = %trace.method, path = trace.account.path, route = entry.map_or("", |e| &*e.id),
+        status = answer.status().as_u16(), us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), "served"
+    );
     if let Some(story) = trace.story.take() {
         let end = End { method: &trace.method, entry, account: &trace.account, status: answer.status().as_u16(), reason };
         let telling = Telling::new(&worker, &conn, story, &end);
@@ -350,20 +353,6 @@ fn metadata(
     let path = edge::path::normalise(path).ok()?;
     let about = (&*worker.gateway.parts().own.issuer, &worker.gateway.parts().settings);
     resource_metadata::answer(&current.table, about, found, &conn.asked(parts, &path))
-}
-
-/// A WebSocket handshake over HTTP/1.1 (RFC 6455 §4.1).
-fn is_websocket<B>(request: &Request<B>) -> bool {
-    request.version() == Version::HTTP_11 && request.method() == Method::GET && asks_for_websocket(request.headers())
-}
-
-fn asks_for_websocket(headers: &HeaderMap) -> bool {
-    let named = headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    named
-        && headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .any(|v| v.as_bytes().split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"upgrade")))
 }
 
 /// What the record of a request needs once its head has gone on.
