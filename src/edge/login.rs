@@ -2,12 +2,14 @@
 //! (OpenID Connect Core §3.1, RFC 9700 §2.1, RFC 9207).
 use http::{
     HeaderMap, HeaderName, Method,
-    header::{ACCEPT, UPGRADE},
+    header::ACCEPT,
 };
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tokens::Alg;
 use url::{Host, Url, form_urlencoded};
+
+use crate::session::opens_websocket;
 
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
@@ -22,7 +24,7 @@ const MAX_VALUE: usize = 4096;
 /// script or a frame makes is never answered with somebody else's page.
 #[must_use]
 pub fn navigates(method: &Method, headers: &HeaderMap) -> bool {
-    if *method != Method::GET || headers.contains_key(UPGRADE) || headers.contains_key(REQUESTED_WITH) {
+    if *method != Method::GET || opens_websocket(headers) || headers.contains_key(REQUESTED_WITH) {
         return false;
     }
     if headers.get(FETCH_DEST).is_some_and(|dest| dest != "document") {
@@ -370,6 +372,7 @@ mod tests {
             &[("accept", "text/html"), ("sec-fetch-mode", "cors")],
             &[("accept", "text/html"), ("x-requested-with", "XMLHttpRequest")],
             &[("accept", "text/html"), ("upgrade", "websocket")],
+            &[("accept", "text/html"), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")],
             &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")],
         ] {
             assert!(!get(other), "{other:?}");

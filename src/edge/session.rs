@@ -1,13 +1,14 @@
 //! Browser sessions on a route: its member `session`, the cookie, and whose pages may act with it.
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
-    header::{COOKIE, ORIGIN, UPGRADE},
+    header::{COOKIE, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
 };
 use ledger::Mistake;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// What a route says about browser sessions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +69,7 @@ impl Rules {
     /// comes from; what says nothing is not let in by a cookie.
     #[must_use]
     pub fn may_act(&self, method: &Method, headers: &HeaderMap, scheme: &str, host: &str) -> bool {
-        let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) && !headers.contains_key(UPGRADE);
+        let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) && !opens_websocket(headers);
         if reads || self.any_site {
             return true;
         }
@@ -86,6 +87,13 @@ impl Rules {
             (None, _) => headers.get(FETCH_SITE).is_some_and(|site| site == "same-origin"),
         }
     }
+}
+
+/// Whether a request may be a WebSocket's handshake. Servers that ask on behalf of others leave `Upgrade` out, which is for one hop; what a
+/// page's script cannot leave out stays (RFC 6455 §4.1).
+pub(crate) fn opens_websocket(headers: &HeaderMap) -> bool {
+    [UPGRADE, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION].iter().any(|name| headers.contains_key(name))
+        || headers.get(FETCH_MODE).is_some_and(|mode| mode == "websocket")
 }
 
 /// Whether an origin is that of this scheme and host.
@@ -202,6 +210,11 @@ mod tests {
         }
         assert!(!may(&Method::GET, &[("upgrade", "websocket"), ("origin", "https://evil.example")]));
         assert!(!may(&Method::GET, &[("upgrade", "websocket")]));
+        // Fronts that ask for a decision leave `Upgrade` out.
+        for mark in [("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="), ("sec-websocket-version", "13"), ("sec-fetch-mode", "websocket")] {
+            assert!(!may(&Method::GET, &[mark, ("origin", "https://evil.example")]), "{mark:?}");
+            assert!(may(&Method::GET, &[mark, ("origin", "https://a.example")]), "{mark:?}");
+        }
         let off = Rules { any_site: true, ..Rules::default() };
         assert!(off.may_act(&Method::POST, &headers(&[]), "https", "a.example"));
     }
