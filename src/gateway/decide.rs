@@ -109,6 +109,10 @@ pub(crate) async fn decide(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<
         None => respond(&worker, &current, &conn, request, started).await,
     };
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(shared) = &conn.shared {
+        // A front may pass a WebSocket handshake's fields on; this connection goes on with its next question.
+        shared.decide(false);
+    }
     match &conn.shared {
         Some(shared) if refused.is_some() || shared.closing() || shared.broken() => {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

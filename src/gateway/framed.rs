@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     busy: AtomicUsize,
     /// Something was asked or answered since the timer last looked.
     stirred: AtomicBool,
+    /// Which request is the WebSocket handshake after which nothing is read until that is decided; 0: none.
+    handshake: AtomicU64,
     /// 0 undecided, 1 switched, 2 not switched.
     upgrade: AtomicU8,
     closing: AtomicBool,
@@ -85,10 +87,19 @@ impl Shared {
         (Busy(Arc::clone(self)), refusal)
     }
 
-    /// Decides what comes after a WebSocket handshake.
+    /// Whether the request being served is a WebSocket handshake: what comes after it waits until that is decided.
+    pub(crate) fn is_handshake(&self) -> bool {
+        let handshake = self.handshake.load(Ordering::Acquire);
+        handshake != 0 && handshake == self.served.load(Ordering::Relaxed)
+    }
+
+    /// Decides what comes after the request being served, if it is a WebSocket handshake.
     pub(crate) fn decide(&self, switched: bool) {
-        self.upgrade.store(if switched { 1 } else { 2 }, Ordering::Release);
-        self.waker.wake();
+        if self.is_handshake() {
+            self.handshake.store(0, Ordering::Relaxed);
+            self.upgrade.store(if switched { 1 } else { 2 }, Ordering::Release);
+            self.waker.wake();
+        }
     }
 
     /// Asks the connection to end when nothing is being served.
@@ -178,6 +189,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
                 self.refuse(Refusal::Framing(violation));
             }
         }
+        self.tell_held();
+    }
+
+    /// The last head was a WebSocket handshake: whoever serves it has to decide.
+    fn tell_held(&self) {
+        if self.scanner.place() == Place::Held {
+            self.shared.handshake.store(self.scanner.heads(), Ordering::Release);
+        }
     }
 
     fn refuse(&mut self, refusal: Refusal) {
@@ -222,7 +241,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
         ready!(self.sleep.as_mut().poll(cx));
         self.armed = None;
         match place {
-            Place::Idle if self.serving() || self.shared.stirred.swap(false, Ordering::Relaxed) => {
+            // The peer may still have to read the end of an answer.
+            Place::Idle if self.serving() || self.unread.is_some() || self.shared.stirred.swap(false, Ordering::Relaxed) => {
                 self.sleep.as_mut().reset(Instant::now() + limit);
                 self.armed = Some(place);
                 let _ = self.sleep.as_mut().poll(cx);
@@ -274,6 +294,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
                 }
             };
             buf.set_filled(before + good);
+            self.tell_held();
             return Poll::Ready(Ok(()));
         }
         let mut scratch = [0; SCRATCH];
@@ -421,6 +442,41 @@ mod tests {
         assert!(tokio::time::timeout(PARK_TIME * 4, framed.read(&mut into)).await.is_err(), "nor does a drain end it");
         drop(shared.begin());
         assert_eq!(framed.read(&mut into).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_has_not_read_the_end_of_its_answer_is_not_idle() {
+        let shared = Arc::<Shared>::default();
+        let (_client, server) = duplex(16);
+        let mut framed = Framed::new(server, Vec::new(), Arc::clone(&shared));
+        let written = tokio::time::timeout(PARK_TIME / 4, framed.write_all(&[b'x'; 64])).await;
+        assert!(written.is_err(), "there is no room for all of it");
+        assert!(tokio::time::timeout(PARK_TIME * 4, framed.read(&mut [0; 64])).await.is_err());
+        assert!(!shared.unpark());
+    }
+
+    #[tokio::test]
+    async fn only_the_handshake_itself_decides_what_comes_after_it() {
+        let shared = Arc::<Shared>::default();
+        let (mut client, server) = duplex(1024);
+        let mut framed = Framed::new(server, Vec::new(), Arc::clone(&shared));
+        let mut into = [0; 1024];
+        let upgrade = "GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: other\r\nUpgrade: websocket\r\n";
+        // One with a body is no handshake: nothing waits for it, and it decides nothing about the one that follows.
+        client.write_all(format!("{upgrade}Content-Length: 1\r\n\r\nx{upgrade}\r\nframes").as_bytes()).await.unwrap();
+        let read = framed.read(&mut into).await.unwrap();
+        let text = String::from_utf8_lossy(&into[..read]).into_owned();
+        assert!(text.ends_with("\r\n\r\n"), "what comes after the second one waits: {text}");
+        let first = shared.begin();
+        assert!(!shared.is_handshake());
+        shared.decide(true);
+        drop(first);
+        let _second = shared.begin();
+        assert!(shared.is_handshake());
+        assert!(tokio::time::timeout(PARK_TIME / 4, framed.read(&mut into)).await.is_err());
+        shared.decide(true);
+        assert!(!shared.is_handshake());
+        assert_eq!(framed.read(&mut into).await.unwrap(), "frames".len());
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use edge::{Refusal, table::Entry};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -198,8 +198,11 @@ async fn proxied(
     trace: &mut Trace,
 ) -> Result<Response<AnswerBody>, Refusal> {
     let gateway = &worker.gateway;
-    let passed = if conn.trusted { Box::pin(certificate::passed_on(worker, conn, &parts.headers)).await } else { None };
-    let certificate = passed.or_else(|| conn.certificate.clone());
+    let certificate = match &gateway.parts().passed_on {
+        // The proxy's own certificate is never its client's, who may have none.
+        Some(judge) if conn.trusted => Box::pin(certificate::passed_on(judge, &parts.headers)).await,
+        _ => conn.certificate.clone(),
+    };
     let asked = Asked { certificate: certificate.as_ref(), ..conn.asked(&parts, path) };
     let scheme = asked.scheme().unwrap_or("http");
     if let Some(bounds) = &entry.bounds {
@@ -236,7 +239,8 @@ async fn proxied(
         None => RequestBody::empty(),
     };
     if let Some(checker) = &entry.validation {
-        let looked = Box::pin(validation::look(gateway, entry, checker, &asked, body, progress.as_deref())).await;
+        let from = trace.account.source.unwrap_or_else(|| conn.peer.ip());
+        let looked = Box::pin(validation::look(gateway, entry, checker, &asked, body, (from, progress.as_deref()))).await;
         body = looked.map_err(|unfit| {
             if unfit.refusal == Refusal::Method {
                 trace.allow = HeaderValue::from_str(&checker.methods(path).join(", ")).ok();

@@ -278,7 +278,8 @@ where
         let served = http1::Builder::new().max_buf_size(64 * 1024).serve_connection(TokioIo::new(framed), service()).with_upgrades();
         // What it takes to parse and serve is let go with it when the connection is parked.
         if let Err(error) = Box::pin(served).await {
-            tracing::debug!(target: "gateway", %error, "connection ended");
+            // What of an answer was not sent is lost: nothing may come after it.
+            return tracing::debug!(target: "gateway", %error, "connection ended");
         }
         let back = home.lock().take();
         let Some(mut parked) = back.filter(|_| shared.unpark()) else { return };

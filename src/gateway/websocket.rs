@@ -5,7 +5,15 @@ use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 use hyper::ext::Protocol;
 use tokens::Entropy;
 
+use crate::framed::Shared;
+
 const MAGIC: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// Whether a request is a handshake. Over HTTP/1.1 (RFC 6455 §4.1) the reader of the connection has said so: it lets nothing pass after
+/// one until it is answered. One over HTTP/2 is made into that.
+pub(crate) fn is<B>(request: &mut Request<B>, shared: Option<&Shared>, entropy: &dyn Entropy) -> bool {
+    shared.map_or_else(|| over_http2(request, entropy), Shared::is_handshake)
+}
 
 /// What an upstream has to answer a handshake with.
 ///
@@ -23,7 +31,7 @@ pub(crate) fn accept(headers: &HeaderMap) -> Result<String, Refusal> {
 }
 
 /// Makes a handshake over HTTP/2 into the one HTTP/1.1 has, with a key of ours. False if it is none.
-pub(crate) fn over_http2<B>(request: &mut Request<B>, entropy: &dyn Entropy) -> bool {
+fn over_http2<B>(request: &mut Request<B>, entropy: &dyn Entropy) -> bool {
     let asked = request.version() == Version::HTTP_2
         && request.method() == Method::CONNECT
         && request.extensions().get::<Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket");

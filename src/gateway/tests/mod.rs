@@ -5,6 +5,7 @@ mod open;
 mod parked;
 mod proxies;
 mod remote;
+mod upgrades;
 
 use std::{
     net::SocketAddr,
