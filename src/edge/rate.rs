@@ -161,20 +161,24 @@ impl LimitKey {
                 let of_device = who.device.as_ref().and_then(|device| device.tenant.as_deref());
                 named(of_device.or_else(|| who.claims.raw.get("tenant").and_then(Value::as_str)))
             }
-            Self::Consumer => [Self::Device, Self::ApiKey, Self::Client, Self::Subject].iter().find_map(|key| key.of(who)),
+            // A client may be called what a device is called.
+            Self::Consumer => [("device", Self::Device), ("api_key", Self::ApiKey), ("client", Self::Client), ("subject", Self::Subject)]
+                .iter()
+                .find_map(|(kind, key)| key.of(who).map(|name| Cow::Owned(format!("{kind} {name}")))),
             Self::Ip | Self::Route | Self::Header(_) => None,
         }
     }
 }
 
-/// A value as part of a counter's key: short, whoever chose it.
+/// A value as part of a counter's key: short, whoever chose it, and no two the same.
 #[must_use]
 pub fn bounded(value: &[u8]) -> String {
-    if value.len() > PLAIN {
-        let hash = tokens::hash::sha256(value);
-        return hash.iter().take(16).fold("#".to_owned(), |text, octet| format!("{text}{octet:02x}"));
+    let plain = value.len() <= PLAIN && value.first() != Some(&b'#');
+    if let Some(text) = std::str::from_utf8(value).ok().filter(|_| plain) {
+        return text.to_owned();
     }
-    String::from_utf8_lossy(value).into_owned()
+    let hash = tokens::hash::sha256(value);
+    hash.iter().take(16).fold("#".to_owned(), |text, octet| format!("{text}{octet:02x}"))
 }
 
 /// A rate limit made ready.
@@ -357,17 +361,17 @@ mod tests {
         assert_eq!(of("client", &who).as_deref(), Some("c"));
         assert_eq!(of("subject", &who).as_deref(), Some("https://id.example.com s"));
         assert_eq!(of("tenant", &who).as_deref(), Some("t"));
-        assert_eq!(of("consumer", &who).as_deref(), Some("c"));
+        assert_eq!(of("consumer", &who).as_deref(), Some("client c"));
         assert_eq!((of("api_key", &who), of("device", &who)), (None, None));
         assert_eq!(own_quota(&who), None, "what a token says of itself is no quota");
         who.issuer = Issuer::Foreign("https://other.example".into());
         assert_eq!(of("client", &who).as_deref(), Some("https://other.example c"), "not the client of that name here");
         who.issuer = Issuer::Own;
         who.kind = Kind::ApiKey;
-        assert_eq!(of("consumer", &who).as_deref(), Some("k"));
+        assert_eq!(of("consumer", &who).as_deref(), Some("api_key k"));
         assert_eq!(own_quota(&who), Some(Quota::per(5, 60)));
         who.device = Some(Arc::new(Device { id: "d".into(), ..Device::default() }));
-        assert_eq!(of("consumer", &who).as_deref(), Some("d"));
+        assert_eq!(of("consumer", &who).as_deref(), Some("device d"));
     }
 
     #[test]
@@ -375,5 +379,7 @@ mod tests {
         assert_eq!(bounded(b"short"), "short");
         let (one, two) = (bounded(&[b'a'; 9000]), bounded(&[b'a'; 9001]));
         assert!(one.len() < 50 && one != two);
+        assert_ne!(bounded(one.as_bytes()), one, "nobody is called what another one's hash is");
+        assert_ne!(bounded(b"\xff"), bounded(b"\xfe"));
     }
 }

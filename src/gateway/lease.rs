@@ -2,13 +2,15 @@
 //!
 //! A hundredth of the burst is taken at a time and used up here; what is left after [`KEPT_MS`] is let go. So a node grants at most one
 //! hundredth more than the quota says at once (units taken earlier than used) or wastes as much. What the shared counter
-//! refused stays refused, without asking, until it would allow it.
+//! refused stays refused, without asking, until it would allow it, or for [`REFUSED_MS`]. Another quota is asked about anew.
 use ahash::{AHashMap, RandomState};
 use edge::{Counters, Quota, Verdict};
 use parking_lot::Mutex;
 
 /// How long units taken in advance are good, milliseconds.
 const KEPT_MS: i64 = 2_000;
+/// How long a refusal is believed without asking, milliseconds.
+const REFUSED_MS: i64 = 10_000;
 const SHARDS: usize = 16;
 /// The most keys a shard holds.
 const SHARD_MAX: usize = 4_096;
@@ -17,6 +19,7 @@ const CHUNK_MAX: u32 = 10_000;
 
 #[derive(Clone, Copy)]
 struct Lease {
+    quota: Quota,
     left: u32,
     until_ms: i64,
     refused_until_ms: i64,
@@ -44,7 +47,7 @@ impl Leases {
 
     /// Takes `cost` units, from what is held or from the shared counter.
     pub(crate) async fn take(&self, counters: &dyn Counters, key: &str, quota: &Quota, cost: u32, now_ms: i64) -> Verdict {
-        if let Some(verdict) = self.here(key, cost, now_ms) {
+        if let Some(verdict) = self.here(key, quota, cost, now_ms) {
             return verdict;
         }
         let many = chunk(quota, cost);
@@ -53,14 +56,14 @@ impl Leases {
         if !verdict.allowed && many > cost {
             (verdict, spare) = (counters.hit(key, quota, cost, now_ms).await, 0);
         }
-        self.keep(key, verdict, spare, now_ms);
+        self.keep(key, *quota, verdict, spare, now_ms);
         Verdict { remaining: verdict.remaining.saturating_add(if verdict.allowed { spare } else { 0 }), ..verdict }
     }
 
     /// What can be said without asking.
-    fn here(&self, key: &str, cost: u32, now_ms: i64) -> Option<Verdict> {
+    fn here(&self, key: &str, quota: &Quota, cost: u32, now_ms: i64) -> Option<Verdict> {
         let mut shard = self.shard(key)?.lock();
-        let lease = shard.get_mut(key)?;
+        let lease = shard.get_mut(key).filter(|lease| lease.quota == *quota)?;
         let passed = (now_ms - lease.at_ms).max(0);
         if lease.left >= cost && now_ms < lease.until_ms {
             lease.left -= cost;
@@ -71,14 +74,14 @@ impl Leases {
             return Some(Verdict {
                 allowed: false,
                 remaining: 0,
-                retry_after_ms: lease.refused_until_ms - now_ms,
+                retry_after_ms: (lease.verdict.retry_after_ms - passed).max(1),
                 reset_ms: (lease.verdict.reset_ms - passed).max(0),
             });
         }
         None
     }
 
-    fn keep(&self, key: &str, verdict: Verdict, spare: u32, now_ms: i64) {
+    fn keep(&self, key: &str, quota: Quota, verdict: Verdict, spare: u32, now_ms: i64) {
         let Some(shard) = self.shard(key) else { return };
         let mut shard = shard.lock();
         if !shard.contains_key(key) && shard.len() >= SHARD_MAX {
@@ -87,13 +90,14 @@ impl Leases {
                 shard.clear();
             }
         }
-        let fresh = Lease { left: 0, until_ms: 0, refused_until_ms: 0, verdict, at_ms: now_ms };
+        let fresh = Lease { quota, left: 0, until_ms: 0, refused_until_ms: 0, verdict, at_ms: now_ms };
         let lease = shard.entry(key.into()).or_insert(fresh);
-        let held = if now_ms < lease.until_ms { lease.left } else { 0 };
+        let held = if now_ms < lease.until_ms && lease.quota == quota { lease.left } else { 0 };
         *lease = Lease {
+            quota,
             left: held.saturating_add(if verdict.allowed { spare } else { 0 }),
             until_ms: now_ms + KEPT_MS,
-            refused_until_ms: if verdict.allowed { 0 } else { now_ms.saturating_add(verdict.retry_after_ms) },
+            refused_until_ms: if verdict.allowed { 0 } else { now_ms.saturating_add(verdict.retry_after_ms.min(REFUSED_MS)) },
             verdict,
             at_ms: now_ms,
         };
@@ -138,6 +142,24 @@ mod tests {
         let still = node.take(&shared, "k", &quota, 1, start + 9_000).await;
         assert_eq!((still.allowed, still.retry_after_ms), (false, 1_000));
         assert!(node.take(&shared, "k", &quota, 1, start + 10_000).await.allowed);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_does_not_outlast_a_changed_quota() {
+        let (shared, node) = (Memory::new(), Leases::default());
+        let (month, start) = (Quota { rate: 1, period_s: 30 * 86_400, burst: 1 }, 1_800_000_000_000_i64);
+        assert!(node.take(&shared, "k", &month, 1, start).await.allowed);
+        let refused = node.take(&shared, "k", &month, 1, start).await;
+        assert!(!refused.allowed && refused.retry_after_ms > 86_400_000, "{refused:?}");
+        let later = node.take(&shared, "k", &month, 1, start + 5_000).await;
+        assert_eq!(later.retry_after_ms, refused.retry_after_ms - 5_000);
+        let more = Quota { burst: 3, ..month };
+        assert!(node.take(&shared, "k", &more, 1, start + 5_001).await.allowed, "the administrator gave more");
+        // What the shared counter forgot is heard of soon.
+        assert!(node.take(&shared, "l", &month, 1, start).await.allowed && !node.take(&shared, "l", &month, 1, start).await.allowed);
+        shared.forget("l");
+        assert!(!node.take(&shared, "l", &month, 1, start + REFUSED_MS - 1).await.allowed);
+        assert!(node.take(&shared, "l", &month, 1, start + REFUSED_MS).await.allowed);
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use edge::{
     rate::{self, LimitKey, Rates, Shared},
     table::Entry,
 };
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 
 use crate::{
     Gateway,
@@ -62,7 +62,7 @@ pub(crate) async fn count(
     let mut shares: Vec<Share<'_>> = limits
         .map(|limit| Share {
             name: &limit.name,
-            key: format!("gateway:{}:{}:{}", entry.id, limit.name, value(&limit.key, who, from, asked)),
+            key: counter(&entry.id, &limit.name, &value(&limit.key, who, from, asked.headers)),
             quota: limit.quota,
             cost: limit.cost,
             shared: limit.shared,
@@ -152,34 +152,68 @@ pub(crate) fn enter(
     let open = &gateway.tallies.open;
     let mut held = Vec::new();
     if let Some(most) = bounds.concurrent {
-        held.push(open.enter(format!("{}:", entry.id), most).ok_or(Refusal::Crowded)?);
+        held.push(open.enter(format!("route:{}", entry.id), most).ok_or(Refusal::Crowded)?);
     }
     if let Some((key, most)) = &bounds.concurrency {
-        held.push(open.enter(format!("{}::{}", entry.id, value(key, who, from, asked)), *most).ok_or(Refusal::Crowded)?);
+        let key = counter(&entry.id, "concurrency", &value(key, who, from, asked.headers));
+        held.push(open.enter(key, *most).ok_or(Refusal::Crowded)?);
     }
     if asked.rehearsal { Ok(Vec::new()) } else { Ok(held) }
 }
 
-/// What a request is counted under. Whoever lacks what is counted by is counted by its address.
-fn value(key: &LimitKey, who: Option<&Identity>, from: IpAddr, asked: &Asked<'_>) -> String {
-    match key {
-        LimitKey::Ip => source(from),
-        LimitKey::Route => String::new(),
-        LimitKey::Header(name) => asked.headers.get(name).map(|v| rate::bounded(v.as_bytes())).unwrap_or_default(),
-        caller => who.and_then(|who| caller.of(who)).map_or_else(|| source(from), |named: Cow<'_, str>| rate::bounded(named.as_bytes())),
-    }
+/// The name of a counter. What callers choose comes last, and the lengths of what stands before it go with it: no two are the same text.
+fn counter(route: &str, limit: &str, value: &str) -> String {
+    format!("gateway:{}:{route}:{}:{limit}:{value}", route.len(), limit.len())
+}
+
+/// What a request is counted under. Whoever lacks what is counted by is counted by its address, which nobody's name can be taken for.
+fn value(key: &LimitKey, who: Option<&Identity>, from: IpAddr, headers: &HeaderMap) -> String {
+    let named = match key {
+        LimitKey::Route => return String::new(),
+        LimitKey::Ip => None,
+        LimitKey::Header(name) => headers.get(name).map(|value| rate::bounded(value.as_bytes())),
+        caller => who.and_then(|who| caller.of(who)).map(|named: Cow<'_, str>| rate::bounded(named.as_bytes())),
+    };
+    named.map_or_else(|| format!("@{}", source(from)), |named| format!("={named}"))
 }
 
 /// A source of requests: an IPv4 address or an IPv6 /64.
-pub(crate) fn source(ip: IpAddr) -> String {
+pub(crate) fn source(ip: IpAddr) -> IpAddr {
     match ip {
-        IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => v4.to_string(),
-            None => {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or_else(
+            || {
                 let [a, b, c, d, ..] = v6.segments();
-                Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).to_string()
-            }
-        },
+                Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+            },
+            IpAddr::V4,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    #[test]
+    fn who_leaves_the_header_out_is_counted_by_its_address() {
+        let key = LimitKey::Header(HeaderName::from_static("x-who"));
+        let of = |header: Option<&'static str>, from: [u8; 4]| {
+            let headers = header.map(|v| (HeaderName::from_static("x-who"), HeaderValue::from_static(v))).into_iter().collect();
+            value(&key, None, from.into(), &headers)
+        };
+        assert_ne!(of(None, [192, 0, 2, 1]), of(None, [192, 0, 2, 2]), "strangers share nothing");
+        assert_eq!(of(Some("a"), [192, 0, 2, 1]), of(Some("a"), [192, 0, 2, 2]));
+        assert_ne!(of(Some("192.0.2.1"), [192, 0, 2, 2]), of(None, [192, 0, 2, 1]), "an address is no name");
+        assert_ne!(of(Some("@192.0.2.1"), [192, 0, 2, 2]), of(None, [192, 0, 2, 1]));
+    }
+
+    #[test]
+    fn no_value_makes_one_counter_another() {
+        assert_ne!(counter("r", "a", "=b:@192.0.2.1"), counter("r", "a:=b", "@192.0.2.1"));
+        assert_ne!(counter("r:1:a", "b", "="), counter("r", "a:1:b", "="));
+        assert_ne!(counter("r", "a", "b:1:c"), counter("r", "a:b", "c"));
     }
 }

@@ -1,9 +1,7 @@
 //! Requests looked into before anything of them is sent on: read whole, within bounds, forwarded octet for octet.
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use ahash::AHashMap;
 use bytes::{Bytes, BytesMut};
 use edge::{
     Refusal,
@@ -12,32 +10,63 @@ use edge::{
 };
 use http_body::Body as _;
 use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use schema::Fault;
 
 use crate::{
     Gateway,
     asked::Asked,
     body::{Broken, Progress, RequestBody},
+    limit,
 };
 
 /// The most octets of bodies held at once to be looked into, by all requests together.
 const ALL: usize = 64 * 1024 * 1024;
+/// Once half of that is held, the most of one source: nobody alone can keep the others out.
+const ONE: usize = ALL / 4;
+/// Within which a body that is read whole has to be there where the route does not say (`request_time`).
+const TIME: Duration = Duration::from_secs(60);
 
-/// How much is held.
+/// How much is held, and for whom.
 #[derive(Default)]
-pub(crate) struct Budget(AtomicUsize);
+pub(crate) struct Budget(Mutex<Sums>);
+
+#[derive(Default)]
+struct Sums {
+    all: usize,
+    by: AHashMap<IpAddr, usize>,
+}
 
 /// A body that was read, and its share of what may be held.
 pub(crate) struct Whole {
     octets: Bytes,
     budget: Arc<Budget>,
     share: usize,
+    from: IpAddr,
 }
 
 impl Budget {
-    fn take(&self, octets: usize) -> bool {
-        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| held.checked_add(octets).filter(|sum| *sum <= ALL));
-        taken.is_ok()
+    fn take(&self, octets: usize, from: IpAddr) -> bool {
+        let mut sums = self.0.lock();
+        let all = sums.all.saturating_add(octets);
+        let own = sums.by.get(&from).map_or(0, |own| *own).saturating_add(octets);
+        if all > ALL || (all > ALL / 2 && own > ONE) {
+            return false;
+        }
+        sums.all = all;
+        sums.by.insert(from, own);
+        true
+    }
+
+    fn give_back(&self, octets: usize, from: IpAddr) {
+        let mut sums = self.0.lock();
+        sums.all = sums.all.saturating_sub(octets);
+        let left = sums.by.get(&from).map_or(0, |own| own.saturating_sub(octets));
+        if left == 0 {
+            sums.by.remove(&from);
+        } else {
+            sums.by.insert(from, left);
+        }
     }
 }
 
@@ -54,7 +83,7 @@ impl Whole {
 
 impl Drop for Whole {
     fn drop(&mut self) {
-        self.budget.0.fetch_sub(self.share, Ordering::Relaxed);
+        self.budget.give_back(self.share, self.from);
     }
 }
 
@@ -65,26 +94,37 @@ pub(crate) async fn look(
     checker: &Checker,
     asked: &Asked<'_>,
     coming: RequestBody,
-    progress: Option<&Progress>,
+    (from, progress): (IpAddr, Option<&Progress>),
 ) -> Result<RequestBody, Unfit> {
     let has_body = !coming.is_end_stream();
     match checker.head(asked.method.as_str(), asked.path, asked.query, asked.headers, has_body)? {
         Expected::Anything | Expected::Nothing => Ok(coming),
         Expected::Checked(content) => {
             let most = entry.body_limit.map_or(checker.max_body(), |own| own.min(checker.max_body()));
-            let whole = read(gateway, coming, most, progress).await.map_err(|refusal| Unfit { refusal, faults: Vec::new() })?;
+            let whole = read(&gateway.budget, coming, most, (limit::source(from), progress));
+            let whole = if entry.bounds.as_ref().is_some_and(|bounds| bounds.request_ms.is_some()) {
+                whole.await
+            } else {
+                tokio::time::timeout(TIME, whole).await.unwrap_or(Err(Refusal::TooSlow))
+            };
+            let whole = whole.map_err(|refusal| Unfit { refusal, faults: Vec::new() })?;
             body(content, &whole.octets)?;
             Ok(RequestBody::whole(whole))
         }
     }
 }
 
-async fn read(gateway: &Gateway, mut coming: RequestBody, most: u64, progress: Option<&Progress>) -> Result<Whole, Refusal> {
-    let (budget, most) = (&gateway.budget, usize::try_from(most).unwrap_or(usize::MAX));
+async fn read(
+    budget: &Arc<Budget>,
+    mut coming: RequestBody,
+    most: u64,
+    (from, progress): (IpAddr, Option<&Progress>),
+) -> Result<Whole, Refusal> {
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
     if coming.size_hint().lower() > most as u64 {
         return Err(Refusal::TooLarge);
     }
-    let mut whole = Whole { octets: Bytes::new(), budget: Arc::clone(budget), share: 0 };
+    let mut whole = Whole { octets: Bytes::new(), budget: Arc::clone(budget), share: 0, from };
     let mut octets = BytesMut::new();
     while let Some(frame) = coming.frame().await {
         let frame = frame.map_err(|broken| refusal(progress.and_then(|p| p.broken.get()).unwrap_or(broken)))?;
@@ -92,7 +132,7 @@ async fn read(gateway: &Gateway, mut coming: RequestBody, most: u64, progress: O
         if octets.len() + data.len() > most {
             return Err(Refusal::TooLarge);
         }
-        if !budget.take(data.len()) {
+        if !budget.take(data.len(), from) {
             return Err(Refusal::Full("validation_memory"));
         }
         whole.share += data.len();
@@ -125,4 +165,29 @@ pub(crate) fn problem(refusal: Refusal, faults: &[Fault]) -> Option<Bytes> {
 /// What was wrong, in one line for explanations.
 pub(crate) fn told(faults: &[Fault]) -> String {
     faults.iter().map(|fault| format!("{} {}", fault.at, fault.why)).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_source_alone_keeps_the_others_out() {
+        let budget = Budget::default();
+        let [one, two, three] = [1, 2, 3].map(|n| IpAddr::from([192, 0, 2, n]));
+        let mib = |n: usize| n * 1024 * 1024;
+        let mut taken = 0;
+        while budget.take(mib(1), one) {
+            taken += 1;
+        }
+        assert_eq!(taken, 32, "half is left for others");
+        assert!(budget.take(mib(16), two) && !budget.take(1, two));
+        assert!(budget.take(mib(16), three));
+        assert!(!budget.take(1, [192, 0, 2, 4].into()), "all of it is held");
+        for (octets, from) in [(mib(32), one), (mib(16), two), (mib(16), three)] {
+            budget.give_back(octets, from);
+        }
+        let sums = budget.0.lock();
+        assert_eq!((sums.all, sums.by.len()), (0, 0));
+    }
 }
