@@ -31,18 +31,18 @@ impl Proxied {
         Self { proxies: proxies.to_vec(), clients }
     }
 
-    /// Takes the headers off a request. What a trusted proxy says of its client stands in place of what this connection says of the proxy.
-    /// It is given back: its authority may have to be asked about it before it counts ([`settle`]).
+    /// Takes the headers off a request. What a trusted proxy says of its client, and if it is nothing, stands in place of what this
+    /// connection says of the proxy. It is given back: its authority may have to be asked about it before it counts ([`settle`]).
     pub fn take<B>(&self, request: &mut Request<B>, peer: SocketAddr) -> Option<Shown> {
+        let ip = peer.ip().to_canonical();
+        let trusted = self.proxies.iter().any(|net| net.contains(&ip));
+        if trusted {
+            request.extensions_mut().remove::<PeerCertificate>();
+        }
         if !request.headers().contains_key(LEAF) && !request.headers().contains_key(OTHERS) {
             return None;
         }
-        let ip = peer.ip().to_canonical();
-        let mut shown = None;
-        if self.proxies.iter().any(|net| net.contains(&ip)) {
-            request.extensions_mut().remove::<PeerCertificate>();
-            shown = self.read(request.headers());
-        }
+        let shown = if trusted { self.read(request.headers()) } else { None };
         let headers = request.headers_mut();
         headers.remove(LEAF);
         headers.remove(OTHERS);
@@ -100,7 +100,8 @@ mod tests {
         let (own, sent) = (Certificate::new(b"the proxy's own"), Certificate::new(b"client"));
         assert_eq!(taken("10.1.1.1:9", &[":Y2xpZW50:"]), (Some(sent), false));
         assert_eq!(taken("192.0.2.1:9", &[":Y2xpZW50:"]), (Some(own.clone()), false));
-        assert_eq!(taken("10.1.1.1:9", &[]), (Some(own), false));
+        assert_eq!(taken("192.0.2.1:9", &[]), (Some(own), false));
+        assert_eq!(taken("10.1.1.1:9", &[]), (None, false), "the proxy's own is never its client's");
         for bad in [&["Y2xpZW50"][..], &["::"], &[":!:"], &[":Y2xpZW50:", ":Y2xpZW50:"]] {
             assert_eq!(taken("10.1.1.1:9", bad), (None, false), "{bad:?}");
         }

@@ -18,9 +18,8 @@ use tokens::{
 };
 
 use crate::{
-    Standing,
+    Judge, Standing,
     devices::{self, Found},
-    hop::Conn,
     seen::Believed,
     worker::Worker,
 };
@@ -136,10 +135,9 @@ pub(crate) fn rests_on(believed: &Believed) -> bool {
 }
 
 /// The certificate that a trusted proxy passes on (RFC 9440), where such are believed: it stands in place of what the connection says of
-/// the proxy. `None`: none is passed on; a field that does not read is a certificate that counts for nothing.
-pub(crate) async fn passed_on(worker: &Worker, conn: &Conn, headers: &HeaderMap) -> Option<Standing> {
-    let judge = worker.gateway.parts().passed_on.as_ref()?;
-    if !conn.trusted || !(headers.contains_key(&LEAF) || headers.contains_key(&OTHERS)) {
+/// the proxy. `None`: its client has shown none; a field that does not read is a certificate that counts for nothing.
+pub(crate) async fn passed_on(judge: &Judge, headers: &HeaderMap) -> Option<Standing> {
+    if !shown(headers) {
         return None;
     }
     match chain(headers) {

@@ -297,6 +297,8 @@ fn a_trusted_proxy_passes_certificates_on_to_the_gateway() {
         assert_eq!(status, Ok(if believed { 200 } else { 401 }));
         let seen = world.through("proxy", "/mtls/x", &["-H", &passed]);
         assert_eq!(seen.all("x-who"), [if believed { "app.example.com" } else { "proxy.example.com" }]);
+        let bare = world.curl(Some("proxy"), "/mtls/x", &[]);
+        assert_eq!(bare, Ok(if believed { 401 } else { 200 }), "the proxy is not its client");
         if believed {
             assert_eq!(world.refused(Some("proxy"), "/mtls/x", &["-H", "Client-Cert: nonsense"]), 401);
         }
