@@ -12,7 +12,7 @@ use std::{
 use ahash::AHashMap;
 use edge::{
     Refusal,
-    balance::{Balance, Target},
+    balance::{Balance, Secured, Target},
     upstream::Protocol,
 };
 use hyper::client::conn::{http1, http2};
@@ -33,6 +33,8 @@ use crate::{
 
 /// How long an HTTP/1.1 connection is kept without use.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long an HTTP/2 connection is.
+const IDLE_HTTP2: Duration = Duration::from_secs(300);
 /// How long a target that could not be reached is passed over while others can.
 const PENALTY: Duration = Duration::from_secs(5);
 /// Most octets of one stream that wait for its reader.
@@ -65,6 +67,39 @@ pub(crate) struct Line {
     pub timer: Pin<Box<Sleep>>,
     /// Whose connections are counted.
     counted: Option<Arc<Standing>>,
+    /// Where its upstream has TLS of its own.
+    opened: Option<Opened>,
+}
+
+/// What a connection was opened under: what is said of the upstream's TLS, and what its files held.
+#[derive(Clone)]
+struct Opened {
+    secured: Arc<Secured>,
+    epoch: u64,
+}
+
+impl Opened {
+    /// Whether a connection may be used for a target now.
+    fn fits(opened: Option<&mut Self>, target: &Target, epoch: u64) -> bool {
+        match (opened, &target.secured) {
+            (None, None) => true,
+            (Some(opened), Some(now)) if opened.epoch == epoch => {
+                if !Arc::ptr_eq(&opened.secured, now) && opened.secured == *now {
+                    opened.secured = Arc::clone(now);
+                }
+                Arc::ptr_eq(&opened.secured, now)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// An HTTP/2 connection, for many requests at once.
+struct Many {
+    sender: http2::SendRequest<RequestBody>,
+    counted: Option<Arc<Standing>>,
+    opened: Option<Opened>,
+    used: Instant,
 }
 
 /// Why there is no connection.
@@ -89,11 +124,19 @@ struct Idle {
 #[derive(Default)]
 struct Bench {
     http1: VecDeque<Idle>,
-    http2: Option<(http2::SendRequest<RequestBody>, Option<Arc<Standing>>)>,
+    http2: Option<Many>,
     down_until: Option<Instant>,
     /// Wakes who waits here for a connection.
     given: Rc<Notify>,
     waiting: Rc<Cell<u32>>,
+}
+
+impl Bench {
+    /// Whether there is nothing to remember, and nobody waits.
+    fn is_bare(&self) -> bool {
+        let down = self.down_until.is_some_and(|until| until > Instant::now());
+        self.http1.is_empty() && self.http2.is_none() && !down && self.waiting.get() == 0
+    }
 }
 
 /// What there is instead of nothing to send on.
@@ -131,8 +174,6 @@ pub(crate) struct Pool {
     pub upstreams: Arc<Upstreams>,
     /// The same of those met since the last sweep, by the address of what is said of them.
     standings: RefCell<Standings>,
-    /// The TLS files that kept connections were opened under.
-    epoch: Cell<u64>,
     chance: Cell<u64>,
     counted: Cell<bool>,
 }
@@ -151,7 +192,8 @@ impl Kept {
 
     /// The answer has been read to its end.
     pub(crate) fn give_back(self) {
-        if self.line.sender.is_closed() {
+        let outdated = self.line.opened.as_ref().is_some_and(|opened| opened.epoch != self.pool.upstreams.trusts.epoch());
+        if outdated || self.line.sender.is_closed() {
             return;
         }
         // Others wait for a connection: those of this thread can have this one, but now and then another thread's turn is made.
@@ -178,7 +220,6 @@ impl Pool {
             now: Cell::new(Instant::now()),
             own: Handshakes::new(tls, None),
             standings: RefCell::default(),
-            epoch: Cell::new(upstreams.trusts.epoch()),
             chance: Cell::new(upstreams.chance() | 1),
             counted: Cell::new(false),
             upstreams: Arc::clone(upstreams),
@@ -223,20 +264,22 @@ impl Pool {
 
     /// A kept connection, if one is ready.
     pub(crate) fn take(&self, target: &Target, only_http1: bool) -> Option<Taken> {
-        if target.secured.is_some() {
-            self.renew();
-        }
+        let epoch = if target.secured.is_some() { self.upstreams.trusts.epoch() } else { 0 };
         let mut benches = self.benches.borrow_mut();
         let bench = benches.get_mut(&*target.key)?;
-        if !only_http1 && let Some((sender, _)) = &bench.http2 {
-            if sender.is_ready() {
-                return Some(Taken { sender: Sender::Http2(sender.clone()), idle: Some(Duration::ZERO) });
+        if !only_http1 && let Some(many) = &mut bench.http2 {
+            if many.sender.is_ready() && Opened::fits(many.opened.as_mut(), target, epoch) {
+                many.used = self.now.get();
+                return Some(Taken { sender: Sender::Http2(many.sender.clone()), idle: Some(Duration::ZERO) });
             }
             bench.http2 = None;
         }
         let mut unready = Vec::new();
         let mut found = None;
-        while let Some(idle) = bench.http1.pop_back() {
+        while let Some(mut idle) = bench.http1.pop_back() {
+            if !Opened::fits(idle.line.opened.as_mut(), target, epoch) {
+                continue;
+            }
             if idle.line.sender.is_ready() {
                 let for_long = self.now.get().saturating_duration_since(idle.since);
                 found = Some(Taken { idle: Some(for_long), sender: Sender::Http1(idle.line) });
@@ -248,14 +291,6 @@ impl Pool {
         }
         bench.http1.extend(unready.into_iter().rev());
         found.filter(|t| t.idle.is_some_and(|idle| idle < IDLE))
-    }
-
-    /// Leaves connections alone that were opened under TLS files that have changed since.
-    fn renew(&self) {
-        let epoch = self.upstreams.trusts.epoch();
-        if self.epoch.replace(epoch) != epoch {
-            self.benches.borrow_mut().retain(|key, _| !key.contains('#'));
-        }
     }
 
     /// Opens a new connection; `standing` counts it where that is wanted.
@@ -323,6 +358,9 @@ impl Pool {
         room: Option<OwnedSemaphorePermit>,
         counted: Option<Arc<Standing>>,
     ) -> io::Result<Taken> {
+        // Read first: files that change meanwhile make it outdated.
+        let epoch = self.upstreams.trusts.epoch();
+        let opened = target.secured.as_ref().map(|secured| Opened { secured: Arc::clone(secured), epoch });
         let secured = target.secured.as_ref().map(|secured| self.upstreams.trusts.of(secured)).transpose()?;
         let offer = secured.as_deref().unwrap_or(&self.own);
         let tls = match target.protocol {
@@ -351,7 +389,7 @@ impl Pool {
             });
             let mut benches = self.benches.borrow_mut();
             let bench = benches.entry(Arc::clone(&target.key)).or_default();
-            bench.http2 = Some((sender.clone(), counted));
+            bench.http2 = Some(Many { sender: sender.clone(), counted, opened, used: Instant::now() });
             bench.given.notify_waiters();
             return Ok(Taken { sender: Sender::Http2(sender), idle: None });
         }
@@ -362,7 +400,7 @@ impl Pool {
             drop(room);
         });
         let timer = Box::pin(tokio::time::sleep(IDLE));
-        Ok(Taken { sender: Sender::Http1(Box::new(Line { sender, expecting, timer, counted })), idle: None })
+        Ok(Taken { sender: Sender::Http1(Box::new(Line { sender, expecting, timer, counted, opened })), idle: None })
     }
 
     /// Closes idle connections that others wait for.
@@ -372,7 +410,7 @@ impl Pool {
         }
         for bench in self.benches.borrow_mut().values_mut() {
             bench.http1.retain(|idle| !idle.line.counted.as_ref().is_some_and(|standing| standing.is_starved()));
-            if bench.http2.as_ref().is_some_and(|(_, counted)| counted.as_ref().is_some_and(|standing| standing.is_starved())) {
+            if bench.http2.as_ref().is_some_and(|many| many.counted.as_ref().is_some_and(|standing| standing.is_starved())) {
                 bench.http2 = None;
             }
         }
@@ -381,13 +419,85 @@ impl Pool {
     /// Closes what has been idle for long.
     pub(crate) fn sweep(&self) {
         self.standings.borrow_mut().clear();
-        for bench in self.benches.borrow_mut().values_mut() {
+        self.benches.borrow_mut().retain(|_, bench| {
             bench.http1.retain(|idle| !idle.line.sender.is_closed() && idle.since.elapsed() < IDLE);
-        }
+            // Streams that are open go on.
+            bench.http2 = bench.http2.take().filter(|many| !many.sender.is_closed() && many.used.elapsed() < IDLE_HTTP2);
+            !bench.is_bare()
+        });
     }
 
     /// How many connections are kept.
     pub(crate) fn len(&self) -> usize {
         self.benches.borrow().values().map(|b| b.http1.len() + usize::from(b.http2.is_some())).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::trust::Trusts;
+
+    struct Fixed;
+    impl tokens::Entropy for Fixed {
+        fn fill(&self, out: &mut [u8]) {
+            out.fill(7);
+        }
+    }
+
+    fn target(server_name: &str) -> Target {
+        let upstream = json!({"id": "u", "targets": [{"url": "https://a"}], "tls": {"server_name": server_name}});
+        let route = json!({"id": "r", "match": {}, "upstream": "u", "public": true});
+        let (route, upstream) = (serde_json::from_value(route).unwrap(), serde_json::from_value(upstream).unwrap());
+        let table = edge::RouteTable::build(&[route], &[upstream], &[], "https://id.example.com").unwrap();
+        table.entries()[0].upstream.targets[0].clone()
+    }
+
+    /// A connection opened before anything changed.
+    async fn line(io: tokio::io::DuplexStream, target: &Target) -> Box<Line> {
+        let (stream, expecting) = Checked::new(io);
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::task::spawn_local(connection);
+        tokio::task::yield_now().await;
+        let opened = target.secured.clone().map(|secured| Opened { secured, epoch: 0 });
+        Box::new(Line { sender, expecting, timer: Box::pin(tokio::time::sleep(IDLE)), counted: None, opened })
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_used_while_what_it_was_opened_under_is_in_force() {
+        let local = tokio::task::LocalSet::new();
+        local.run_until(Box::pin(scene())).await;
+    }
+
+    async fn scene() {
+        let trusts = Trusts::new(Arc::new(rustls::RootCertStore::empty()));
+        let upstreams = Arc::new(Upstreams::new(trusts, Arc::new(Fixed)));
+        let outbound = outbound::Outbound::new(&[], &[]).unwrap();
+        let pool = Rc::new(Pool::new(8, outbound.tls(), &upstreams));
+        let (one, same, other) = (target("one.example"), target("one.example"), target("other.example"));
+        let give = |line| Kept::new(Rc::clone(&pool), Arc::clone(&one.key), line).give_back();
+        let took = |target: &Target| match pool.take(target, true)?.sender {
+            Sender::Http1(line) => Some(line),
+            Sender::Http2(_) => None,
+        };
+
+        let (_far, near) = tokio::io::duplex(64);
+        give(line(near, &one).await);
+        let again = took(&same).expect("the same, said again");
+        give(again);
+        assert_eq!(pool.len(), 1);
+        assert!(took(&other).is_none(), "another name has to be proved");
+        assert_eq!(pool.len(), 0);
+
+        let (_far, near) = tokio::io::duplex(64);
+        give(line(near, &one).await);
+        let busy = took(&one).expect("nothing has changed");
+        upstreams.trusts.changed();
+        give(busy);
+        assert_eq!(pool.len(), 0, "its files changed while it was in use");
+        pool.sweep();
+        assert!(pool.benches.borrow().is_empty(), "nothing is remembered of what is no longer used");
     }
 }

@@ -69,6 +69,11 @@ impl Trusts {
         self.epoch.load(Ordering::Acquire)
     }
 
+    /// Files changed.
+    pub(crate) fn changed(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// The handshakes of an upstream.
     ///
     /// # Errors
@@ -101,7 +106,7 @@ impl Trusts {
             match read {
                 Ok(ready) => {
                     trust.ready = Some(ready);
-                    self.epoch.fetch_add(1, Ordering::AcqRel);
+                    self.changed();
                     tracing::info!(target: "gateway", upstream = %secured.id, "TLS files of an upstream read again");
                 }
                 Err(error) => {

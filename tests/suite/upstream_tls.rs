@@ -121,6 +121,13 @@ fn files_that_change_are_read_again_and_broken_ones_are_not_taken() {
     put("later.key", "client.key");
     put("later.pem", "client.pem");
     wait_until("the new certificate is shown", Duration::from_secs(10), || ask() == "CN=later HTTP/2.0");
+    // What is said of it counts for connections that are open, too.
+    let name = |name: &str| stage.admin("PATCH", "/upstreams/files").json(&json!({"tls": {"server_name": name}})).go().expect(200);
+    let status = || client().get(stage.through("/files/x")).go().status;
+    name("other.example.org");
+    wait_until("another name has to be proved", Duration::from_secs(10), || status() == 502);
+    name("api.example.org");
+    wait_until("it is proved", Duration::from_secs(10), || status() == 200);
     std::fs::write(stage.house.path("client.pem"), "nothing").unwrap();
     wait_until("it is said", Duration::from_secs(10), || stage.log().contains("changed TLS files of an upstream cannot be used"));
     assert_eq!(ask(), "CN=later HTTP/2.0", "what was good stays in force");
