@@ -103,7 +103,8 @@ impl Identity {
     }
 
     /// Whether its own issuer told that it has ended: the person, the session or the token, at or after it was issued
-    /// (CAEP §3.1). Without an `iat` nothing can be said for it.
+    /// (CAEP §3.1). Without an `iat` nothing can be said for it. A login session that has ended stays so: a browser's session that is made
+    /// of it later is none.
     #[must_use]
     pub fn ended_elsewhere(&self, revoked: &RevocationSet) -> bool {
         let issuer = match (&self.issuer, self.kind) {
@@ -120,7 +121,8 @@ impl Identity {
         ];
         named.into_iter().any(|(kind, id)| {
             let ended = id.and_then(|id| revoked.ended_at(kind, &format!("{issuer}|{id}")));
-            ended.is_some_and(|at_ms| kind == RevocationKind::Token || issued_ms <= at_ms)
+            let for_good = kind == RevocationKind::Token || (kind == RevocationKind::Session && self.kind == Kind::Session);
+            ended.is_some_and(|at_ms| for_good || issued_ms <= at_ms)
         })
     }
 
@@ -186,6 +188,27 @@ pub(crate) mod tests {
                 raw: Arc::new(raw.as_object().cloned().unwrap_or_default()),
             },
         }
+    }
+
+    #[test]
+    fn a_login_session_that_has_ended_makes_no_session_later() {
+        let revoked = RevocationSet::new();
+        let ended = |kind, id: &str| ledger::Revocation { kind, id: format!("https://i|{id}"), seq: 1, at_ms: 100_500, expires_at: 9_999 };
+        let of = |kind, iat| {
+            let mut who = identity(json!({"sub": "p"}));
+            (who.kind, who.issuer, who.claims.iat) = (kind, Issuer::Foreign("https://i".into()), Some(iat));
+            who.claims.sid = Some("s".into());
+            who.ended_elsewhere(&revoked)
+        };
+        revoked.apply(&ended(RevocationKind::Session, "s"));
+        assert!(of(Kind::Session, 102) && of(Kind::Jwt, 100));
+        assert!(!of(Kind::Jwt, 102), "a token that was issued after it");
+        revoked.apply(&ended(RevocationKind::Session, "other"));
+        let revoked = RevocationSet::new();
+        revoked.apply(&ended(RevocationKind::Subject, "p"));
+        let mut who = identity(json!({"sub": "p"}));
+        (who.kind, who.issuer, who.claims.iat) = (Kind::Session, Issuer::Foreign("https://i".into()), Some(102));
+        assert!(!who.ended_elsewhere(&revoked), "the person logged in again");
     }
 
     #[test]

@@ -149,12 +149,13 @@ impl Sessions {
             ("redirect_uri", begun.redirect_uri.as_str()),
             ("code_verifier", begun.verifier.as_str()),
         ];
+        // Likewise: what the login server ends from here on is not older than the session.
+        let now_ms = self.now_ms();
+        let since = now_ms.div_euclid(1000);
         let granted = self.server.tokens(settings, &provider, form).await?;
         let id_token = granted.id_token.as_ref().ok_or(Failed::new("server_error", "no_id_token"))?;
         let beside = Beside { nonce: Some(&begun.nonce), access_token: granted.access.expose(), max_age: begun.max_age };
         let (person, kid) = self.server.person(settings, id_token.expose(), &beside).await?;
-        let now_ms = self.now_ms();
-        let since = now_ms.div_euclid(1000);
         let mut kept = Kept {
             name: row::new_name(now_ms, &*self.parts.entropy),
             subject: person.sub.clone(),
@@ -174,7 +175,9 @@ impl Sessions {
             since,
             until: since.saturating_add(settings.lifetime),
         };
-        self.learn(&mut kept).await;
+        if !self.learn(&mut kept).await {
+            return Err(Failed::new("temporarily_unavailable", "access_token_unknown"));
+        }
         take_over(&mut kept.claims, &person.claims);
         if let Some(endpoint) = provider.userinfo_endpoint.as_deref().filter(|_| settings.userinfo) {
             let told = self.server.userinfo(endpoint, &kept.access).await;
@@ -188,10 +191,10 @@ impl Sessions {
     }
 
     /// Learns from an access token of our own authorization server what it can be revoked by, and what it says of the person. Access
-    /// tokens of others are for their APIs to read.
-    pub(super) async fn learn(&self, kept: &mut Kept) {
+    /// tokens of others are for their APIs to read. False: it cannot be had, and the session could not be ended by it.
+    pub(super) async fn learn(&self, kept: &mut Kept) -> bool {
         if self.issuer != Issuer::Own {
-            return;
+            return true;
         }
         let own = &self.parts.own;
         let claims = match Parsed::parse(&kept.access) {
@@ -217,7 +220,7 @@ impl Sessions {
                 _ => None,
             },
         };
-        let Some(claims) = claims else { return };
+        let Some(claims) = claims else { return false };
         take_over(&mut kept.claims, &claims.raw);
         kept.token = claims.jti;
         kept.grant = claims.grant;
@@ -231,6 +234,7 @@ impl Sessions {
         if claims.seq > 0 {
             kept.seq = claims.seq;
         }
+        true
     }
 }
 

@@ -13,15 +13,21 @@ use super::{
 };
 use crate::{seen::Believed, worker::Worker};
 
-/// After so many seconds whoever took the lease is thought dead: longer than two calls can take.
-const LEASE_S: i64 = 12;
-/// Further leases after that, before the session is left alone for this time.
-const LEASES: u32 = 3;
+/// After so many seconds whoever took the lease is thought dead: longer than all its calls can take.
+const LEASE_S: i64 = 30;
+/// How long a lease's row is there, in leases, if nobody gives it back.
+const LEASE_ROWS: i64 = 10;
+/// Leases that may be taken after others whose holders died.
+const LEASES: u32 = 8;
+/// How long it may take to look at what a renewal gave, before that is put off.
+const LOOK: Duration = Duration::from_secs(6);
 /// How long a request without a usable token waits for another's renewal.
 const PATIENCE: Duration = Duration::from_secs(14);
 /// How long a session is left alone after a renewal in vain, milliseconds.
 const PAUSE_MS: i64 = 3_000;
+/// How soon it looks whether that is done, at first and later.
 const LOOK_AGAIN: Duration = Duration::from_millis(60);
+const LOOK_LATER: Duration = Duration::from_millis(480);
 /// Tries to store what a renewal gave.
 const TRIES: u32 = 5;
 
@@ -53,10 +59,20 @@ pub(super) async fn renewed(
     if good && (failed || held.renewing.get()) {
         return Ok(session);
     }
-    if failed {
+    let deadline = now_ms + i64::try_from(PATIENCE.as_millis()).unwrap_or(i64::MAX);
+    // One request of a thread asks; the others wait for what it hears.
+    while held.renewing.get() && sessions.now_ms() < deadline {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    let renewed = worker.seen.borrow_mut().get(value);
+    let is_newer = |new: &Believed| new.session.as_ref().is_some_and(|new| new.id == held.id && new.generation > held.generation);
+    if let Some(new) = renewed.filter(|new| is_newer(new)) {
+        return Ok(new);
+    }
+    if held.renewing.get() || sessions.now_ms() - held.failed_ms.get() < PAUSE_MS {
         return Err(Refusal::Undecided("session_renewal"));
     }
-    let deadline = now_ms + i64::try_from(PATIENCE.as_millis()).unwrap_or(i64::MAX);
+    let mut pause = LOOK_AGAIN;
     loop {
         // It goes on when this request's client goes away: a refresh token that was used up has a successor to be kept.
         held.renewing.set(true);
@@ -64,7 +80,7 @@ pub(super) async fn renewed(
         let renewal = tokio::spawn(async move { own.renew(id, generation).await });
         let _done = Done(&session);
         let outcome = renewal.await.unwrap_or(Renewed::Away);
-        if matches!(outcome, Renewed::Away) {
+        if matches!(outcome, Renewed::Away | Renewed::Storage) {
             held.failed_ms.set(sessions.now_ms());
         }
         match outcome {
@@ -79,7 +95,10 @@ pub(super) async fn renewed(
                 return Err(Refusal::Invalid("session"));
             }
             _ if good => return Ok(Rc::clone(&session)),
-            Renewed::Elsewhere if sessions.now_ms() < deadline => tokio::time::sleep(LOOK_AGAIN).await,
+            Renewed::Elsewhere if sessions.now_ms() < deadline => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LOOK_LATER);
+            }
             Renewed::Storage => return Err(Refusal::Undecided("session_storage")),
             Renewed::Elsewhere | Renewed::Away => return Err(Refusal::Undecided("session_renewal")),
         }
@@ -112,9 +131,19 @@ impl Sessions {
         if kept.generation != generation {
             return Ok(Renewed::To(Box::new((kept, row.expires_at))));
         }
-        if !self.lease(id, generation).await? {
-            return Ok(Renewed::Elsewhere);
+        let Some(lease) = self.lease(id, generation).await? else { return Ok(Renewed::Elsewhere) };
+        let renewed = self.renew_under(&lease, id, generation).await;
+        if !matches!(renewed, Ok(Renewed::To(_) | Renewed::Ended)) {
+            // Whoever asks next need not wait until this one is thought dead.
+            let given_back = Change::new().step(Step::Remove { kind: ArtefactKind::Jti, id: lease });
+            if let Err(error) = self.parts.store.apply(given_back).await {
+                tracing::warn!(target: "gateway", %error, "a session's renewal could not be left to others");
+            }
         }
+        renewed
+    }
+
+    async fn renew_under(&self, lease: &[u8], id: &[u8; 16], generation: u64) -> Result<Renewed, Refusal> {
         // Whoever had the lease before may have been done just now.
         let Some((row, kept)) = self.opened(id).await? else { return Ok(Renewed::Ended) };
         if kept.generation != generation {
@@ -136,7 +165,7 @@ impl Sessions {
             self.end(id, &kept, "refresh_unbelievable").await?;
             return Ok(Renewed::Ended);
         };
-        self.store_renewed(&row, next).await
+        self.store_renewed(lease, id, &row, next).await
     }
 
     async fn opened(&self, id: &[u8; 16]) -> Result<Option<(Artefact, Kept)>, Refusal> {
@@ -144,8 +173,9 @@ impl Sessions {
         Ok(row::open(&self.parts.kek, &row).map(|kept| (row, kept)))
     }
 
-    /// Takes the lease of a generation: one conditional statement. A lease that was taken long ago is nobody's any more.
-    async fn lease(&self, id: &[u8; 16], generation: u64) -> Result<bool, Refusal> {
+    /// Takes the lease of a generation: one conditional statement, made only where nobody is seen to have it. A lease that was taken long
+    /// ago is nobody's any more.
+    async fn lease(&self, id: &[u8; 16], generation: u64) -> Result<Option<Vec<u8>>, Refusal> {
         let away = |error: ledger::StoreError| {
             tracing::warn!(target: "gateway", %error, "a session's renewal could not be begun");
             Refusal::Undecided("session_storage")
@@ -153,16 +183,17 @@ impl Sessions {
         let now = self.parts.clock.now();
         for number in 0..LEASES {
             let name = hash::sha256(&[b"renewal\0", id.as_slice(), &generation.to_be_bytes(), &number.to_be_bytes()].concat());
-            let taken = row::artefact(ArtefactKind::Jti, &name, b"", "{}".into(), now, now + 10 * LEASE_S);
-            if self.parts.store.apply(Change::new().step(Step::Put(taken))).await.map_err(away)?.applied() {
-                return Ok(true);
-            }
-            let before = self.parts.store.artefact(ArtefactKind::Jti, &name).await.map_err(away)?;
-            if before.is_some_and(|lease| lease.created_at + LEASE_S > now) {
-                return Ok(false);
+            match self.parts.store.artefact(ArtefactKind::Jti, &name).await.map_err(away)? {
+                Some(before) if before.created_at + LEASE_S > now => return Ok(None),
+                Some(_) => {}
+                None => {
+                    let taken = row::artefact(ArtefactKind::Jti, &name, b"", "{}".into(), now, now + LEASE_ROWS * LEASE_S);
+                    let outcome = self.parts.store.apply(Change::new().step(Step::Put(taken))).await.map_err(away)?;
+                    return Ok(outcome.applied().then(|| name.to_vec()));
+                }
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Redeems a refresh token. An answer that is lost is asked for once more: a server that forgives this gives the same again.
@@ -182,12 +213,20 @@ impl Sessions {
         let mut next = kept.clone();
         if let Some(id_token) = &granted.id_token {
             let beside = Beside { nonce: None, access_token: granted.access.expose(), max_age: None };
-            let (person, kid) = self.server.person(settings, id_token.expose(), &beside).await.ok()?;
-            if person.sub != kept.sub || (person.sid.is_some() && person.sid != kept.sid) {
-                return None;
+            match tokio::time::timeout(LOOK, self.server.person(settings, id_token.expose(), &beside)).await {
+                Ok(Ok((person, kid))) => {
+                    if person.sub != kept.sub || (kept.sid.is_some() && person.sid.is_some() && person.sid != kept.sid) {
+                        return None;
+                    }
+                    next.id_token = id_token.expose().to_owned();
+                    next.kid = kid;
+                    next.sid = next.sid.or(person.sid);
+                }
+                // Its keys cannot be had just now: what was believed at the login goes on to count, with the tokens that came since.
+                Err(_) => {}
+                Ok(Err(failed)) if failed.code == "temporarily_unavailable" => {}
+                Ok(Err(_)) => return None,
             }
-            next.id_token = id_token.expose().to_owned();
-            next.kid = kid;
         }
         next.refresh = Some(granted.refresh.as_ref().unwrap_or(refresh).expose().to_owned());
         if let Some(scope) = &granted.scope {
@@ -196,27 +235,41 @@ impl Sessions {
         next.access = granted.access.expose().to_owned();
         next.access_until_ms = granted.access_until_ms;
         next.generation += 1;
-        self.learn(&mut next).await;
+        // What cannot be learned now stays as it was.
+        let _ = tokio::time::timeout(LOOK, self.learn(&mut next)).await;
         (next.sub == kept.sub && next.subject == kept.subject).then_some(next)
     }
 
-    /// Makes it durable; only then it is used. A session that was ended meanwhile stays ended, and its new tokens with it.
-    async fn store_renewed(&self, row: &Artefact, next: Kept) -> Result<Renewed, Refusal> {
+    /// Makes it durable; only then it is used. A session that was ended meanwhile stays ended, and its new tokens with it; whoever comes
+    /// after the lease has run out changes nothing.
+    async fn store_renewed(&self, lease: &[u8], id: &[u8; 16], row: &Artefact, next: Kept) -> Result<Renewed, Refusal> {
         let Some(document) = row::seal(&self.parts.kek, row.kind, &row.id, &next, &*self.parts.entropy) else { return Ok(Renewed::Away) };
         for again in 0..TRIES {
             let now = self.parts.clock.now();
             let expires_at = now.saturating_add(self.settings().idle).min(next.until);
             let saved = Artefact { document: document.clone(), expires_at, ..row.clone() };
-            let change = Change::new().step(Step::Extend { kind: row.kind, id: row.id.clone(), now, expires_at }).step(Step::Save(saved));
+            // The lease's row is there for longer than the lease.
+            let until = now + (LEASE_ROWS - 1) * LEASE_S;
+            let change = Change::new()
+                .step(Step::Consume { kind: ArtefactKind::Jti, id: lease.to_vec(), now: until, successor: None })
+                .step(Step::Extend { kind: row.kind, id: row.id.clone(), now, expires_at })
+                .step(Step::Save(saved));
             match self.parts.store.apply(change).await {
                 Ok(Outcome::Applied { .. }) => {
                     count("refreshed");
                     return Ok(Renewed::To(Box::new((next, expires_at))));
                 }
-                Ok(Outcome::Refused(_)) => {
-                    self.revoke_tokens(&next).await;
-                    return Ok(Renewed::Ended);
-                }
+                Ok(Outcome::Refused(_)) => match self.opened(id).await? {
+                    None => {
+                        self.revoke_tokens(&next).await;
+                        return Ok(Renewed::Ended);
+                    }
+                    // Stored before, by an answer that was lost, or by another who had the lease after this one.
+                    Some((row, kept)) if kept.generation >= next.generation => {
+                        return Ok(Renewed::To(Box::new((kept, row.expires_at))));
+                    }
+                    Some(_) => return Ok(Renewed::Away),
+                },
                 Err(error) => {
                     tracing::warn!(target: "gateway", %error, again, "a session's new tokens could not be stored");
                     tokio::time::sleep(Duration::from_millis(200 << again)).await;
