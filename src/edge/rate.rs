@@ -49,7 +49,7 @@ pub enum Shared {
     Yes,
     /// By each process for itself.
     No,
-    /// Over all nodes, a hundredth of the burst taken at a time.
+    /// Over all nodes, up to a hundredth of the burst taken at a time.
     Lease,
 }
 
