@@ -173,6 +173,24 @@ impl NameKind {
             Self::Thumbprint => vec![thumbprint],
         }
     }
+
+    /// Whether a name has the form of its kind: what reads as one of another kind is nobody's, whatever its authority has put where.
+    fn fits(self, name: &str) -> bool {
+        match self {
+            Self::Dns => is_dns_name(name.strip_prefix("*.").unwrap_or(name)),
+            Self::Email => name.contains('@') && !name.contains("://"),
+            Self::CommonName => !name.contains("://"),
+            Self::Uri => name.contains(':'),
+            Self::Subject | Self::Thumbprint => true,
+        }
+    }
+}
+
+/// Labels of letters, digits, hyphens and underscores (RFC 1034 §3.5, RFC 8553), in ASCII.
+fn is_dns_name(name: &str) -> bool {
+    let label =
+        |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    name.len() <= 253 && name.split('.').all(label)
 }
 
 impl CertificateRules {
@@ -366,6 +384,9 @@ impl Ready {
         let thumbprint = certificate.x5t_s256();
         let found = self.kinds.iter().map(|kind| (*kind, kind.names(&said, thumbprint))).find(|(_, names)| !names.is_empty());
         let (kind, names) = found.ok_or(Refusal::Invalid("certificate_nameless"))?;
+        if !names.iter().all(|name| kind.fits(name)) {
+            return Err(Refusal::Invalid("certificate_name"));
+        }
         let allows = |name: &str| self.allow.iter().any(|(pattern, _)| pattern.is_for(kind, name));
         let name = names.into_iter().find(|name| self.allow.is_empty() || allows(name)).ok_or(Refusal::Barred("certificate_name"))?;
         let mut scopes: Vec<&str> = Vec::new();
@@ -455,6 +476,36 @@ mod tests {
         }
         for bad in ["", "a*", "spiffe://*/x", "spiffe:///*", "spiffe://a//*", "*.", "*.*.a", "https://a/*/b"] {
             assert!(Pattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_has_the_form_of_its_kind() {
+        use NameKind::{CommonName, Dns, Email, Uri};
+        for (kind, name) in [
+            (Dns, "a.b-c.example"),
+            (Dns, "*.example"),
+            (Dns, "_x.example"),
+            (Email, "a@b"),
+            (CommonName, "pump 7"),
+            (CommonName, "a/b"),
+            (Uri, "urn:x:y"),
+        ] {
+            assert!(kind.fits(name), "{name}");
+        }
+        for (kind, name) in [
+            (Dns, "spiffe://acme/svc/good"),
+            (Dns, "a..b"),
+            (Dns, "a b"),
+            (Dns, ""),
+            (Dns, "a.*.b"),
+            (Dns, "user@example"),
+            (CommonName, "spiffe://acme/svc/good"),
+            (Email, "spiffe://a@b"),
+            (Email, "nobody"),
+            (Uri, "web.example"),
+        ] {
+            assert!(!kind.fits(name), "{name}");
         }
     }
 
