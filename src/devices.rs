@@ -21,7 +21,8 @@ const REMEMBERED: u64 = 50_000;
 pub struct Registry {
     store: Arc<dyn Store>,
     revoked: Arc<RevocationSet>,
-    known: Cache<String, Option<Found>, ahash::RandomState>,
+    /// With when it was read.
+    known: Cache<String, (Option<Found>, i64), ahash::RandomState>,
     /// Counts what was dropped: what was read before a drop is not remembered after it.
     generation: AtomicU64,
 }
@@ -49,11 +50,13 @@ impl Registry {
 
 #[async_trait]
 impl Devices for Registry {
-    async fn of_certificate(&self, certificate: &Certificate<'_>) -> Result<Option<Found>, Unknown> {
+    async fn of_certificate(&self, certificate: &Certificate<'_>, now_ms: i64, since_ms: i64) -> Result<Option<Found>, Unknown> {
         let Certificate { sha256, subject, san_uris, authority } = *certificate;
         // The certificate is the same if its digest is; who vouches for it may not be.
         let key = format!("{sha256}|{authority}");
-        if let Some(known) = self.known.get(&key) {
+        if let Some((known, at_ms)) = self.known.get(&key)
+            && at_ms > since_ms
+        {
             return Ok(known);
         }
         let before = self.generation.load(Ordering::Acquire);
@@ -62,7 +65,7 @@ impl Devices for Registry {
             Unknown
         })?;
         if self.generation.load(Ordering::Acquire) == before && !sha256.is_empty() {
-            self.known.insert(key.clone(), found.clone());
+            self.known.insert(key.clone(), (found.clone(), now_ms));
             // A drop between the check and the insertion has not seen the entry.
             if self.generation.load(Ordering::Acquire) != before {
                 self.known.invalidate(&key);

@@ -8,6 +8,7 @@ use edge::{
     admission::{Accepts, Guard},
     certificate::{ClientCertificate, Holder},
     identity::{Identity, Issuer, Kind},
+    route::Freshness,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use rustls_pki_types::CertificateDer;
@@ -18,7 +19,7 @@ use tokens::{
 };
 
 use crate::{
-    Judge, Standing,
+    Judge, Standing, bearer,
     devices::{self, Found},
     seen::Believed,
     worker::Worker,
@@ -57,7 +58,7 @@ pub(crate) async fn prove(
     let known = worker.seen.borrow_mut().get(&key);
     let fresh = if known.is_none() { Some(rules.holder(&certificate, authority)?) } else { None };
     let told = fresh.as_ref().map(|holder| &holder.claims).or_else(|| known.as_ref().map(|known| &*known.identity.claims.raw));
-    let found = device(worker, &certificate, told, &authority.name).await?;
+    let found = device(worker, &certificate, told, &authority.name, (now_ms, since_ms(worker, guard, now_ms))).await?;
     let revoked = &worker.gateway.parts().revoked;
     let unchanged = |known: &Rc<Believed>| {
         known.identity.device == found.as_ref().map(|found| Arc::clone(&found.device)) && revoked.revoked(&known.identity.facts()).is_none()
@@ -96,12 +97,24 @@ pub(crate) async fn prove(
     Ok(new)
 }
 
+/// Since when what is remembered of a certificate's device is recent enough for this route.
+fn since_ms(worker: &Worker, guard: &Guard, now_ms: i64) -> i64 {
+    let kept_ms = match guard.freshness {
+        Freshness::Introspect => guard.cache_ttl_ms.unwrap_or(0),
+        Freshness::Offline => return i64::MIN,
+        Freshness::Push if bearer::fresh(worker, guard, now_ms) => return i64::MIN,
+        Freshness::Push => bearer::STALE_TTL_MS,
+    };
+    now_ms.saturating_sub(kept_ms)
+}
+
 /// The device that a certificate stands for, if it is one's.
 async fn device(
     worker: &Worker,
     certificate: &Certificate,
     told: Option<&Map<String, Value>>,
     authority: &str,
+    (now_ms, since_ms): (i64, i64),
 ) -> Result<Option<Found>, Refusal> {
     let text = |claim: &str| told.and_then(|told| told.get(claim)).and_then(Value::as_str).unwrap_or_default();
     let uris: Vec<String> = match told.and_then(|told| told.get("san_uri")).and_then(Value::as_array) {
@@ -109,7 +122,7 @@ async fn device(
         None => Vec::new(),
     };
     let shown = devices::Certificate { sha256: &certificate.fingerprint(), subject: text("subject_dn"), san_uris: &uris, authority };
-    let found = worker.gateway.parts().devices.of_certificate(&shown).await.map_err(|_| Refusal::Undecided("devices"))?;
+    let found = worker.gateway.parts().devices.of_certificate(&shown, now_ms, since_ms).await.map_err(|_| Refusal::Undecided("devices"))?;
     match found {
         Some(found) if found.disabled => Err(Refusal::Invalid("device_disabled")),
         found => Ok(found),

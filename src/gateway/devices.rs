@@ -40,8 +40,9 @@ pub struct Unknown;
 /// The device registry.
 #[async_trait]
 pub trait Devices: Send + Sync {
-    /// The device that this certificate stands for; `None` if it is no device's.
-    async fn of_certificate(&self, certificate: &Certificate<'_>) -> Result<Option<Found>, Unknown>;
+    /// The device that this certificate stands for; `None` if it is no device's. What is remembered counts if it was read after
+    /// `since_ms`; it is now `now_ms`.
+    async fn of_certificate(&self, certificate: &Certificate<'_>, now_ms: i64, since_ms: i64) -> Result<Option<Found>, Unknown>;
 }
 
 /// No registry: no certificate is a device's.
@@ -49,7 +50,7 @@ pub struct NoDevices;
 
 #[async_trait]
 impl Devices for NoDevices {
-    async fn of_certificate(&self, _: &Certificate<'_>) -> Result<Option<Found>, Unknown> {
+    async fn of_certificate(&self, _: &Certificate<'_>, _: i64, _: i64) -> Result<Option<Found>, Unknown> {
         Ok(None)
     }
 }
