@@ -104,6 +104,7 @@ pub(crate) async fn prove(worker: &Worker, guard: &Guard, key: &str, now_ms: i64
     };
     let kept_ms = kept_ms.min(MOST_TTL_MS);
     let known = worker.keys.seen.borrow_mut().get(key);
+    let was_good = known.is_some();
     if let Some(known) = known.filter(|known| now_ms - known.confirmed_ms.get() < kept_ms)
         && stands(worker, &known)
     {
@@ -113,13 +114,15 @@ pub(crate) async fn prove(worker: &Worker, guard: &Guard, key: &str, now_ms: i64
     if kept_ms > 0 && worker.keys.unknown.borrow().has(key, generation, now_ms) {
         return Err(Refusal::Invalid("inactive"));
     }
-    Box::pin(learn(worker, key, now_ms)).await
+    // Keys that were good do not have to wait for those that nobody knows.
+    let most = if was_good { QUESTIONS * 2 } else { QUESTIONS };
+    Box::pin(learn(worker, key, now_ms, most)).await
 }
 
 /// Asks about a key. News of it may overtake an answer: then it is asked about again.
-async fn learn(worker: &Worker, key: &str, now_ms: i64) -> Result<Rc<Believed>, Refusal> {
+async fn learn(worker: &Worker, key: &str, now_ms: i64, most: usize) -> Result<Rc<Believed>, Refusal> {
     worker.keys.seen.borrow_mut().forget(key);
-    if worker.asking.borrow().len() >= QUESTIONS {
+    if worker.asking.borrow().len() >= most {
         return Err(Refusal::Undecided("busy"));
     }
     for _ in 0..TRIES {

@@ -21,6 +21,8 @@ use crate::{
 
 /// Most questions on their way to one issuer.
 const IN_FLIGHT: usize = 64;
+/// Most of them about tokens that were never good here.
+const STRANGERS: usize = IN_FLIGHT / 4 * 3;
 /// How long what could not be prepared (a secret that is not there) is not tried again.
 const AGAIN_MS: i64 = 5_000;
 
@@ -44,18 +46,20 @@ struct Introspector {
     keys: Arc<Jwks>,
     outbound: Arc<Outbound>,
     room: Semaphore,
+    strangers: Semaphore,
 }
 
 impl Introspectors {
-    /// Asks an issuer about a token.
+    /// Asks an issuer about a token, which may have been good before.
     pub(crate) async fn introspect(
         &self,
         gateway: &Gateway,
         trusted: &Arc<Trusted>,
         token: &str,
+        was_good: bool,
     ) -> Result<Introspection, IntrospectError> {
         let asked = match self.prepared(gateway, trusted).await {
-            Some(introspector) => introspector.ask(gateway, token).await,
+            Some(introspector) => introspector.ask(gateway, token, was_good).await,
             None => Err(IntrospectError::Unavailable),
         };
         let outcome = match &asked {
@@ -128,14 +132,19 @@ async fn prepare(gateway: &Gateway, trusted: &Arc<Trusted>) -> Result<Introspect
         keys: gateway.foreign_keys(trusted),
         outbound,
         room: Semaphore::new(IN_FLIGHT),
+        strangers: Semaphore::new(STRANGERS),
     })
 }
 
 impl Introspector {
-    async fn ask(&self, gateway: &Gateway, token: &str) -> Result<Introspection, IntrospectError> {
+    async fn ask(&self, gateway: &Gateway, token: &str, was_good: bool) -> Result<Introspection, IntrospectError> {
         let away = |_| IntrospectError::Unavailable;
         // Beyond so many questions an issuer is down or somebody makes tokens up: nobody waits in line.
         let _room = self.room.try_acquire().map_err(|_| IntrospectError::Unavailable)?;
+        let _strangers = match was_good {
+            true => None,
+            false => Some(self.strangers.try_acquire().map_err(|_| IntrospectError::Unavailable)?),
+        };
         let now = || gateway.parts().clock.now();
         let (mut headers, proof) =
             self.credentials.prove(&self.issuer, now(), &*gateway.parts().entropy).map_err(|_| IntrospectError::Unavailable)?;
@@ -173,7 +182,8 @@ pub(crate) async fn read(
     if signed {
         return signed_answer::open(body, whose, keys, now).await;
     }
-    serde_json::from_slice(body).map_err(|_| IntrospectError::Nonsense)
+    // No member twice: which of them counts is anybody's guess.
+    tokens::strict::value(body).map_err(|_| IntrospectError::Nonsense)
 }
 
 /// A form (WHATWG URL §5.2).

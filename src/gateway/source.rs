@@ -88,25 +88,39 @@ impl Introspection {
     }
 }
 
+/// The claims of an answer; a member of another type than it has to be makes it none (RFC 7662 §2.2, RFC 7519 §4.1).
 fn claims(raw: Map<String, Value>, cnf: Option<Confirmation>) -> Option<AccessClaims> {
-    let text = |name: &str| raw.get(name).and_then(Value::as_str).map(str::to_owned);
-    let aud = match raw.get("aud") {
-        Some(Value::String(one)) => vec![one.clone()],
-        Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-        _ => Vec::new(),
+    let text = |name: &str| match raw.get(name) {
+        None | Some(Value::Null) => Some(None),
+        Some(Value::String(text)) => Some(Some(text.clone())),
+        Some(_) => None,
     };
+    let moment = |name: &str| match raw.get(name) {
+        None | Some(Value::Null) => Some(None),
+        Some(value) => value.as_i64().map(Some),
+    };
+    let aud = match raw.get("aud") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::Array(many)) => many.iter().map(|one| one.as_str().map(str::to_owned)).collect::<Option<_>>()?,
+        Some(_) => return None,
+    };
+    let sub = text("sub")?;
+    if sub.as_ref().is_some_and(String::is_empty) {
+        return None;
+    }
     Some(AccessClaims {
-        iss: text("iss").unwrap_or_default(),
-        sub: text("sub").unwrap_or_default(),
+        iss: text("iss")?.unwrap_or_default(),
+        sub: sub.unwrap_or_default(),
         aud,
         exp: raw.get("exp").and_then(Value::as_i64)?,
-        nbf: raw.get("nbf").and_then(Value::as_i64),
-        iat: raw.get("iat").and_then(Value::as_i64),
-        jti: text("jti"),
-        client_id: text("client_id"),
-        scope: text("scope").unwrap_or_default(),
-        grant: text("grant"),
-        sid: text("sid"),
+        nbf: moment("nbf")?,
+        iat: moment("iat")?,
+        jti: text("jti")?,
+        client_id: text("client_id")?,
+        scope: text("scope")?.unwrap_or_default(),
+        grant: text("grant")?,
+        sid: text("sid")?,
         seq: raw.get("seq").and_then(Value::as_u64).unwrap_or(0),
         from: Origin::read(&raw),
         cnf,
@@ -159,6 +173,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn members_of_another_type_than_they_have_to_be_are_nonsense() {
+        let good = json!({"active": true, "exp": 100, "nbf": 1, "sub": "s", "aud": ["a"], "scope": "read", "client_id": "c"});
+        assert!(matches!(Introspection::from_value(good.clone()), Ok(Introspection::Active(_))));
+        for (name, value) in [
+            ("nbf", json!("x")),
+            ("iat", json!("1")),
+            ("exp", json!("100")),
+            ("sub", json!(5)),
+            ("sub", json!("")),
+            ("aud", json!(["a", 1])),
+            ("aud", json!({})),
+            ("scope", json!(["read"])),
+            ("client_id", json!(7)),
+            ("iss", json!(1)),
+        ] {
+            let mut bad = good.clone();
+            bad[name] = value.clone();
+            assert_eq!(Introspection::from_value(bad), Err(IntrospectError::Nonsense), "{name} {value}");
+        }
+    }
 
     #[test]
     fn an_answer_counts_only_if_it_is_whole() {
