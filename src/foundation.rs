@@ -159,7 +159,7 @@ impl Foundation {
     /// The administered objects. Without keys (a gateway of its own) no secret can be kept, and the MAC key is one of the moment.
     #[must_use]
     pub fn objects(&self) -> Objects {
-        let mac = self.keys.as_ref().map_or_else(|| self.momentary_mac(), |keys| keys.mac());
+        let mac = self.mac();
         let hashing = Arc::new(Semaphore::new(cores()));
         let mut objects = Objects::new(&self.settings.issuer, self.store.clone(), self.clock.clone(), self.entropy.clone(), mac, hashing);
         objects.post_quantum = self.settings.post_quantum;
@@ -167,7 +167,12 @@ impl Foundation {
         objects
     }
 
-    fn momentary_mac(&self) -> tokens::secret::MacKey {
+    /// The MAC key: that of the keys, which equal nodes have; without keys one of the moment.
+    #[must_use]
+    pub fn mac(&self) -> tokens::secret::MacKey {
+        if let Some(keys) = &self.keys {
+            return keys.mac();
+        }
         let mut key = [0; 32];
         self.entropy.fill(&mut key);
         tokens::secret::MacKey::new(key)

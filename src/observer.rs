@@ -37,11 +37,11 @@ pub struct Told {
     scope: InstrumentationScope,
 }
 
-/// What is told by this configuration; `None` where nothing is.
+/// What is told by this configuration; `None` where nothing is. The key decides which traces are recorded.
 ///
 /// # Errors
 /// The file cannot be opened, or the collector's address not be used.
-pub fn open(config: &Config) -> anyhow::Result<Option<(Observing, Arc<Told>)>> {
+pub fn open(config: &Config, key: tokens::secret::MacKey) -> anyhow::Result<Option<(Observing, Arc<Told>)>> {
     let lines = config.log.access_file.as_deref().map(Lines::open).transpose().context("log.access_file")?;
     let spans = config.telemetry.otlp_endpoint.as_deref().map(exporter).transpose().context("telemetry.otlp_endpoint")?;
     if lines.is_none() && spans.is_none() {
@@ -51,7 +51,7 @@ pub fn open(config: &Config) -> anyhow::Result<Option<(Observing, Arc<Told>)>> {
     let written = lines.is_some();
     let told =
         Arc::new(Told { lines, spans, scope: InstrumentationScope::builder("doorward").with_version(env!("CARGO_PKG_VERSION")).build() });
-    Ok(Some((Observing { lines: written, sample, observer: told.clone() }, told)))
+    Ok(Some((Observing { lines: written, sample, key, observer: told.clone() }, told)))
 }
 
 impl Told {

@@ -210,7 +210,7 @@ impl Running {
             }
             jobs::spawn(&ground.tasks, &shutdown.stop, renew(tls.clone()));
         }
-        ground.told = observer::open(&config)?;
+        ground.told = observer::open(&config, ground.foundation.mac())?;
         let ground = Arc::new(ground);
         server::follow(&config, &ground, &shutdown.stop);
         if let Some(file) = config.routes_file.clone().filter(|_| config.plays(Role::Gateway) || config.plays(Role::Admin)) {

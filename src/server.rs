@@ -332,15 +332,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
 
 /// The gateway's nonces: equal nodes have the same; a gateway without keys of this server has its own until it restarts.
 fn dpop_nonces(foundation: &Foundation) -> tokens::dpop::Nonces {
-    let mac = foundation.keys().map_or_else(
-        |_| {
-            let mut key = [0; 32];
-            foundation.entropy.fill(&mut key);
-            tokens::secret::MacKey::new(key)
-        },
-        |keys| keys.mac(),
-    );
-    tokens::dpop::Nonces::new(mac, "dpop-nonce-gateway")
+    tokens::dpop::Nonces::new(foundation.mac(), "dpop-nonce-gateway")
 }
 
 /// The rules for calls to the outside.

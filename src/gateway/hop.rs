@@ -281,7 +281,7 @@ async fn proxied(
     parts.headers.insert(X_REQUEST_ID, trace.account.request_id.value());
     current.meter(Some(at)).allow();
     if let Some(story) = &mut trace.story {
-        story.forwarding(&mut parts.headers);
+        story.forwarding(&mut parts.headers, &side.as_ref().map_or(entry, |side| side.entry(entry)).upstream.id);
     }
 
     let mut request = Some(Request::from_parts(parts, body));
@@ -289,7 +289,8 @@ async fn proxied(
     let progress = progress.as_deref().unwrap_or(&unmoved);
     let way = Way { from: trace.account.source.unwrap_or_else(|| conn.peer.ip()), path };
     let served = side.as_ref().map_or(entry, |side| side.entry(entry));
-    let answered = match entry.bounds.as_ref().and_then(|bounds| bounds.response_ms) {
+    // Whoever watches targets has to know who was late.
+    let answered = match entry.bounds.as_ref().and_then(|bounds| bounds.response_ms).filter(|_| served.upstream.plain) {
         None => forward::forward(&worker.pool, served, &mut request, progress, websocket, &way, admitted.permit()).await,
         Some(ms) => {
             let answered = forward::forward(&worker.pool, served, &mut request, progress, websocket, &way, admitted.permit());

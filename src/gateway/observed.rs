@@ -5,6 +5,7 @@ use edge::table::Entry;
 use http::{HeaderMap, Method, Version, header};
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokens::secret::MacKey;
 
 use crate::{
     account::Account,
@@ -31,6 +32,8 @@ pub struct Observing {
     pub lines: bool,
     /// The share of requests whose spans are recorded, 0 to 1; a trusted proxy may ask for more.
     pub sample: f64,
+    /// What decides which: equal nodes have the same, nobody else knows it.
+    pub key: MacKey,
     /// Who is told.
     pub observer: Arc<dyn Observer>,
 }
@@ -104,12 +107,23 @@ pub(crate) struct Story {
     pub context: Option<TraceContext>,
     /// When the upstream was called, and when it answered; microseconds since the start.
     forwarded_us: Option<i64>,
+    upstream: Option<Arc<str>>,
     answered_us: Option<i64>,
 }
 
 fn bounded(value: Option<&http::HeaderValue>) -> Option<String> {
     let text = String::from_utf8_lossy(value?.as_bytes()).into_owned();
     Some(cut(&text).to_owned())
+}
+
+/// The host a request is for. What stands before an `@` may be a password.
+fn host(uri: &http::Uri, headers: &HeaderMap) -> Option<String> {
+    let given = match uri.authority() {
+        Some(authority) => authority.as_str().as_bytes(),
+        None => headers.get(header::HOST)?.as_bytes(),
+    };
+    let bare = given.rsplit(|b| *b == b'@').next().unwrap_or_default();
+    Some(cut(&String::from_utf8_lossy(bare)).to_owned())
 }
 
 fn cut(text: &str) -> &str {
@@ -130,20 +144,20 @@ impl Story {
     pub(crate) fn begin(worker: &Worker, conn: &Conn, version: Version, headers: &HeaderMap, uri: &http::Uri) -> Option<Box<Self>> {
         let parts = worker.gateway.parts();
         let observing = parts.observing.as_ref()?;
-        let context = TraceContext::begin(headers, conn.trusted, observing.sample, &*parts.entropy);
+        let context = TraceContext::begin(headers, conn.trusted, (observing.sample, &observing.key), &*parts.entropy);
         if !observing.lines && context.is_none() {
             return None;
         }
-        let host = uri.authority().map(|a| cut(a.as_str()).to_owned()).or_else(|| bounded(headers.get(header::HOST)));
         Some(Box::new(Self {
             started: Instant::now(),
             from_ms: worker.now_ms(),
             version,
-            host: host.unwrap_or_default(),
+            host: host(uri, headers).unwrap_or_default(),
             agent: bounded(headers.get(header::USER_AGENT)),
             path: cut(uri.path()).to_owned(),
             context,
             forwarded_us: None,
+            upstream: None,
             answered_us: None,
         }))
     }
@@ -152,9 +166,10 @@ impl Story {
         i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX)
     }
 
-    /// The request goes on to its upstream.
-    pub(crate) fn forwarding(&mut self, headers: &mut HeaderMap) {
+    /// The request goes on to an upstream.
+    pub(crate) fn forwarding(&mut self, headers: &mut HeaderMap, upstream: &Arc<str>) {
         self.forwarded_us = Some(self.elapsed_us());
+        self.upstream = Some(Arc::clone(upstream));
         if let Some(context) = &self.context {
             context.tell(headers);
         }
@@ -245,7 +260,7 @@ impl Telling {
             host: std::mem::take(&mut story.host),
             path: String::new(),
             route: end.entry.map_or_else(String::new, |entry| entry.id.to_string()),
-            upstream: end.entry.filter(|_| story.forwarded_us.is_some()).map(|entry| entry.upstream.id.to_string()),
+            upstream: story.upstream.as_deref().map(str::to_owned),
             status: end.status,
             reason: end.reason,
             credential: who.map(|who| who.kind.as_str()),
@@ -334,5 +349,21 @@ impl Drop for Telling {
         if untold.full() {
             untold.tell(observing);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_host_holds_no_password() {
+        let with = |value: &'static str| HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(value))]);
+        let told = |uri: &'static str, value: &'static str| host(&http::Uri::from_static(uri), &with(value)).unwrap();
+        assert_eq!(told("http://user:secret@api.example.com:81/x", "y"), "api.example.com:81");
+        assert_eq!(told("/x", "user:secret@more@api.example.com"), "api.example.com");
+        assert_eq!(told("/x", "api.example.com"), "api.example.com");
     }
 }

@@ -1,6 +1,6 @@
 //! Trace context (W3C Trace Context Level 2): whose trace a request belongs to, whether it is recorded, and what the upstream is told.
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tokens::Entropy;
+use tokens::{Entropy, secret::MacKey};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -71,8 +71,8 @@ pub(crate) fn hex(octets: &[u8]) -> String {
 
 impl TraceContext {
     /// The context of a request, if it is to be recorded. A trusted proxy's wish is followed; everybody else's trace goes on, but how many
-    /// are recorded is decided here, by the trace's own id, so that every node decides the same.
-    pub(crate) fn begin(headers: &HeaderMap, trusted: bool, sample: f64, entropy: &dyn Entropy) -> Option<Self> {
+    /// are recorded is decided here, by the trace's own id under a key of the deployment: every node decides the same, and no caller can choose.
+    pub(crate) fn begin(headers: &HeaderMap, trusted: bool, share: (f64, &MacKey), entropy: &dyn Entropy) -> Option<Self> {
         let told = told(headers);
         let mut random = [0; 32];
         entropy.fill(&mut random);
@@ -81,16 +81,16 @@ impl TraceContext {
         let [_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, onward @ ..] = random;
         let context = Self { trace: told.map_or(trace, |t| t.trace), span, parent: told.map(|t| t.span), onward };
         let wished = trusted && told.is_some_and(|t| t.sampled);
-        (wished || context.chance() < sample).then_some(context)
+        (wished || context.falls_in(share)).then_some(context)
     }
 
-    /// Where in 0..1 this trace falls (its last 56 bits are random, §3.2.2.4).
-    fn chance(&self) -> f64 {
-        let [_, _, _, _, _, _, _, _, _, low @ ..] = self.trace;
-        let number = low.iter().fold(0_u64, |n, b| n << 8 | u64::from(*b));
-        #[expect(clippy::cast_precision_loss, reason = "a share, to some digits")]
-        let share = number as f64 / (1_u64 << 56) as f64;
-        share
+    /// Whether this trace is of the share that is recorded.
+    fn falls_in(&self, (sample, key): (f64, &MacKey)) -> bool {
+        if sample <= 0.0 || sample >= 1.0 {
+            return sample > 0.0;
+        }
+        let [a, b, c, d, ..] = key.mac("trace", &self.trace);
+        f64::from(u32::from_be_bytes([a, b, c, d])) / f64::from(u32::MAX) < sample
     }
 
     /// Tells the upstream.
@@ -116,6 +116,10 @@ mod tests {
         }
     }
 
+    fn key() -> MacKey {
+        MacKey::new([9; 32])
+    }
+
     fn headers(values: &[&'static str]) -> HeaderMap {
         values.iter().map(|v| (TRACEPARENT, HeaderValue::from_static(v))).collect()
     }
@@ -124,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_trace_goes_on_and_a_bad_one_begins_anew() {
-        let context = TraceContext::begin(&headers(&[GOOD]), false, 1.0, &Same(7)).unwrap();
+        let context = TraceContext::begin(&headers(&[GOOD]), false, (1.0, &key()), &Same(7)).unwrap();
         assert_eq!(hex(&context.trace), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(context.parent.map(|p| hex(&p)).unwrap(), "b7ad6b7169203331");
         let mut onward = HeaderMap::new();
@@ -142,19 +146,28 @@ mod tests {
             &[],
         ] {
             let Ok(map) = std::panic::catch_unwind(|| headers(bad)) else { continue };
-            assert_eq!(TraceContext::begin(&map, false, 1.0, &Same(7)).unwrap().parent, None, "{bad:?}");
+            assert_eq!(TraceContext::begin(&map, false, (1.0, &key()), &Same(7)).unwrap().parent, None, "{bad:?}");
         }
         let newer = "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more";
-        assert!(TraceContext::begin(&headers(&[newer]), false, 1.0, &Same(7)).unwrap().parent.is_some());
+        assert!(TraceContext::begin(&headers(&[newer]), false, (1.0, &key()), &Same(7)).unwrap().parent.is_some());
     }
 
     #[test]
     fn only_a_trusted_proxy_may_wish() {
-        assert_eq!(TraceContext::begin(&headers(&[GOOD]), false, 0.0, &Same(7)), None);
-        assert!(TraceContext::begin(&headers(&[GOOD]), true, 0.0, &Same(7)).is_some());
-        assert_eq!(TraceContext::begin(&HeaderMap::new(), true, 0.0, &Same(7)), None);
+        assert_eq!(TraceContext::begin(&headers(&[GOOD]), false, (0.0, &key()), &Same(7)), None);
+        assert!(TraceContext::begin(&headers(&[GOOD]), true, (0.0, &key()), &Same(7)).is_some());
+        assert_eq!(TraceContext::begin(&HeaderMap::new(), true, (0.0, &key()), &Same(7)), None);
         // Of traces spread over all ids, a share.
-        let recorded = (0..=255_u8).filter(|n| TraceContext::begin(&HeaderMap::new(), false, 0.25, &Same(*n)).is_some()).count();
-        assert_eq!(recorded, 64);
+        let recorded = (0..=255_u8).filter(|n| TraceContext::begin(&HeaderMap::new(), false, (0.25, &key()), &Same(*n)).is_some()).count();
+        assert!((40..90).contains(&recorded), "{recorded}");
+        // A caller who spells the smallest id is recorded no more often than others, and every node with the key decides the same.
+        let low: Vec<String> = (1..=200_u64).map(|n| format!("00-0af7651916cd43dd00{n:014x}-b7ad6b7169203331-01")).collect();
+        let chosen = |key: &MacKey| -> Vec<bool> {
+            let map = |text: &String| HeaderMap::from_iter([(TRACEPARENT, HeaderValue::from_str(text).unwrap())]);
+            low.iter().map(|text| TraceContext::begin(&map(text), false, (0.1, key), &Same(7)).is_some()).collect()
+        };
+        assert!(chosen(&key()).iter().filter(|is| **is).count() < 50);
+        assert_eq!(chosen(&key()), chosen(&key()));
+        assert_ne!(chosen(&key()), chosen(&MacKey::new([8; 32])));
     }
 }
