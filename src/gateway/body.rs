@@ -41,6 +41,8 @@ pub(crate) enum Broken {
 pub(crate) struct Progress {
     /// Grows while octets move.
     pub moved: Cell<u64>,
+    /// It is the sender's turn.
+    pub waiting: Cell<bool>,
     pub broken: Cell<Option<Broken>>,
     /// The head of the answer is there.
     pub answered: Cell<bool>,
@@ -109,6 +111,9 @@ impl Body for RequestBody {
             let frame = match Pin::new(&mut *inner).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
+                    if let Some(progress) = &this.progress {
+                        progress.waiting.set(true);
+                    }
                     if let Some(lease) = &mut this.lease {
                         lease.watch(cx);
                     }
@@ -121,6 +126,9 @@ impl Body for RequestBody {
             };
             if let Some(pace) = &mut this.pace {
                 pace.moved();
+            }
+            if let Some(progress) = &this.progress {
+                progress.waiting.set(false);
             }
             match frame {
                 None => return Poll::Ready(None),

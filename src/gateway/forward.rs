@@ -14,10 +14,9 @@ use crate::{
     balance::Way,
     body::{Broken, Held, Progress, RequestBody},
     managed::{self, Sending},
-    pool::{Kept, Line, Pool, Sender, Taken, Unopened},
+    pool::{Kept, Line, Pool, Sender, Taken, Unopened, Watching},
     rewrite,
     seen::Believed,
-    standing::Standing,
     websocket,
 };
 
@@ -55,8 +54,8 @@ impl Missed {
 pub(crate) struct Attempt<'a> {
     pub entry: &'a Entry,
     pub target: &'a Target,
-    /// Whose connections are counted.
-    pub standing: Option<&'a Arc<Standing>>,
+    /// Where it is watched.
+    pub watched: Option<Watching<'a>>,
     pub progress: &'a Progress,
     /// What a WebSocket handshake has to be accepted with.
     pub accept: Option<&'a str>,
@@ -81,11 +80,11 @@ pub(crate) async fn forward(
     let accept = accept.as_deref();
     if !entry.upstream.plain {
         let who = permit.caller().map(|believed| &believed.identity);
-        return Box::pin(managed::forward(pool, request, &Sending { entry, progress, accept, way, who })).await;
+        return Box::pin(managed::forward(pool, request, &Sending::new(entry, progress, accept, way, who))).await;
     }
     let target = entry.upstream.targets.first().ok_or(Refusal::BadUpstream("connect"))?;
     let within = Duration::from_millis(entry.upstream.timeout_ms);
-    attempt(pool, request, &Attempt { entry, target, standing: None, progress, accept, within }).await.map_err(Missed::refusal)
+    attempt(pool, request, &Attempt { entry, target, watched: None, progress, accept, within }).await.map_err(Missed::refusal)
 }
 
 /// Sends a request to a target, over a kept connection or a new one.
@@ -97,7 +96,7 @@ pub(crate) async fn attempt(pool: &Rc<Pool>, request: &mut Option<Request<Reques
             Some(taken) => taken,
             None => {
                 let within = Duration::from_millis(of.entry.upstream.connect_timeout_ms);
-                match Box::pin(pool.open(target, websocket, within, of.standing)).await {
+                match Box::pin(pool.open(target, websocket, within, of.watched)).await {
                     Ok(taken) => taken,
                     Err(Unopened::Full(refusal)) => return Err(Missed::Full(refusal)),
                     Err(Unopened::Fault(error)) => {
@@ -178,7 +177,7 @@ fn never_processed(error: &hyper::Error) -> bool {
     })
 }
 
-/// Waits for the answer's head. While a long body moves, the upstream is not late.
+/// Waits for the answer's head. While a long body moves, the upstream is not late; nor is it where the body is what is waited for.
 async fn waited<T>(answer: impl Future<Output = T>, mut timer: Pin<&mut Sleep>, limit: Duration, progress: &Progress) -> Result<T, Failed> {
     let mut answer = std::pin::pin!(answer);
     let mut before = progress.moved.get();
@@ -189,7 +188,8 @@ async fn waited<T>(answer: impl Future<Output = T>, mut timer: Pin<&mut Sleep>, 
         }
         while timer.as_mut().poll(cx).is_ready() {
             if progress.moved.get() == before {
-                return Poll::Ready(Err(Failed::Final(Refusal::SlowUpstream)));
+                let late = if progress.waiting.get() { Refusal::TooSlow } else { Refusal::SlowUpstream };
+                return Poll::Ready(Err(Failed::Final(late)));
             }
             before = progress.moved.get();
             timer.as_mut().reset(Instant::now() + limit);

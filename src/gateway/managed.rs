@@ -1,5 +1,6 @@
 //! Sending a request on where there is something to choose or to watch: several targets, bulkheads, breakers, retries, deadlines.
 use std::{
+    cell::Cell,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -18,7 +19,7 @@ use crate::{
     balance::{self, Way},
     body::{Progress, RequestBody},
     forward::{Answered, Attempt, Missed, attempt, copy},
-    pool::Pool,
+    pool::{Pool, Watching},
     standing::{Flight, Standing},
 };
 
@@ -66,19 +67,44 @@ pub(crate) struct Sending<'a> {
     pub accept: Option<&'a str>,
     pub way: &'a Way<'a>,
     pub who: Option<&'a Identity>,
+    /// The target that is to answer now.
+    pub asked: Cell<Option<usize>>,
+    /// It has not come to that yet, for as many connections are open as may be.
+    pub queued: Cell<bool>,
+}
+
+impl<'a> Sending<'a> {
+    pub(crate) const fn new(
+        entry: &'a Entry,
+        progress: &'a Progress,
+        accept: Option<&'a str>,
+        way: &'a Way<'a>,
+        who: Option<&'a Identity>,
+    ) -> Self {
+        Self { entry, progress, accept, way, who, asked: Cell::new(None), queued: Cell::new(false) }
+    }
 }
 
 /// Sends a request to one of its upstream's targets.
 pub(crate) async fn forward(pool: &Rc<Pool>, place: &mut Option<Request<RequestBody>>, sending: &Sending<'_>) -> Result<Answered, Refusal> {
     let balance = &sending.entry.upstream;
-    let until = balance.total_timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
+    let after = |ms| Instant::now() + Duration::from_millis(ms);
+    let until = balance.total_timeout_ms.map(after);
+    // What the route gives is for the head of the answer.
+    let head_until = sending.entry.bounds.as_ref().and_then(|bounds| bounds.response_ms).map(after).into_iter().chain(until).min();
     let standing = pool.standing(balance);
     let tried = async {
         let room = standing.enter().await.inspect_err(|refusal| refused(balance, *refusal))?;
         tries(pool, place, sending, &standing).await.map(|answered| (answered, room))
     };
-    let done = match until {
-        Some(until) => tokio::time::timeout_at(until, tried).await.unwrap_or(Err(Refusal::SlowUpstream)),
+    let done = match head_until {
+        Some(until) => tokio::time::timeout_at(until, tried).await.unwrap_or_else(|_| {
+            // Whose answer was waited for is to blame, unless the caller kept it waiting.
+            if let Some(at) = sending.asked.get().filter(|_| !sending.queued.get() && !sending.progress.waiting.get()) {
+                standing.hear(at, pool.upstreams.now(), false);
+            }
+            Err(Refusal::SlowUpstream)
+        }),
         None => tried.await,
     };
     let ((mut answered, flight), room) = done?;
@@ -118,9 +144,12 @@ async fn tries(
         let spare = if repeated < retrying.attempts { place.as_ref().and_then(copy) } else { None };
         let flight = Flight::new(standing, at);
         let within = Duration::from_millis(balance.timeout_ms);
-        let try_of =
-            Attempt { entry: sending.entry, target, standing: Some(standing), progress: sending.progress, accept: sending.accept, within };
-        let missed = match attempt(pool, place, &try_of).await {
+        let watched = Some(Watching { standing, queued: &sending.queued });
+        let try_of = Attempt { entry: sending.entry, target, watched, progress: sending.progress, accept: sending.accept, within };
+        sending.asked.set(Some(at));
+        let attempted = attempt(pool, place, &try_of).await;
+        sending.asked.set(None);
+        let missed = match attempted {
             Ok(answered) => {
                 let status = answered.answer.status().as_u16();
                 let unavailable = answered.answer.headers().get("grpc-status").is_some_and(|s| s == "14");

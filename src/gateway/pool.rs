@@ -109,6 +109,15 @@ pub(crate) enum Unopened {
     Fault(io::Error),
 }
 
+/// Where it is watched what becomes of requests.
+#[derive(Clone, Copy)]
+pub(crate) struct Watching<'a> {
+    /// Counts connections, perhaps.
+    pub standing: &'a Arc<Standing>,
+    /// Set while one waits for its turn to open a connection: nobody is to blame then.
+    pub queued: &'a Cell<bool>,
+}
+
 /// A sender taken from the pool.
 pub(crate) struct Taken {
     pub sender: Sender,
@@ -293,20 +302,25 @@ impl Pool {
         found.filter(|t| t.idle.is_some_and(|idle| idle < IDLE))
     }
 
-    /// Opens a new connection; `standing` counts it where that is wanted.
+    /// Opens a new connection; `watched` where connections may be counted.
     pub(crate) async fn open(
         &self,
         target: &Target,
         only_http1: bool,
         within: Duration,
-        standing: Option<&Arc<Standing>>,
+        watched: Option<Watching<'_>>,
     ) -> Result<Taken, Unopened> {
-        let (room, counted) = match standing.filter(|standing| standing.counts_connections()) {
+        let (room, counted) = match watched.filter(|of| of.standing.counts_connections()) {
             None => (None, None),
-            Some(standing) => match self.room(target, only_http1, standing).await.map_err(Unopened::Full)? {
-                Room::Kept(taken) => return Ok(taken),
-                Room::New(room) => (room, Some(Arc::clone(standing))),
-            },
+            Some(Watching { standing, queued }) => {
+                queued.set(true);
+                let room = self.room(target, only_http1, standing).await.map_err(Unopened::Full)?;
+                queued.set(false);
+                match room {
+                    Room::Kept(taken) => return Ok(taken),
+                    Room::New(room) => (room, Some(Arc::clone(standing))),
+                }
+            }
         };
         let opened = tokio::time::timeout(within, self.handshake(target, only_http1, room, counted))
             .await

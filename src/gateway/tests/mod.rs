@@ -1,6 +1,7 @@
 //! The gateway against a raw upstream over real sockets: what a client sends octet by octet, what the upstream really sees.
 mod issuers;
 mod keys;
+mod late;
 mod open;
 mod parked;
 mod proxies;
