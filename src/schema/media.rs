@@ -25,6 +25,11 @@ impl MediaType {
         let (mut names, mut charset) = (Vec::new(), None);
         while let Some(given) = rest {
             let given = given.trim_start_matches([' ', '\t']);
+            // Between semicolons there may be nothing (RFC 9110 §5.6.6).
+            if given.is_empty() || given.starts_with(';') {
+                rest = given.strip_prefix(';');
+                continue;
+            }
             let (name, after) = given.split_once('=')?;
             let name = name.to_ascii_lowercase();
             if !token(&name) || names.contains(&name) {
@@ -112,11 +117,11 @@ mod tests {
         );
         assert!(MediaType::parse("application/vnd.api+json").unwrap().is_json());
         assert!(!MediaType::parse("application/json; charset=utf-16").unwrap().is_utf8());
-        for bad in
-            ["", "json", "a/", "/b", "a/b;", "a/b; x", "a/b; charset=utf-8; charset=utf-16", "a/b, c/d", "a/b; x=\"y", "a/b; x=y z", "a /b"]
+        for bad in ["", "json", "a/", "/b", "a/b; x", "a/b; charset=utf-8; charset=utf-16", "a/b, c/d", "a/b; x=\"y", "a/b; x=y z", "a /b"]
         {
             assert_eq!(MediaType::parse(bad), None, "{bad}");
         }
+        assert_eq!(MediaType::parse("a/b; ;x=y;").map(|media| media.essence).as_deref(), Some("a/b"));
         assert!(closeness("application/json", "application/json") > closeness("application/*", "application/json"));
         assert!(closeness("application/*", "application/json") > closeness("*/*", "application/json"));
         assert_eq!(closeness("text/*", "application/json"), None);

@@ -159,3 +159,44 @@ fn measure(schema: &Value, document: &Value, known: &mut BTreeMap<String, Option
     }
     Some(sum)
 }
+
+/// How often one value (and those it stands in) is asked about, at most, by a schema: what is named from two places is asked twice. Schemas
+/// that are part of themselves count once: what was asked of them is remembered.
+pub(crate) fn work(schema: &Value, document: &Value) -> u64 {
+    asked(schema, document, &mut BTreeMap::new(), 0)
+}
+
+fn asked(schema: &Value, document: &Value, known: &mut BTreeMap<String, u64>, depth: usize) -> u64 {
+    let Value::Object(members) = schema else { return 1 };
+    if depth > DEPTH * 4 {
+        return u64::MAX;
+    }
+    let mut sum = 1_u64;
+    if let Some(pointed) = members.get("$ref").and_then(Value::as_str).and_then(pointer) {
+        let times = match known.get(&pointed) {
+            Some(times) => *times,
+            None => {
+                known.insert(pointed.clone(), 1);
+                let times = document.pointer(&pointed).map_or(1, |target| asked(target, document, known, depth + 1));
+                known.insert(pointed, times);
+                times
+            }
+        };
+        sum = sum.saturating_add(times);
+    }
+    // Of the members or items of a value, any one is asked about by one of `properties`, one of `prefixItems`.
+    let (mut member, mut item) = (0_u64, 0_u64);
+    for (name, child) in children(members) {
+        let keyword = name.split('/').next().unwrap_or_default();
+        if keyword == "$defs" {
+            continue;
+        }
+        let times = asked(child, document, known, depth + 1);
+        match keyword {
+            "properties" => member = member.max(times),
+            "prefixItems" => item = item.max(times),
+            _ => sum = sum.saturating_add(times),
+        }
+    }
+    sum.saturating_add(member.max(item))
+}

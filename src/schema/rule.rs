@@ -8,6 +8,8 @@ use crate::{Fault, reference};
 const PATTERN_MAX: usize = 1 << 20;
 /// A schema that is larger than this once every reference is replaced by what it names only says yes or no.
 const EXPLAINED: u64 = 10_000;
+/// The most questions a schema may ask about one value.
+const WORK_MAX: u64 = 50_000;
 /// The same of longer values: each place that is wrong would be written down.
 const EXPLAINED_OCTETS: usize = 16 * 1024;
 
@@ -25,6 +27,7 @@ impl Rule {
     /// What is wrong with it.
     pub fn alone(schema: &Value, at: &str) -> Result<Self, Vec<Fault>> {
         reference::targets(schema, schema, "", at)?;
+        bounded(schema, schema, at)?;
         Self::compile(schema, reference::size(schema, schema), at)
     }
 
@@ -34,6 +37,7 @@ impl Rule {
     /// What is wrong with it.
     pub fn within(schema: &Value, document: &Value, at: &str) -> Result<Self, Vec<Fault>> {
         let targets = reference::targets(schema, document, reference::COMPONENTS, at)?;
+        bounded(schema, document, at)?;
         let mut components = Map::new();
         for name in &targets {
             if let Some(target) = document.pointer(&format!("{}{name}", reference::COMPONENTS)) {
@@ -82,6 +86,17 @@ impl Rule {
             .collect();
         Err(if told.is_empty() { vec![Fault::new(at, "is not as its schema says")] } else { told })
     }
+}
+
+/// Refuses a schema that would take long over a small value.
+fn bounded(schema: &Value, document: &Value, at: &str) -> Result<(), Vec<Fault>> {
+    if reference::work(schema, document) <= WORK_MAX {
+        return Ok(());
+    }
+    Err(vec![Fault::new(
+        at,
+        format!("asks more than {WORK_MAX} questions about one value: it names the same schemas in too many branches"),
+    )])
 }
 
 fn short(text: &str) -> String {
@@ -174,6 +189,32 @@ mod tests {
         assert!(rule.holds(&nested(json!(1), 30)));
         let told = rule.check(&nested(json!("x"), 30), 1_000, "/body").unwrap_err();
         assert_eq!(told, [Fault::new("/body", "is not as its schema says")]);
+    }
+
+    #[test]
+    fn a_schema_that_branches_at_every_step_is_refused() {
+        let steps = |many: usize, step: &dyn Fn(String) -> Value, last: Value| {
+            let mut all: Map<String, Value> = (0..many).map(|n| (format!("a{n}"), step(format!("#/$defs/a{}", n + 1)))).collect();
+            all.insert(format!("a{many}"), last);
+            json!({"$ref": "#/$defs/a0", "$defs": all})
+        };
+        let both = |next: String| json!({"anyOf": [{"$ref": next}, {"$ref": next}]});
+        let below = |next: String| json!({"allOf": [{"properties": {"x": {"$ref": next}}}, {"properties": {"x": {"$ref": next}}}]});
+        let once = |next: String| json!({"properties": {"x": {"$ref": next}, "y": {"$ref": next}}, "required": ["x"]});
+        let leaf = || json!({"type": "integer"});
+        assert!(Rule::alone(&steps(25, &both, leaf()), "schema").is_err());
+        assert!(Rule::alone(&steps(25, &below, leaf()), "schema").is_err());
+        assert!(
+            Rule::alone(&steps(25, &both, json!({"properties": {"x": {"$ref": "#/$defs/a0"}}})), "schema").is_err(),
+            "in a circle, too"
+        );
+        assert!(Rule::alone(&steps(25, &once, leaf()), "schema").is_ok(), "members are values of their own");
+        let small = Rule::alone(&steps(10, &both, leaf()), "schema").unwrap();
+        assert!(small.holds(&json!(1)) && !small.holds(&json!("x")));
+        let circle =
+            Rule::alone(&steps(10, &both, json!({"type": "object", "additionalProperties": {"$ref": "#/$defs/a0"}})), "s").unwrap();
+        let nested = (0..30).fold(json!({"a": 1}), |inner, _| json!({"a": inner}));
+        assert!(!circle.holds(&nested));
     }
 
     #[test]
