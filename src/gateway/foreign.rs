@@ -284,7 +284,7 @@ fn unrevoked(worker: &Worker, trusted: &Trusted, believed: &Believed, token: &st
 
 /// Asks an issuer; requests with the same token at the same time share one question. One that was good before is asked about however many
 /// that nobody knows are.
-async fn ask(worker: &Worker, trusted: &Arc<Trusted>, token: &str, was_good: bool) -> Result<Introspection, IntrospectError> {
+pub(crate) async fn ask(worker: &Worker, trusted: &Arc<Trusted>, token: &str, was_good: bool) -> Result<Introspection, IntrospectError> {
     // No token has a space in it.
     let key = format!("{} {token}", trusted.issuer);
     let start = || {

@@ -31,7 +31,9 @@ use crate::{
     request_id::X_REQUEST_ID,
     resource_metadata, rewrite,
     route::{self, Routed},
-    session, told, tunnel, validation, websocket,
+    session,
+    terms::Terms,
+    told, tunnel, validation, websocket,
     worker::{Current, Worker},
 };
 
@@ -82,6 +84,11 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, mut request: Request
         Some(refusal) => Err(refusal),
         None => serve(&worker, &current, &conn, request, &mut trace).await,
     };
+    let served = served.map_err(|refusal| match &conn.shared {
+        // To its reader a body that paused for too long broke off.
+        Some(shared) if refusal == Refusal::Malformed("body") && shared.slow() => Refusal::TooSlow,
+        _ => refusal,
+    });
     let route = trace.account.route;
     let entry = route.and_then(|at| current.table.entries().get(at));
     let reason = served.as_ref().err().map_or("ok", |refusal| refusal.reason());
@@ -231,11 +238,12 @@ async fn proxied(
     {
         return Err(Refusal::TooLarge);
     }
-    let lease = || believed.map(|b| Lease::new(&worker.live, b, certificate.as_ref()));
+    let terms = believed.map(|b| Terms::of(worker, &current.table, entry, b, &asked)).unwrap_or_default();
+    let lease = || believed.map(|b| Lease::new(&worker.live, b, certificate.as_ref(), &terms));
     let progress = (!body.is_end_stream()).then(|| Rc::new(Progress::default()));
     let mut body = match &progress {
         Some(progress) => RequestBody::new(body, entry.body_limit, Rc::clone(progress), lease())
-            .paced(Pace::of(entry, conn.shared.is_none() && !trace.grpc)),
+            .paced(Pace::of(entry, conn.shared.is_none(), trace.grpc)),
         None => RequestBody::empty(),
     };
     if let Some(checker) = &entry.validation {
@@ -305,6 +313,10 @@ async fn proxied(
     if let Some(story) = &mut trace.story {
         story.answered();
     }
+    if websocket && conn.shared.is_none() && answered.answer.status().is_success() {
+        // Over HTTP/2 it would be taken for the handshake's success (RFC 8441 §5).
+        return Err(Refusal::BadUpstream("not_switched"));
+    }
     let mut held = answered.held;
     held.grpc = trace.grpc;
     let (mut head, body) = {
@@ -312,7 +324,8 @@ async fn proxied(
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             let upstream_side = hyper::upgrade::on(&mut answer);
             let client_side = client_side.ok_or(Refusal::BadUpstream("unasked_switch"))?;
-            tunnel::join(worker, client_side, upstream_side, lease(), stay.take(), std::mem::take(&mut held));
+            let entered = conn.shared.as_ref().map(|shared| worker.enter(shared));
+            tunnel::join(worker, (client_side, upstream_side), lease(), stay.take(), (std::mem::take(&mut held), entered));
         }
         answer.into_parts()
     };

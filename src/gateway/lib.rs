@@ -60,7 +60,8 @@ mod session;
 mod signed_answer;
 pub mod source;
 mod standing;
-pub mod told;
+pub mod terms;
+mod told;
 mod traced;
 mod trust;
 mod tunnel;
@@ -170,6 +171,8 @@ pub struct Gateway {
     assertion_keys: assertion_keys::AssertionKeys,
     wakes: Mutex<Vec<Arc<Notify>>>,
     room: Arc<Semaphore>,
+    /// The same for those who ask for decisions.
+    fronts_room: Arc<Semaphore>,
     replays: replay::Replays,
     upstreams: Arc<standing::Upstreams>,
     tallies: limit::Tallies,
@@ -188,7 +191,7 @@ impl Gateway {
     /// A gateway that is not listening yet.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        let room = Arc::new(Semaphore::new(parts.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+        let [room, fronts_room] = [(); 2].map(|()| Arc::new(Semaphore::new(parts.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS))));
         let replays = replay::Replays::new(parts.store.clone());
         let trusts = trust::Trusts::new(Arc::clone(parts.outbound.roots()));
         let upstreams = Arc::new(standing::Upstreams::new(trusts, Arc::clone(&parts.entropy)));
@@ -202,6 +205,7 @@ impl Gateway {
             assertion_keys,
             wakes: Mutex::default(),
             room,
+            fronts_room,
             replays,
             upstreams,
             tallies: limit::Tallies::default(),

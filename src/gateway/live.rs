@@ -7,13 +7,14 @@ use std::{
 
 use ledger::RevocationSet;
 
-use crate::{Standing, certificate, seen::Believed};
+use crate::{Standing, certificate, seen::Believed, terms::Terms};
 
 /// One open thing.
 struct Open {
     believed: Rc<Believed>,
     /// The certificate of the connection, where the credential rests on it.
     standing: Option<Standing>,
+    terms: Terms,
     waker: Waker,
     over: Rc<Cell<bool>>,
 }
@@ -51,15 +52,24 @@ impl Live {
         self.open.borrow().len() - self.free.borrow().len()
     }
 
-    /// Ends what was revoked or has expired. Returns how many.
-    pub(crate) fn sweep(&self, revoked: &RevocationSet, now: i64) -> usize {
+    /// Ends what was revoked or has expired, or cannot be confirmed: what is known of ends is `behind_ms` old. Returns how many.
+    pub(crate) fn sweep(&self, revoked: &RevocationSet, now_ms: i64, behind_ms: i64) -> usize {
+        let now = now_ms.div_euclid(1000);
         self.end(|open| {
+            if open.terms.over(now_ms, behind_ms) {
+                return true;
+            }
             let identity = &open.believed.identity;
             if open.standing.as_ref().is_some_and(|standing| standing().is_err()) {
                 return true;
             }
             identity.claims.exp <= now || revoked.revoked(&identity.facts()).is_some() || identity.ended_elsewhere(revoked)
         })
+    }
+
+    /// Shows the terms of everything that is open.
+    pub(crate) fn each(&self, mut see: impl FnMut(&Terms)) {
+        self.open.borrow().iter().flatten().filter(|open| !open.over.get()).for_each(|open| see(&open.terms));
     }
 
     /// Ends everything for which `over` holds.
@@ -82,13 +92,14 @@ pub(crate) struct Lease {
     live: Rc<Live>,
     believed: Rc<Believed>,
     standing: Option<Standing>,
+    terms: Terms,
     watched: Option<(usize, Rc<Cell<bool>>)>,
 }
 
 impl Lease {
-    pub(crate) fn new(live: &Rc<Live>, believed: &Rc<Believed>, standing: Option<&Standing>) -> Self {
+    pub(crate) fn new(live: &Rc<Live>, believed: &Rc<Believed>, standing: Option<&Standing>, terms: &Terms) -> Self {
         let standing = standing.filter(|_| certificate::rests_on(believed)).cloned();
-        Self { live: Rc::clone(live), believed: Rc::clone(believed), standing, watched: None }
+        Self { live: Rc::clone(live), believed: Rc::clone(believed), standing, terms: terms.clone(), watched: None }
     }
 
     /// Whether the credential has ended.
@@ -110,6 +121,7 @@ impl Lease {
         let open = Open {
             believed: Rc::clone(&self.believed),
             standing: self.standing.clone(),
+            terms: self.terms.clone(),
             waker: cx.waker().clone(),
             over: Rc::clone(&over),
         };

@@ -24,12 +24,15 @@ use crate::{
     request_id::Ids,
     seen::Seen,
     source::{IntrospectError, Introspection},
+    terms,
     unread::Unread,
     usage::Counts,
 };
 
 /// How often sums are handed over and what has ended is looked for, at the latest.
 const TICK: Duration = Duration::from_millis(250);
+/// So many of these without news are no accident.
+const DEAF: u64 = 12;
 
 /// The route table with this thread's meters beside it.
 pub(crate) struct Current {
@@ -80,6 +83,8 @@ pub(crate) struct Worker {
     connections: RefCell<Vec<Weak<Shared>>>,
     open: Cell<usize>,
     swept: Cell<u64>,
+    /// For how many beats on end too little was heard of revocations.
+    deaf: Cell<u64>,
 }
 
 impl Worker {
@@ -100,6 +105,7 @@ impl Worker {
             connections: RefCell::default(),
             open: Cell::new(0),
             swept: Cell::new(0),
+            deaf: Cell::new(0),
             gateway: Arc::clone(gateway),
         })
     }
@@ -148,7 +154,7 @@ impl Worker {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = wake.notified() => self.sweep(),
+                () = wake.notified() => self.sweep(0),
                 _ = tick.tick() => self.tidy(),
             }
         }
@@ -167,16 +173,26 @@ impl Worker {
         }
     }
 
-    fn sweep(&self) {
+    fn sweep(&self, behind_ms: i64) {
         let parts = self.gateway.parts();
-        let ended = self.live.sweep(&parts.revoked, parts.clock.now());
+        let ended = self.live.sweep(&parts.revoked, parts.clock.now_ms(), behind_ms);
         if ended > 0 {
             tracing::info!(target: "gateway", ended, "open streams ended with their credentials");
         }
     }
 
-    fn tidy(&self) {
-        self.sweep();
+    /// How old what is known of revocations is, milliseconds; 0 unless that has been so for a while: after a machine's sleep, what was
+    /// missed is heard of first.
+    fn behind_ms(&self) -> i64 {
+        let parts = self.gateway.parts();
+        let behind = parts.clock.now_ms().saturating_sub((parts.own.fresh_at_ms)());
+        self.deaf.set(if behind > terms::PATIENCE_MS { self.deaf.get() + 1 } else { 0 });
+        if self.deaf.get() > DEAF { behind } else { 0 }
+    }
+
+    fn tidy(self: &Rc<Self>) {
+        self.sweep(self.behind_ms());
+        terms::ask(self);
         self.pool.relieve();
         self.tell();
         self.current.borrow().flush(&self.gateway);

@@ -1,4 +1,6 @@
 //! Opaque tokens of other issuers (RFC 7662, RFC 9701): asked about where the route says, kept for that issuer and token alone, decided over each time.
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use crate::kit::forge::{Key, good_claims};
 use crate::kit::http::{b64, client, now, random};
 use crate::kit::introspecting::Introspecting;
 use crate::kit::seed::{API, SAFE, VAULT, route};
-use crate::kit::{Go, Stage};
+use crate::kit::{Go, Stage, raw, wait_until};
 
 struct World {
     stage: Stage,
@@ -194,6 +196,35 @@ fn asked_every_time_means_every_time_and_the_answer_counts_at_once() {
         assert_eq!(status("/short/", &kept), 200);
     }
     assert!(w.one.asked(&kept).len() <= 16);
+}
+
+#[test]
+fn what_a_token_opened_ends_when_its_issuer_says_so() {
+    let w = world();
+    let open = |path: &str, token: &str| {
+        let mut stream = raw::connect(&w.stage.listener("gateway"));
+        let request = format!("GET {path}sse HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nAccept: text/event-stream\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let head = raw::read_head(&mut stream);
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a limit");
+        stream
+    };
+    let ended = |stream: &mut TcpStream| loop {
+        match stream.read(&mut [0; 4096]) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
+    };
+    let (token, other) = (told(good(&w.one.url)), told(good(&w.one.url)));
+    let mut gone: Vec<TcpStream> = ["/one/", "/always/"].iter().map(|path| open(path, &token)).collect();
+    let mut stays = open("/one/", &other);
+    w.one.says(&token, json!({"active": false}));
+    for stream in &mut gone {
+        wait_until("it is closed", Duration::from_secs(30), || ended(stream));
+    }
+    assert!(!ended(&mut stays), "another's goes on");
 }
 
 #[test]

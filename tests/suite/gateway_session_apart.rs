@@ -25,15 +25,19 @@ struct Apart {
 }
 
 fn apart() -> Apart {
+    apart_with("openid profile", json!({}))
+}
+
+fn apart_with(scope: &str, client: serde_json::Value) -> Apart {
     let heard = Upstream::start();
     let upstream = Upstream::start();
     let mut house = House::new();
-    let at = entrance::configure(&mut house, "openid profile");
+    let at = entrance::configure(&mut house, scope);
     let login = Stage::start(|house| {
         let outside = [&at, &heard.url().replace("http://", "")].map(|host| format!("\"{host}\"")).join(", ");
         house.set("outbound.allow", &format!("[{outside}]"));
     });
-    login.admin("POST", "/clients").json(&entrance::gateway_client(&at, json!({}))).go().expect(201);
+    login.admin("POST", "/clients").json(&entrance::gateway_client(&at, client)).go().expect(201);
     house.text("gateway.session.issuer", &login.issuer);
     house.bootstrap();
     house.seed(&standard(&upstream.url()));
@@ -106,6 +110,20 @@ fn a_login_server_that_is_away_is_no_reason_to_log_anybody_out() {
     assert!(!away.header("retry-after").is_empty());
     let _login = house.serve();
     wait_until("logins go on", Duration::from_secs(20), || page(&mut Visitor::new(), &gateway.through("/app/x")).status == 302);
+}
+
+#[test]
+fn a_renewal_in_vain_is_no_obstacle_to_the_next() {
+    let Apart { login, gateway, heard: _heard } = apart_with(SCOPE, json!({"access_token_ttl": "3s"}));
+    let (mut alice, ..) = inside(&gateway, "alice");
+    let Stage { house, server, upstream: _upstream } = login;
+    server.kill();
+    let mut ask = || script(&mut alice, "GET", &gateway.through("/app/x"), None).status;
+    wait_until("its access token is over", Duration::from_secs(20), || ask() == 503);
+    let in_vain = || gateway.server.metric("gateway_sessions_total{event=\"refresh_failed\"}");
+    wait_until("it was tried again and again", Duration::from_secs(60), || ask() == 503 && in_vain() >= 4.0);
+    let _login = house.serve();
+    wait_until("the session goes on", Duration::from_secs(20), || ask() == 200);
 }
 
 #[test]

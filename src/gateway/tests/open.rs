@@ -106,6 +106,30 @@ async fn a_websocket_echoes_until_its_credential_is_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_open_ends_when_nothing_is_heard_of_revocations_for_too_long() {
+    let rig = Rig::start().await;
+    let token = rig.token(|_| {});
+    let open = async |path: &str| {
+        let mut stream = rig.connect().await;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: gw\r\n{UPGRADE}Authorization: Bearer {token}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut octets = [0; 4096];
+        let n = stream.read(&mut octets).await.unwrap();
+        assert!(octets[..n].starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&octets[..n]));
+        stream
+    };
+    let (mut stream, mut offline) = (open("/api/ws").await, open("/off/ws").await);
+    rig.fresh_at.store(NOW * 1000 - 34_000, Ordering::SeqCst);
+    let (_, closed) = read_all(&mut stream, Duration::from_secs(4)).await;
+    assert!(!closed, "with some patience");
+    rig.fresh_at.store(NOW * 1000 - 36_000, Ordering::SeqCst);
+    let (_, closed) = read_all(&mut stream, Duration::from_secs(10)).await;
+    assert!(closed, "it is still open");
+    let (_, closed) = read_all(&mut offline, Duration::from_millis(500)).await;
+    assert!(!closed, "who says offline does not ask");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_a_websocket_is_switched_to() {
     let rig = Rig::start().await;
     assert_eq!(rig.get("/public/switch", "").await, 502);
