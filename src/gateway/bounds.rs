@@ -25,13 +25,16 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// What the route bounds; over HTTP/2 a body may not pause for ever in any case (over HTTP/1.1 its octets are watched).
-    pub(crate) fn of(entry: &Entry, http2: bool) -> Option<Box<Self>> {
+    /// What the route bounds; over HTTP/2 a body may not pause for ever in any case (over HTTP/1.1 its octets are watched). A gRPC call that
+    /// is sent on at once may be silent for as long as its upstream may think.
+    pub(crate) fn of(entry: &Entry, http2: bool, grpc: bool) -> Option<Box<Self>> {
         let (request_ms, idle_ms) = entry.bounds.as_ref().map_or((None, None), |b| (b.request_ms, b.idle_ms));
         if request_ms.is_none() && idle_ms.is_none() && !http2 {
             return None;
         }
-        let idle = idle_ms.map_or(Duration::from_secs(IDLE_BODY_S.unsigned_abs()), Duration::from_millis);
+        let usual = Duration::from_secs(IDLE_BODY_S.unsigned_abs());
+        let call = Duration::from_millis(if grpc && entry.validation.is_none() { entry.upstream.timeout_ms } else { 0 });
+        let idle = idle_ms.map_or(usual.max(call), Duration::from_millis);
         let until = request_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
         Some(Box::new(Self { until, idle, said: idle_ms.is_some(), sleep: None, waiting: false }))
     }

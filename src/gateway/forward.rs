@@ -135,6 +135,9 @@ async fn send(pool: &Rc<Pool>, of: &Attempt<'_>, taken: Taken, place: &mut Optio
             let spare = if taken.idle.is_some_and(|idle| idle > DOUBTFUL) { copy(request) } else { None };
             rewrite::set_host(request.headers_mut(), entry, target);
             request.headers_mut().remove(header::TE);
+            if !request.body().is_empty() {
+                keep_body(request);
+            }
             *request.version_mut() = Version::HTTP_11;
             let Some(request) = place.take() else { return Err(Failed::Final(Refusal::BadUpstream("broken_off"))) };
             let Line { sender, expecting, timer, .. } = &mut *line;
@@ -164,6 +167,13 @@ async fn send(pool: &Rc<Pool>, of: &Attempt<'_>, taken: Taken, place: &mut Optio
                 }
             }
         }
+    }
+}
+
+/// A GET or HEAD whose body has no length keeps it: without a word its sender would take it for empty (RFC 9112 §6).
+fn keep_body(request: &mut Request<RequestBody>) {
+    if matches!(*request.method(), Method::GET | Method::HEAD) && request.body().size_hint().exact().is_none() {
+        request.headers_mut().insert(header::TRANSFER_ENCODING, http::HeaderValue::from_static("chunked"));
     }
 }
 

@@ -27,7 +27,7 @@ use tokio::{
 /// How long a head may take.
 pub(crate) const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long a body may pause.
-const BODY_TIME: Duration = Duration::from_secs(30);
+const BODY_TIME: Duration = if cfg!(test) { Duration::from_secs(2) } else { Duration::from_secs(30) };
 /// How long a connection may wait for its next request.
 const IDLE_TIME: Duration = if cfg!(test) { Duration::from_millis(800) } else { Duration::from_secs(75) };
 /// How long a connection may be idle before its parser is let go: what waits longer waits at the price of its socket.
@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     upgrade: AtomicU8,
     closing: AtomicBool,
     broken: AtomicBool,
+    /// A body paused for too long.
+    slow: AtomicBool,
     /// Idle for so long that the parser was let go; the stream is as it was.
     parked: AtomicBool,
     waker: AtomicWaker,
@@ -137,6 +139,11 @@ impl Shared {
         tokio::time::timeout(PARKED_TIME, octets).await.ok().flatten()
     }
 
+    /// Whether the request's body came too slowly.
+    pub(crate) fn slow(&self) -> bool {
+        self.slow.load(Ordering::Acquire)
+    }
+
     /// Whether the request's body broke the framing or came too slowly.
     pub(crate) fn broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
@@ -202,6 +209,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
     fn refuse(&mut self, refusal: Refusal) {
         self.stopped = true;
         if self.scanner.place() == Place::Body {
+            self.shared.slow.store(refusal == Refusal::TooSlow, Ordering::Release);
             self.shared.broken.store(true, Ordering::Release);
             self.injected = true;
             return;

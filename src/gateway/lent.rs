@@ -7,7 +7,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::OwnedSemaphorePermit,
+};
 
 /// Where a lent stream comes back to.
 pub(crate) type Home<T> = Arc<Mutex<Option<T>>>;
@@ -16,11 +19,13 @@ pub(crate) type Home<T> = Arc<Mutex<Option<T>>>;
 pub(crate) struct Lent<T> {
     io: Option<T>,
     home: Home<T>,
+    /// Its place among the connections, also once it is a WebSocket and nobody's parser has it.
+    _room: Arc<OwnedSemaphorePermit>,
 }
 
 impl<T> Lent<T> {
-    pub(crate) const fn new(io: T, home: Home<T>) -> Self {
-        Self { io: Some(io), home }
+    pub(crate) const fn new(io: T, home: Home<T>, room: Arc<OwnedSemaphorePermit>) -> Self {
+        Self { io: Some(io), home, _room: room }
     }
 }
 

@@ -23,7 +23,7 @@ use rustls::pki_types::CertificateDer;
 use tokens::certificate::{Certificate, Doubt};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    sync::Notify,
+    sync::{Notify, OwnedSemaphorePermit},
     task::LocalSet,
 };
 use tokio_rustls::TlsAcceptor;
@@ -181,10 +181,15 @@ fn run(gateway: &Arc<Gateway>, (listener, tls): Socket, fronts: Option<Socket>, 
 }
 
 async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Option<Acceptor>, door: Door) {
+    // Strangers at the one door take no place from the fronts at the other.
+    let room = match door {
+        Door::Clients => &worker.gateway.room,
+        Door::Fronts => &worker.gateway.fronts_room,
+    };
     loop {
         // No more are taken in than may be open; those beyond wait in the backlog.
         let accepted = tokio::select! {
-            room = Arc::clone(&worker.gateway.room).acquire_owned() => room,
+            room = Arc::clone(room).acquire_owned() => room,
             () = worker.shutdown.cancelled() => return,
         };
         let Ok(room) = accepted else { return };
@@ -200,20 +205,25 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
                 let _ = stream.set_nodelay(true);
                 let (worker, tls) = (Rc::clone(worker), tls.clone());
                 tokio::task::spawn_local(async move {
-                    let _room = room;
+                    let room = Arc::new(room);
                     let Some((tls, judge)) = tls else {
-                        let opened = Opened { door, peer, local, tls: false, http2: None, certificate: None };
+                        let opened = Opened { door, peer, local, tls: false, http2: None, certificate: None, room };
                         return connection(&worker, stream, opened).await;
                     };
-                    // What a handshake takes is not kept for the life of the connection.
-                    if let Ok(Ok(stream)) = Box::pin(tokio::time::timeout(HEAD_TIME, tls.accept(stream))).await {
+                    let handshake = async {
+                        let stream = tls.accept(stream).await?;
                         let session = stream.get_ref().1;
                         let http2 = Some(session.alpn_protocol() == Some(b"h2"));
                         let certificate = match session.peer_certificates().map(<[_]>::to_vec) {
                             Some(chain) => Some(judge(chain).settle().await),
                             None => None,
                         };
-                        connection(&worker, stream, Opened { door, peer, local, tls: true, http2, certificate }).await;
+                        Ok::<_, io::Error>((stream, http2, certificate))
+                    };
+                    // What a handshake takes is not kept for the life of the connection.
+                    if let Ok(Ok((stream, http2, certificate))) = Box::pin(tokio::time::timeout(HEAD_TIME, handshake)).await {
+                        // Boxed: what serves it is moved from hand to hand.
+                        connection(&worker, Box::new(stream), Opened { door, peer, local, tls: true, http2, certificate, room }).await;
                     }
                 });
             }
@@ -242,6 +252,7 @@ struct Opened {
     /// What ALPN chose; `None` lets the first octets say.
     http2: Option<bool>,
     certificate: Option<Standing>,
+    room: Arc<OwnedSemaphorePermit>,
 }
 
 /// Serves one connection.
@@ -249,7 +260,7 @@ async fn connection<T>(worker: &Rc<Worker>, mut io: T, opened: Opened)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Opened { door, peer, local, tls, http2, certificate } = opened;
+    let Opened { door, peer, local, tls, http2, certificate, room } = opened;
     let shared = Arc::new(Shared::default());
     let _entered = worker.enter(&shared);
     let mut first = Vec::new();
@@ -274,7 +285,7 @@ where
     }
     let home: Home<T> = Arc::default();
     loop {
-        let framed = Framed::new(Lent::new(io, Arc::clone(&home)), first, Arc::clone(&shared));
+        let framed = Framed::new(Lent::new(io, Arc::clone(&home), Arc::clone(&room)), first, Arc::clone(&shared));
         let served = http1::Builder::new().max_buf_size(64 * 1024).serve_connection(TokioIo::new(framed), service()).with_upgrades();
         // What it takes to parse and serve is let go with it when the connection is parked.
         if let Err(error) = Box::pin(served).await {

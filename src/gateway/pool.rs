@@ -37,6 +37,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const IDLE_HTTP2: Duration = Duration::from_secs(300);
 /// How long a target that could not be reached is passed over while others can.
 const PENALTY: Duration = Duration::from_secs(5);
+/// Most octets of an HTTP/1.1 answer that wait for whoever is sent them; its head has to fit.
+const READ_BUFFER: usize = 128 * 1024;
 /// Most octets of one stream that wait for its reader.
 pub(crate) const SEND_BUFFER: usize = 64 * 1024;
 
@@ -408,7 +410,8 @@ impl Pool {
             return Ok(Taken { sender: Sender::Http2(sender), idle: None });
         }
         let (stream, expecting) = Checked::new(stream);
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let (sender, connection) =
+            http1::Builder::new().max_buf_size(READ_BUFFER).handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         tokio::task::spawn_local(async move {
             drop(connection.with_upgrades().await);
             drop(room);

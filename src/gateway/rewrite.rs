@@ -92,6 +92,7 @@ pub(crate) fn set_host(parts: &mut http::HeaderMap, entry: &Entry, target: &Targ
 
 /// Over HTTP/2 scheme and authority are in the URI and Host is not sent.
 pub(crate) fn for_http2(request: &mut http::Request<crate::body::RequestBody>, entry: &Entry, target: &Target) -> Result<(), Refusal> {
+    request.headers_mut().remove(header::TRANSFER_ENCODING);
     let given = request.headers_mut().remove(header::HOST).filter(|_| entry.upstream.preserve_host);
     let host = given.unwrap_or_else(|| target.authority.clone());
     let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));

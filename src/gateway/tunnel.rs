@@ -5,17 +5,28 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 
-use crate::{body::Held, bounds::Stay, live::Lease, worker::Worker};
+use crate::{
+    body::Held,
+    bounds::Stay,
+    live::Lease,
+    worker::{Entered, Worker},
+};
 
 /// A WebSocket close frame saying 1008 (policy violation), unmasked, as a server sends it.
 const ENDED: [u8; 4] = [0x88, 0x02, 0x03, 0xf0];
 
 /// Joins the two sides once both have switched.
-pub(crate) fn join(worker: &Rc<Worker>, client: OnUpgrade, upstream: OnUpgrade, lease: Option<Lease>, stay: Option<Stay>, held: Held) {
+pub(crate) fn join(
+    worker: &Rc<Worker>,
+    (client, upstream): (OnUpgrade, OnUpgrade),
+    lease: Option<Lease>,
+    stay: Option<Stay>,
+    counted: (Held, Option<Entered>),
+) {
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
-        // Counted at the upstream for as long as it is open.
-        let _held = held;
+        // At the upstream and among our connections for as long as it is open.
+        let _counted = counted;
         let (client, upstream) = match tokio::try_join!(client, upstream) {
             Ok(both) => both,
             Err(error) => return tracing::debug!(target: "gateway", %error, "WebSocket not switched"),

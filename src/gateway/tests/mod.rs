@@ -1,4 +1,5 @@
 //! The gateway against a raw upstream over real sockets: what a client sends octet by octet, what the upstream really sees.
+mod bodies;
 mod issuers;
 mod keys;
 mod late;
@@ -276,10 +277,21 @@ impl Rig {
         self.with(own, Arc::clone(&self.gateway.parts().outbound), table)
     }
 
+    /// A gateway that holds so many connections.
+    fn holding(&self, max_connections: usize) -> (Arc<Gateway>, SocketAddr) {
+        let parts = self.gateway.parts();
+        let settings = Settings { max_connections, ..Settings::default() };
+        self.settled(parts.own.clone(), Arc::clone(&parts.outbound), Arc::clone(&parts.table), settings)
+    }
+
     fn with(&self, own: Own, outbound: Arc<Outbound>, table: RouteTable) -> (Arc<Gateway>, SocketAddr) {
+        self.settled(own, outbound, Arc::new(ArcSwap::from_pointee(table)), Settings::default())
+    }
+
+    fn settled(&self, own: Own, outbound: Arc<Outbound>, table: Arc<ArcSwap<RouteTable>>, settings: Settings) -> (Arc<Gateway>, SocketAddr) {
         let gateway = Gateway::new(Parts {
             devices: Arc::new(crate::devices::NoDevices),
-            table: Arc::new(ArcSwap::from_pointee(table)),
+            table,
             revoked: Arc::new(RevocationSet::new()),
             own,
             outbound,
@@ -292,7 +304,7 @@ impl Rig {
             observing: None,
             sessions: None,
             means: crate::told::Means::default(),
-            settings: Settings::default(),
+            settings,
         });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();

@@ -33,3 +33,38 @@ async fn frames_pass_only_after_the_handshake_they_belong_to() {
     let (text, closed) = read_all(&mut stream, Duration::from_millis(500)).await;
     assert!(text.starts_with("HTTP/1.1 200") && text.contains("HTTP/1.1 101") && text.ends_with("\x01frames\n") && !closed, "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http2_an_answer_that_is_no_switch_is_not_told_as_one() {
+    let rig = Rig::start().await;
+    let stream = hyper_util::rt::TokioIo::new(rig.connect().await);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake::<_, _, http_body_util::Empty<bytes::Bytes>>(hyper_util::rt::TokioExecutor::new(), stream)
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut ask = async |path: &str| {
+        let mut request = http::Request::connect(format!("http://gw{path}")).body(http_body_util::Empty::new()).unwrap();
+        *request.version_mut() = http::Version::HTTP_2;
+        request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
+        sender.send_request(request).await.unwrap().status().as_u16()
+    };
+    assert_eq!(ask("/public/x").await, 502, "the upstream answers with a page");
+    assert_eq!(ask("/nowhere").await, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_keeps_its_place_among_the_connections() {
+    let rig = Rig::start().await;
+    let (_gateway, at) = rig.holding(1);
+    let mut open = TcpStream::connect(at).await.unwrap();
+    let key = "Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    open.write_all(format!("GET /public/ws HTTP/1.1\r\n{UPGRADE}{key}\r\n").as_bytes()).await.unwrap();
+    assert_eq!(status(&read_all(&mut open, Duration::from_millis(300)).await.0), 101);
+    let mut next = TcpStream::connect(at).await.unwrap();
+    next.write_all(b"GET /public/x HTTP/1.1\r\nHost: gw\r\n\r\n").await.unwrap();
+    assert_eq!(read_all(&mut next, Duration::from_millis(500)).await, (String::new(), false), "there is no room");
+    drop(open);
+    assert_eq!(status(&read_all(&mut next, Duration::from_secs(2)).await.0), 200);
+}
