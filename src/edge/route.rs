@@ -262,8 +262,12 @@ impl Record for Route {
 impl Route {
     fn identity_mistakes(&self, out: &mut Vec<Mistake>) {
         let Some(identity) = &self.identity else { return };
+        let mut seen = std::collections::BTreeSet::new();
         for (header, claim) in identity.headers.iter().flatten() {
             let at = format!("identity.headers.{header}");
+            if !seen.insert(header.to_ascii_lowercase()) {
+                out.push(Mistake::new(at.clone(), "is named twice: names of headers do not differ by case"));
+            }
             if HeaderName::from_bytes(header.as_bytes()).is_err() || header.contains('_') {
                 out.push(Mistake::new(at.clone(), "a header name without '_' is needed (RFC 9110 §5.1)"));
             } else if crate::headers::reserved(header) {
@@ -302,8 +306,8 @@ impl Match {
             }
         }
         for (name, value) in &self.headers {
-            if HeaderName::from_bytes(name.as_bytes()).is_err() || http::HeaderValue::from_str(value).is_err() {
-                out.push(Mistake::new(format!("match.headers.{name}"), "not a header field (RFC 9110 §5)"));
+            if HeaderName::from_bytes(name.as_bytes()).is_err() || name.contains('_') || http::HeaderValue::from_str(value).is_err() {
+                out.push(Mistake::new(format!("match.headers.{name}"), "a header field without '_' in its name is needed (RFC 9110 §5)"));
             }
         }
         if let Some(version) = &self.version {
@@ -434,5 +438,12 @@ mod tests {
         ] {
             assert!(got.iter().any(|m| m == at), "{at} in {got:?}");
         }
+    }
+
+    #[test]
+    fn one_header_is_not_told_twice_and_none_is_asked_for_that_never_comes() {
+        let route = json!({"id": "r", "match": {"headers": {"x_y": "1"}}, "upstream": "u", "public": true,
+            "identity": {"headers": {"X-A": "sub", "x-a": "client_id"}}});
+        assert_eq!(mistakes(route), ["match.headers.x_y", "identity.headers.x-a"]);
     }
 }

@@ -22,6 +22,8 @@ const PATH: usize = 512;
 const NAMED: usize = 16;
 /// Octets of any other text that are remembered: what an issuer writes into its tokens may be long.
 const TEXT: usize = 256;
+/// Octets of what was found wrong with a request that are remembered.
+const FAULTS: usize = 2048;
 
 /// The beginning of a text, cut between characters.
 fn cut(text: &str, most: usize) -> String {
@@ -202,13 +204,13 @@ impl Caller {
         let bound = claims.cnf.as_ref();
         Self {
             credential: who.kind.as_str(),
-            issuer,
-            sub: claims.sub.clone(),
-            client_id: claims.client_id.clone(),
+            issuer: cut(&issuer, TEXT),
+            sub: cut(&claims.sub, TEXT),
+            client_id: claims.client_id.as_deref().map(|client| cut(client, TEXT)),
             device: who.device.as_ref().map(|device| device.id.clone()),
             api_key: who.kid.as_deref().and_then(|kid| kid.strip_prefix(ledger::revocation::API_KEY)).map(str::to_owned),
-            scopes: claims.scope.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect(),
-            audience: claims.aud.clone(),
+            scopes: first(claims.scope.split(' ').filter(|scope| !scope.is_empty())),
+            audience: first(claims.aud.iter().map(String::as_str)),
             binding: bound.map(|cnf| if cnf.jkt.is_some() { "dpop" } else { "mtls" }),
             acr: claims.raw.get("acr").and_then(serde_json::Value::as_str).map(|acr| cut(acr, TEXT)),
             auth_time: claims.raw.get("auth_time").and_then(serde_json::Value::as_i64),
@@ -248,7 +250,7 @@ impl Explanation {
             canary: entry.and_then(|entry| entry.canary.as_ref()).map(|split| split.told()),
             told: entry.and_then(crate::told::said),
             limit: account.verdict.map(|v| Counted { allowed: v.allowed, remaining: v.remaining, retry_after_ms: v.retry_after_ms }),
-            validation: (!account.faults.is_empty()).then(|| crate::validation::told(&account.faults)),
+            validation: (!account.faults.is_empty()).then(|| cut(&crate::validation::told(&account.faults), FAULTS)),
             ..Self::default()
         }
     }
@@ -404,6 +406,20 @@ mod tests {
         let found = all.list(&Sought { reason: Some("policy".into()), ..Sought::default() }, 3);
         assert_eq!(found.iter().map(|e| e.request_id.as_str()).collect::<Vec<_>>(), ["4105", "4103", "4101"]);
         assert!(all.list(&Sought { route: Some("r".into()), ..Sought::default() }, 3).is_empty());
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_token_is_short() {
+        let long = "é".repeat(4_000);
+        let many: Vec<String> = (0..4_000).map(|n| format!("s{n}")).collect();
+        let claims = serde_json::json!({"active": true, "iss": "https://id.example.com", "exp": 9, "sub": long, "client_id": long,
+            "scope": many.join(" "), "aud": many, "acr": long});
+        let Ok(crate::source::Introspection::Active(claims)) = crate::source::Introspection::from_value(claims) else { panic!("active") };
+        let kind = edge::identity::Kind::Opaque;
+        let who = Identity { issuer: Issuer::Foreign(long.as_str().into()), kind, claims: *claims, kid: None, device: None };
+        let told = Caller::of(&who);
+        assert!(serde_json::to_string(&told).unwrap().len() < 10_000, "{told:?}");
+        assert_eq!((told.scopes.len(), told.audience.len(), told.sub.len()), (NAMED, NAMED, TEXT));
     }
 
     #[test]
