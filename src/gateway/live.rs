@@ -5,6 +5,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use edge::identity::Issuer;
 use ledger::RevocationSet;
 
 use crate::{Standing, certificate, seen::Believed, terms::Terms};
@@ -65,6 +66,11 @@ impl Live {
             }
             identity.claims.exp <= now || revoked.revoked(&identity.facts()).is_some() || identity.ended_elsewhere(revoked)
         })
+    }
+
+    /// Ends what is open under other issuers' tokens for which `stands` does not hold. Returns how many.
+    pub(crate) fn sweep_strange(&self, stands: impl Fn(&Believed) -> bool) -> usize {
+        self.end(|open| matches!(open.believed.identity.issuer, Issuer::Foreign(_)) && !stands(&open.believed))
     }
 
     /// Shows the terms of everything that is open.

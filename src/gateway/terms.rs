@@ -16,7 +16,13 @@ use edge::{
 };
 use tokens::secret::Plain;
 
-use crate::{asked::Asked, foreign, seen::Believed, source::Introspection, worker::Worker};
+use crate::{
+    asked::Asked,
+    foreign,
+    seen::Believed,
+    source::{Introspection, KeySource},
+    worker::Worker,
+};
 
 /// How much longer than a request a stream is let go on unconfirmed, milliseconds: a server that is started anew costs nobody his streams.
 pub(crate) const PATIENCE_MS: i64 = 30_000;
@@ -101,6 +107,27 @@ impl Question {
     fn due(&self, now_ms: i64) -> bool {
         !self.asking.get() && !self.over.get() && now_ms - self.good_ms.get() >= self.every_ms
     }
+}
+
+/// Whether another issuer and its keys are still those that a token was believed by.
+fn stands(worker: &Worker, table: &RouteTable, believed: &Believed) -> bool {
+    let who = &believed.identity;
+    // A login server need not be an issuer of tokens.
+    let (Issuer::Foreign(name), Kind::Jwt | Kind::Opaque) = (&who.issuer, who.kind) else { return true };
+    let Some(trusted) = table.trusted(name) else { return false };
+    if who.kind == Kind::Opaque {
+        return true;
+    }
+    let keys = worker.gateway.foreign_keys(trusted);
+    // As long as there are none at all, it is not known which have gone.
+    let Some(kid) = who.kid.as_deref().filter(|_| keys.generation() != believed.keys && keys.usable()) else { return true };
+    trusted.algorithms.iter().any(|alg| keys.find(Some(kid), *alg).is_some())
+}
+
+/// Ends what was opened under another issuer that is trusted no more, or a key that is its no more.
+pub(crate) fn end_strange(worker: &Worker) -> usize {
+    let table = worker.gateway.parts().table.load();
+    worker.live.sweep_strange(|believed| stands(worker, &table, believed))
 }
 
 /// Asks what is due of what is open.

@@ -175,10 +175,7 @@ impl Worker {
 
     fn sweep(&self, behind_ms: i64) {
         let parts = self.gateway.parts();
-        let ended = self.live.sweep(&parts.revoked, parts.clock.now_ms(), behind_ms);
-        if ended > 0 {
-            tracing::info!(target: "gateway", ended, "open streams ended with their credentials");
-        }
+        tell_ended(self.live.sweep(&parts.revoked, parts.clock.now_ms(), behind_ms));
     }
 
     /// How old what is known of revocations is, milliseconds; 0 unless that has been so for a while: after a machine's sleep, what was
@@ -201,6 +198,7 @@ impl Worker {
         if !beat.is_multiple_of(16) {
             return;
         }
+        tell_ended(terms::end_strange(self));
         let now = self.gateway.parts().clock.now();
         self.pool.sweep();
         self.unread.sweep();
@@ -234,6 +232,12 @@ impl Worker {
             edge::identity::Issuer::Authority(_) => None,
             edge::identity::Issuer::Foreign(name) => table.trusted(name).map(|t| self.gateway.foreign_keys(t) as Arc<dyn KeySource>),
         }
+    }
+}
+
+fn tell_ended(ended: usize) {
+    if ended > 0 {
+        tracing::info!(target: "gateway", ended, "open streams ended with their credentials");
     }
 }
 

@@ -66,12 +66,20 @@ async fn a_trusted_issuers_tokens_are_believed_by_its_served_keys() {
     ] {
         assert_eq!(get(&bad).await, 401, "{what}");
     }
+    let mut open = TcpStream::connect(at).await.unwrap();
+    let under = token(&old, "at+jwt", json!({}));
+    let request = format!("GET /f/ws HTTP/1.1\r\nHost: gw\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {under}\r\n\r\n");
+    open.write_all(request.as_bytes()).await.unwrap();
+    let mut octets = [0; 4096];
+    let n = open.read(&mut octets).await.unwrap();
+    assert!(octets[..n].starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&octets[..n]));
     assert_eq!(times.load(Ordering::SeqCst), 1, "unknown kids cost no second fetch within 5 s");
     *document.lock() = Some(json!({"keys": [new.jwk()]}).to_string());
     rig.clock.0.fetch_add(5_000, Ordering::SeqCst);
     assert_eq!(get(&token(&new, "at+jwt", json!({}))).await, 200, "a new key is found");
     assert_eq!(get(&token(&old, "at+jwt", json!({}))).await, 401, "a removed key stops, remembered or not");
     assert_eq!(times.load(Ordering::SeqCst), 2);
+    assert!(read_all(&mut open, Duration::from_secs(20)).await.1, "what it opened is still open");
 }
 
 #[tokio::test(flavor = "multi_thread")]
