@@ -27,6 +27,8 @@ const KIND: ObjectKind = ObjectKind::ApiKey;
 const OVERLAP_S: i64 = 86_400;
 /// The longest it may, seconds.
 const MAX_OVERLAP_S: i64 = 90 * 86_400;
+/// The shortest text that is taken for a key.
+const LEAST: usize = 8;
 /// Characters of a `kid` (RFC 7638).
 const KID: usize = 43;
 
@@ -40,9 +42,17 @@ pub(crate) fn mistakes(given: Option<&str>, members: &Map<String, Value>) -> Vec
         let others = text.starts_with("dw") && text.get(3..4) == Some("_") && !text.starts_with(SecretKind::ApiKey.prefix());
         if others {
             out.push(Mistake::new("api_key", "begins as this server's tokens do"));
+        } else if text.len() < LEAST {
+            out.push(Mistake::new("api_key", format!("must have at least {LEAST} characters")));
         } else if !plausible(text) {
             out.push(Mistake::new("api_key", "must be visible ASCII without a comma; what begins with dwk_ must be whole"));
         }
+    }
+    if members.get("revoked").and_then(Value::as_bool) == Some(true) {
+        out.push(Mistake::new("revoked", "is told, not given: a key is revoked by POST /revocations, or disabled"));
+    }
+    if members.get("owner").and_then(Value::as_object).is_some_and(|owner| owner.len() != 1) {
+        out.push(Mistake::new("owner", "must name one of client_id, subject, device"));
     }
     for name in ["not_before", "expires_at"] {
         if members.get(name).and_then(Value::as_str).is_some_and(|text| moment::parse(text).is_none()) {
@@ -149,7 +159,8 @@ impl Objects {
         let mut steps = Vec::new();
         for version in kept.all() {
             if self.lives(version, now).await? {
-                steps.push(Step::Save(version.row(id, to)));
+                let there = Step::Extend { kind: ArtefactKind::ApiKey, id: version.id.clone(), now, expires_at: version.expires_at };
+                steps.extend([there, Step::Save(version.row(id, to))]);
             }
         }
         Ok(Turn::Versions { steps, generated: None, rotated: false })
@@ -223,6 +234,9 @@ impl Objects {
                 && self.lives(&old, now).await?
             {
                 let old = Version { expires_at: now.saturating_add(overlap_s), ..old };
+                // Only if it is there still: what ended it meanwhile has ended it. The guard goes before what removes it.
+                let there = Step::Extend { kind: ArtefactKind::ApiKey, id: old.id.clone(), now, expires_at: old.expires_at };
+                change.steps.insert(0, there);
                 change.steps.extend([Step::Save(old.row(id, owner.as_ref())), secrets::put(KIND, id, PREVIOUS, old.write())]);
                 previous = Some(old.expires_at);
             }

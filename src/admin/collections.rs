@@ -74,12 +74,14 @@ pub async fn read(state: &AdminState, kind: ObjectKind, call: &Call) -> Result<A
 
 /// `PUT` of an object.
 pub async fn replace(state: &AdminState, kind: ObjectKind, call: &Call) -> Result<Answer, Problem> {
-    Ok(rewritten(state.objects.replace(kind, &call.id, &call.body, &call.wanted, &call.actor).await?))
+    let done = state.objects.replace(kind, &call.id, &call.body, &call.wanted, &call.actor).await?;
+    rewritten(state, done).await
 }
 
 /// `PATCH` of an object.
 pub async fn patch(state: &AdminState, kind: ObjectKind, call: &Call) -> Result<Answer, Problem> {
-    Ok(rewritten(state.objects.patch(kind, &call.id, &call.body, &call.wanted, &call.actor).await?))
+    let done = state.objects.patch(kind, &call.id, &call.body, &call.wanted, &call.actor).await?;
+    rewritten(state, done).await
 }
 
 /// `DELETE` of an object.
@@ -88,9 +90,10 @@ pub async fn delete(state: &AdminState, kind: ObjectKind, call: &Call) -> Result
     Ok(Answer::empty())
 }
 
-fn rewritten(done: Done) -> Answer {
+async fn rewritten(state: &AdminState, done: Done) -> Result<Answer, Problem> {
     let version = done.object.version;
-    Answer::ok(shown(done)).version(version)
+    let object = state.objects.shown_api_key(done.object).await?;
+    Ok(Answer::ok(shown(Done { object, ..done })).version(version))
 }
 
 /// The document, with the secret that was made for it: the only time it is shown.

@@ -447,7 +447,9 @@ fn sound(mistakes: Vec<Mistake>) -> Result<(), Failure> {
 }
 
 fn taken(kind: ObjectKind) -> Failure {
-    Failure::Conflict(format!("a {} with that id or {} exists already", kind.as_str().replace('_', " "), crate::schema::key_member(kind)))
+    let (name, key) = (kind.as_str().replace('_', " "), crate::schema::key_member(kind));
+    let names = if key == "id" { key.to_owned() } else { format!("id or {key}") };
+    Failure::Conflict(format!("another {name} with that {names} exists already"))
 }
 
 /// What follows from a replacement: a user or client that becomes disabled loses everything it holds.

@@ -45,6 +45,11 @@ pub fn texts(description: &str) -> Value {
     json!({ "type": "array", "maxItems": 1000, "items": { "type": "string", "maxLength": 2048 }, "description": description })
 }
 
+/// The same where an empty list would say "nobody" and count as "everybody": it is refused.
+pub fn some(description: &str) -> Value {
+    json!({ "type": "array", "minItems": 1, "maxItems": 1000, "items": { "type": "string", "maxLength": 2048 }, "description": description })
+}
+
 pub fn duration(description: &str) -> Value {
     json!({ "type": "string", "maxLength": 32, "description": format!("{description} A duration such as `60s`, `5m`, `12h`, `30d`.") })
 }
@@ -228,7 +233,7 @@ fn upstream_members(id: &Value) -> Value {
             "timeout": duration("How long one check may take; absent: 5 s."),
             "healthy_after": number("Good checks in a row until a target is up again; absent: 2.", 1, 100),
             "unhealthy_after": number("Bad checks in a row until a target is down; absent: 3.", 1, 100),
-            "expect_status": { "type": "array", "maxItems": 16, "items": number("A status.", 200, 599), "description": "Good statuses; absent: 200 to 399." },
+            "expect_status": { "type": "array", "minItems": 1, "maxItems": 16, "items": number("A status.", 200, 599), "description": "Good statuses; absent: 200 to 399." },
             "port": number("Another port than the target's.", 1, 65_535),
         })),
         "ejection": closed(&[], json!({
@@ -353,9 +358,9 @@ pub fn api_key() -> Value {
                 "device": name("A device."),
             })),
             "scopes": texts("What it is allowed."),
-            "audience": { "oneOf": [text("One."), texts("Several.")], "description": "The audiences it is for; absent: that of any route that takes keys." },
-            "routes": texts("The ids of the routes it is for; absent: all that take keys."),
-            "allowed_cidrs": texts("Networks or addresses it may come from; absent: any."),
+            "audience": { "oneOf": [text("One."), some("Several.")], "description": "The audiences it is for; absent: that of any route that takes keys." },
+            "routes": some("The ids of the routes it is for; absent: all that take keys."),
+            "allowed_cidrs": some("Networks or addresses it may come from; absent: any."),
             "quota": closed(&["rate", "period"], json!({
                 "rate": { "type": "integer", "minimum": 1, "maximum": u32::MAX },
                 "period": duration("In which `rate` requests are let through, over all routes together."),
@@ -376,9 +381,9 @@ fn route_match() -> Value {
     closed(
         &[],
         json!({
-            "hosts": texts("Host names without port; absent: any."),
+            "hosts": some("Host names without port; absent: any."),
             "path_prefix": text("Start of the normalised path; the longest wins."),
-            "methods": texts("Case-sensitive; absent: any."),
+            "methods": some("Case-sensitive; absent: any."),
             "headers": map("Header names and the exact values they must have."),
             "version": closed(&["value"], json!({
                 "header": text("The header that names the version."),
@@ -445,17 +450,17 @@ fn route_auth() -> Value {
             "freshness": choice("`push`: local check and pushed revocations; `introspect`: ask; `offline`: signature and times only.", &["push", "introspect", "offline"]),
             "cache_ttl": duration("How long an introspection answer may be kept."),
             "max_staleness": duration("How old the revocation feed may be."),
-            "sender_constraint": { "type": "array", "maxItems": 2, "items": { "type": "string", "enum": ["dpop", "mtls"] }, "description": "The token must be bound by one of these; absent: it may be." },
-            "acr_values": texts("The token's `acr` must be one of these or a stronger one (RFC 9470); absent: any."),
+            "sender_constraint": { "type": "array", "minItems": 1, "maxItems": 2, "items": { "type": "string", "enum": ["dpop", "mtls"] }, "description": "The token must be bound by one of these; absent: it may be." },
+            "acr_values": some("The token's `acr` must be one of these or a stronger one (RFC 9470); absent: any."),
             "max_age": duration("How long ago the person may have logged in (the token's `auth_time`)."),
             "certificate": closed(&[], json!({
                 "subject": { "description": "Which name of a certificate is the caller's: the first kind of these that it has. Absent: `san_uri`, `san_dns`, `san_email`, `cn`, `subject_dn`.", "oneOf": [
                     choice("One kind alone.", &["san_uri", "san_dns", "san_email", "cn", "subject_dn", "x5t"]),
                     { "type": "array", "minItems": 1, "maxItems": 6, "items": { "type": "string", "enum": ["san_uri", "san_dns", "san_email", "cn", "subject_dn", "x5t"] } },
                 ] },
-                "spiffe_trust_domains": texts("Only certificates with a SPIFFE ID of one of these trust domains count; absent: any certificate."),
-                "authorities": texts("Authorities of the listener (`client_ca_files`) by common name, SHA-256 fingerprint or file name; absent: all."),
-                "allow": { "type": "array", "maxItems": 1024, "description": "Who may come (403 otherwise); absent: whoever has a certificate. A name; a URI that ends in `/*`; `*.` and a DNS name; `*`.", "items": { "oneOf": [
+                "spiffe_trust_domains": some("Only certificates with a SPIFFE ID of one of these trust domains count; absent: any certificate."),
+                "authorities": some("Authorities of the listener (`client_ca_files`) by common name, SHA-256 fingerprint or file name; absent: all."),
+                "allow": { "type": "array", "minItems": 1, "maxItems": 1024, "description": "Who may come (403 otherwise); absent: whoever has a certificate. A name; a URI that ends in `/*`; `*.` and a DNS name; `*`.", "items": { "oneOf": [
                     { "type": "string", "minLength": 1, "maxLength": 2048 },
                     closed(&["name"], json!({ "name": text("The name."), "scopes": texts("What it may: these count as the token's scopes do.") })),
                 ] } },

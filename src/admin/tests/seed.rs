@@ -64,6 +64,37 @@ async fn a_changed_seed_replaces_what_differs_and_an_unchanged_secret_stays() {
 }
 
 #[tokio::test]
+async fn a_list_that_restricts_is_never_empty_and_what_is_told_is_not_given() {
+    let b = bench().await;
+    let bad = r#"{
+      "routes": [{"id": "r", "match": {"path_prefix": "/a/", "methods": [], "hosts": []}, "upstream": "u",
+        "auth": {"accept": ["mtls"], "certificate": {"allow": [], "authorities": [], "spiffe_trust_domains": []}}}],
+      "api_keys": [
+        {"id": "k", "scopes": [], "audience": [], "routes": [], "allowed_cidrs": [], "revoked": true, "api_key": "short"},
+        {"id": "l", "owner": {"subject": "a", "client_id": "b"}, "revoked": false}
+      ]
+    }"#;
+    let Err(Failure::Invalid(mistakes)) = crate::seed::apply(&b.objects, bad.as_bytes(), &Actor::command("seed")).await else { panic!() };
+    let at: Vec<&str> = mistakes.iter().map(|m| m.at.as_str()).collect();
+    for expected in [
+        "routes[0].match.methods",
+        "routes[0].match.hosts",
+        "routes[0].auth.certificate.allow",
+        "routes[0].auth.certificate.authorities",
+        "routes[0].auth.certificate.spiffe_trust_domains",
+        "api_keys[0].audience",
+        "api_keys[0].routes",
+        "api_keys[0].allowed_cidrs",
+        "api_keys[0].revoked",
+        "api_keys[0].api_key",
+        "api_keys[1].owner",
+    ] {
+        assert!(at.contains(&expected), "{expected} is not in {mistakes:#?}");
+    }
+    assert_eq!((at.contains(&"api_keys[0].scopes"), at.contains(&"api_keys[1].revoked"), b.head().await), (false, false, 0));
+}
+
+#[tokio::test]
 async fn a_bad_seed_is_refused_whole_with_every_mistake_and_its_path() {
     let b = bench().await;
     let bad = r#"{
