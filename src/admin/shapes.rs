@@ -210,7 +210,7 @@ fn map(description: &str) -> Value {
 fn target() -> Value {
     closed(
         &["url"],
-        json!({ "url": text("`http://host:port` or `https://host:port`."), "weight": count("Its share; 1 when absent, 0 takes it out.") }),
+        json!({ "url": text("`http://host:port` or `https://host:port`."), "weight": number("Its share; 1 when absent, 0 takes it out.", 0, 100) }),
     )
 }
 

@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::{
     resilience::{Breaking, Bulkhead, Checks, Ejecting, Ejection, HealthCheck, Retries, Retrying, ms, opt_ms},
-    upstream::{Protocol, Upstream, parse_target},
+    upstream::{MOST_WEIGHT, Protocol, Upstream, parse_target},
     upstream_tls::UpstreamTls,
 };
 
@@ -112,7 +112,7 @@ pub(crate) fn balance(id: &str, upstream: &Upstream) -> Balance {
         let apart = secured.is_some() || upstream.max_connections.is_some();
         let own = if apart { format!("#{id}") } else { String::new() };
         let key = format!("{}://{shown}:{port}/{:?}{own}", if tls { "https" } else { "http" }, upstream.protocol).into();
-        let weight = given.weight.unwrap_or(1).min(100);
+        let weight = given.weight.unwrap_or(1).min(MOST_WEIGHT);
         order.extend(std::iter::repeat_n(targets.len(), weight as usize));
         targets.push(Target { tls, host, port, authority, protocol: upstream.protocol, weight, key, secured: secured.clone() });
     }
@@ -230,6 +230,16 @@ mod tests {
         assert!((2_700..3_300).contains(&shares[0]) && (5_700..6_300).contains(&shares[1]), "{shares:?}");
         assert_eq!(both.order, [0, 1, 1]);
         assert_eq!(shares[2], 0);
+    }
+
+    #[test]
+    fn a_weight_that_would_be_cut_is_a_mistake() {
+        let faults = |weight: u32| {
+            let upstream = json!({"id": "u", "targets": [{"url": "http://a", "weight": weight}]});
+            serde_json::from_value::<Upstream>(upstream).unwrap().faults().into_iter().map(|mistake| mistake.at).collect::<Vec<_>>()
+        };
+        assert!(faults(100).is_empty());
+        assert_eq!(faults(101), ["targets[0].weight"]);
     }
 
     #[test]

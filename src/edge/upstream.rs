@@ -15,7 +15,7 @@ use crate::{
 pub struct Target {
     /// `http://host:port` or `https://host:port`, without path, query or userinfo.
     pub url: String,
-    /// Its share among the targets; 1 when absent, 0 takes it out.
+    /// Its share among the targets, at most 100; 1 when absent, 0 takes it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
 }
@@ -90,6 +90,8 @@ pub struct Upstream {
     pub tls: Option<UpstreamTls>,
 }
 
+/// The largest share of a target.
+pub(crate) const MOST_WEIGHT: u32 = 100;
 /// Most targets of one upstream.
 const MOST_TARGETS: usize = 100;
 
@@ -108,6 +110,9 @@ impl Upstream {
         for (n, target) in self.targets.iter().enumerate() {
             if let Err(why) = parse_target(&target.url) {
                 out.push(Mistake::new(format!("targets[{n}].url"), why));
+            }
+            if target.weight.is_some_and(|weight| weight > MOST_WEIGHT) {
+                out.push(Mistake::new(format!("targets[{n}].weight"), "must be 0 to 100"));
             }
         }
         if !self.targets.is_empty() && self.targets.iter().all(|t| t.weight == Some(0)) {

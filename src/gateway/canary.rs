@@ -51,20 +51,34 @@ impl<'t> Side<'t> {
 }
 
 impl Canaries {
-    fn with<T>(&self, split: &Split, ask: impl FnOnce(&mut Tally) -> T) -> T {
+    /// `None` for a canary that was replaced: requests that began under it say nothing of the one in force.
+    fn with<T>(&self, split: &Split, in_force: impl FnOnce() -> bool, ask: impl FnOnce(&mut Tally) -> T) -> Option<T> {
         let mut all = self.0.lock();
         let (text, tally) = all.entry(Arc::clone(&split.entry.id)).or_insert_with(|| (Arc::clone(&split.text), Tally::default()));
         if *text != split.text {
+            if !in_force() {
+                return None;
+            }
             (*text, *tally) = (Arc::clone(&split.text), Tally::default());
         }
-        ask(tally)
+        Some(ask(tally))
     }
 }
 
 impl Gateway {
+    /// Whether a canary is of the routes in force, as it is.
+    fn in_force(&self, split: &Split) -> bool {
+        let table = self.parts.table.load();
+        table.entries().iter().filter(|entry| entry.id == split.entry.id).any(|entry| {
+            let now = entry.canary.as_deref();
+            now.is_some_and(|now| now.text == split.text)
+        })
+    }
+
     /// The side of a request.
     pub(crate) fn side<'t>(&self, split: &'t Split, who: Option<&Identity>, source: IpAddr, headers: &HeaderMap) -> Side<'t> {
-        let canary = split.takes(who, source, headers) && self.canaries.with(split, |tally| tally.rolled_back_at.is_none());
+        let goes = || self.canaries.with(split, || self.in_force(split), |tally| tally.rolled_back_at.is_none());
+        let canary = split.takes(who, source, headers) && goes() == Some(true);
         Side { split, canary }
     }
 
@@ -78,7 +92,8 @@ impl Gateway {
             return;
         }
         let now_ms = self.parts.clock.now_ms();
-        if self.canaries.with(split, |tally| tally.answered(split.guardrail.as_ref(), error, now_ms)) {
+        let answered = |tally: &mut Tally| tally.answered(split.guardrail.as_ref(), error, now_ms);
+        if self.canaries.with(split, || self.in_force(split), answered) == Some(true) {
             let route = &*split.entry.id;
             tracing::warn!(target: "gateway", route, upstream = &*split.entry.upstream.id, "too many errors: nobody goes to the canary any more");
             metrics::counter!("gateway_canary_rollbacks_total", "route" => route.to_owned()).increment(1);
@@ -93,10 +108,36 @@ impl Gateway {
         self.canaries.0.lock().retain(|route, _| splits.iter().any(|split| split.entry.id == *route));
         let standing = |split: &&Split| {
             let window_s = split.guardrail.as_ref().map_or(60, edge::canary::Guardrail::window_s);
-            let (recent, rolled_back_at) = self.canaries.with(split, |tally| (tally.recent(window_s, now_ms), tally.rolled_back_at));
-            let (answers, errors) = recent;
+            let seen = self.canaries.with(split, || true, |tally| (tally.recent(window_s, now_ms), tally.rolled_back_at));
+            let ((answers, errors), rolled_back_at) = seen.unwrap_or_default();
             Standing { route: split.entry.id.to_string(), weight: split.weight, window_s, answers, errors, rolled_back_at }
         };
         splits.iter().map(standing).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn split(weight: u32) -> Split {
+        let upstream = |port: u16| json!({"targets": [{"url": format!("http://127.0.0.1:{port}")}]});
+        let route =
+            json!({"id": "r", "match": {}, "upstream": upstream(8), "public": true, "canary": {"upstream": upstream(9), "weight": weight}});
+        let table = edge::RouteTable::build(&[serde_json::from_value(route).unwrap()], &[], &[], "https://id.example.com").unwrap();
+        *table.entries()[0].canary.clone().unwrap()
+    }
+
+    #[test]
+    fn a_canary_that_was_replaced_takes_nothing_back() {
+        let (old, new) = (split(10), split(20));
+        let canaries = Canaries::default();
+        assert_eq!(canaries.with(&old, || true, |_| ()), Some(()));
+        assert_eq!(canaries.with(&new, || true, |tally| tally.rolled_back_at = Some(7)), Some(()));
+        assert_eq!(canaries.with(&old, || false, |_| ()), None, "a late answer");
+        assert_eq!(canaries.with(&new, || false, |tally| tally.rolled_back_at), Some(Some(7)));
+        assert_eq!(canaries.with(&old, || true, |tally| tally.rolled_back_at), Some(None), "put back on purpose");
     }
 }

@@ -242,8 +242,9 @@ async fn proxied(
     let lease = || believed.map(|b| Lease::new(&worker.live, b, certificate.as_ref(), &terms));
     let progress = (!body.is_end_stream()).then(|| Rc::new(Progress::default()));
     let mut body = match &progress {
-        Some(progress) => RequestBody::new(body, entry.body_limit, Rc::clone(progress), lease())
-            .paced(Pace::of(entry, conn.shared.is_none(), trace.grpc)),
+        Some(progress) => {
+            RequestBody::new(body, entry.body_limit, Rc::clone(progress), lease()).paced(Pace::of(entry, conn.shared.is_none(), trace.grpc))
+        }
         None => RequestBody::empty(),
     };
     if let Some(checker) = &entry.validation {

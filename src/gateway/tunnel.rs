@@ -12,8 +12,12 @@ use crate::{
     worker::{Entered, Worker},
 };
 
-/// A WebSocket close frame saying 1008 (policy violation), unmasked, as a server sends it.
+/// WebSocket close frames, unmasked, as a server sends them: 1008 (policy violation), and 1001 (going away) when we end.
 const ENDED: [u8; 4] = [0x88, 0x02, 0x03, 0xf0];
+const GOING: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
+
+/// How long saying so may take.
+const FAREWELL: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Joins the two sides once both have switched.
 pub(crate) fn join(
@@ -34,15 +38,15 @@ pub(crate) fn join(
         let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
         let over = ended(lease, stay);
         let shutdown = worker.shutdown.cancelled();
-        let by_credential = tokio::select! {
-            _ = copy_bidirectional(&mut client, &mut upstream) => false,
-            () = over => true,
-            () = shutdown => true,
+        let said = tokio::select! {
+            _ = copy_bidirectional(&mut client, &mut upstream) => None,
+            () = over => Some(ENDED),
+            () = shutdown => Some(GOING),
         };
-        if by_credential {
-            farewell(&mut client).await;
+        if let Some(said) = said {
+            farewell(&mut client, &said).await;
         }
-        let _ = upstream.shutdown().await;
+        let _ = tokio::time::timeout(FAREWELL, upstream.shutdown()).await;
     });
 }
 
@@ -60,11 +64,11 @@ async fn ended(mut lease: Option<Lease>, mut stay: Option<Stay>) {
 }
 
 /// Says why, if the client still listens, and closes.
-async fn farewell(client: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+async fn farewell(client: &mut (impl AsyncRead + AsyncWrite + Unpin), said: &[u8]) {
     let close = async {
-        client.write_all(&ENDED).await?;
+        client.write_all(said).await?;
         client.shutdown().await?;
         Ok::<_, io::Error>(())
     };
-    let _ = tokio::time::timeout(std::time::Duration::from_millis(200), close).await;
+    let _ = tokio::time::timeout(FAREWELL, close).await;
 }

@@ -288,7 +288,13 @@ impl Rig {
         self.settled(own, outbound, Arc::new(ArcSwap::from_pointee(table)), Settings::default())
     }
 
-    fn settled(&self, own: Own, outbound: Arc<Outbound>, table: Arc<ArcSwap<RouteTable>>, settings: Settings) -> (Arc<Gateway>, SocketAddr) {
+    fn settled(
+        &self,
+        own: Own,
+        outbound: Arc<Outbound>,
+        table: Arc<ArcSwap<RouteTable>>,
+        settings: Settings,
+    ) -> (Arc<Gateway>, SocketAddr) {
         let gateway = Gateway::new(Parts {
             devices: Arc::new(crate::devices::NoDevices),
             table,

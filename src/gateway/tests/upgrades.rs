@@ -68,3 +68,16 @@ async fn a_websocket_keeps_its_place_among_the_connections() {
     drop(open);
     assert_eq!(status(&read_all(&mut next, Duration::from_secs(2)).await.0), 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ends_says_that_it_goes_away() {
+    let rig = Rig::start().await;
+    let mut open = rig.connect().await;
+    let key = "Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    open.write_all(format!("GET /public/ws HTTP/1.1\r\n{UPGRADE}{key}\r\n").as_bytes()).await.unwrap();
+    assert_eq!(status(&read_all(&mut open, Duration::from_millis(300)).await.0), 101);
+    rig.shutdown.cancel();
+    let mut said = Vec::new();
+    timeout(Duration::from_secs(2), open.read_to_end(&mut said)).await.unwrap().unwrap();
+    assert_eq!(said, [0x88, 0x02, 0x03, 0xe9]);
+}
