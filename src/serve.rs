@@ -441,7 +441,7 @@ async fn renew(tls: Arc<Tls>) {
         let lists = tls.clone();
         // Reading and checking a long list takes its time.
         let _ = tokio::task::spawn_blocking(move || lists.renew_lists()).await;
-        tls.renew_answers().await;
+        tls.renew_answers();
     }
 }
 

@@ -118,11 +118,11 @@ impl Tls {
         }
     }
 
-    /// Asks authorities again about the certificates that are shown now, where that is due.
-    pub async fn renew_answers(&self) {
+    /// Begins to ask authorities again about the certificates that are shown now, where that is due. To be called within a runtime.
+    pub fn renew_answers(&self) {
         let admitted = self.clients.admitted();
         if let Some(ocsp) = admitted.ocsp() {
-            ocsp.renew().await;
+            ocsp.renew();
         }
     }
 

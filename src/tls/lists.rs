@@ -67,15 +67,21 @@ impl Lists {
     /// What the latest list of an authority says of a certificate that it issued. One that was revoked stays so when the list has grown old.
     #[must_use]
     pub fn ask(&self, certificate: &Signer, issuer: &Signer, now: i64) -> Listed {
-        let latest = self.lists.iter().filter(|crl| crl.is_of(issuer)).max_by_key(|crl| crl.this_update());
-        let Some(crl) = latest else { return Listed { revoked: None, until: i64::MAX } };
-        if crl.revokes(certificate.serial()) {
-            return Listed { revoked: Some(true), until: i64::MAX };
+        let of_issuer = || self.lists.iter().filter(|crl| crl.is_of(issuer));
+        let Some(newest) = of_issuer().max_by_key(|crl| crl.this_update()) else { return Listed { revoked: None, until: i64::MAX } };
+        let begun = of_issuer().filter(|crl| crl.this_update() <= now + LEEWAY).max_by_key(|crl| crl.this_update());
+        // One that is dated ahead takes nothing back yet, but what it names has been revoked.
+        if [Some(newest), begun].into_iter().flatten().any(|crl| crl.revokes(certificate.serial())) {
+            return Listed { revoked: Some(true), until: if newest.this_update() > now + LEEWAY { now + 1 } else { i64::MAX } };
         }
-        let until = crl.next_update().map_or(i64::MAX, |next| next.saturating_add(LEEWAY));
-        if crl.this_update() > now + LEEWAY || until <= now {
-            // It may come into force, or be replaced.
+        // It may come into force, or be replaced.
+        let Some(crl) = begun else { return Listed { revoked: None, until: now + 1 } };
+        let mut until = crl.next_update().map_or(i64::MAX, |next| next.saturating_add(LEEWAY));
+        if until <= now {
             return Listed { revoked: None, until: now + 1 };
+        }
+        if newest.this_update() > now + LEEWAY {
+            until = until.min(newest.this_update().saturating_sub(LEEWAY));
         }
         Listed { revoked: Some(false), until }
     }

@@ -17,7 +17,7 @@ use rustls_pki_types::UnixTime;
 use tokens::{
     Entropy,
     certificate::{Certificate, Doubt},
-    pki::ocsp::{ANSWER, About, QUESTION, Status},
+    pki::ocsp::{ANSWER, About, Answer, QUESTION, Status},
 };
 use tokio::sync::Semaphore;
 
@@ -25,8 +25,10 @@ use crate::config::OcspRules;
 
 /// Most certificates that are watched at a time.
 const MOST_WATCHED: usize = 16_384;
-/// Most questions that are open at a time.
+/// Most questions of one kind that are open at a time: about certificates that are shown the first time, and those that are asked again.
 const MOST_ASKING: usize = 16;
+/// Seconds of clock difference forgiven.
+const LEEWAY: i64 = 60;
 /// How long an answer counts at most, seconds, whatever the responder says.
 const LONGEST: i64 = 3600;
 /// How long after a question that was not answered the next one is asked, seconds.
@@ -38,7 +40,8 @@ pub struct Ocsp {
     outbound: Arc<Outbound>,
     entropy: Arc<dyn Entropy>,
     watched: Mutex<std::collections::HashMap<Box<str>, Arc<State>>>,
-    asking: Semaphore,
+    first: Semaphore,
+    again: Semaphore,
 }
 
 impl fmt::Debug for Ocsp {
@@ -61,6 +64,8 @@ struct State {
     about: About,
     urls: Vec<String>,
     known: ArcSwap<Known>,
+    /// From when what is known is true.
+    true_from: AtomicI64,
     /// When the next question is due.
     due: AtomicI64,
     one: tokio::sync::Mutex<()>,
@@ -74,6 +79,27 @@ impl State {
             Known::Good(until) => until > at,
             Known::Revoked => self.due.load(Ordering::Acquire).saturating_add(LONGEST) > at,
         }
+    }
+}
+
+/// Whether an answer that anybody may have kept can still be believed: what has no end is made for the question, or new.
+const fn is_recent(answer: &Answer, at: i64, max_age: i64) -> bool {
+    let oldest = at.saturating_sub(max_age.saturating_mul(2)).saturating_sub(LEEWAY);
+    answer.next_update.is_some() || answer.made_for_it || answer.this_update >= oldest
+}
+
+impl State {
+    /// Takes in an answer that counts until then.
+    fn learn(&self, answer: &Answer, until: i64) {
+        let known = match answer.status {
+            Status::Good => Known::Good(until),
+            Status::Revoked => Known::Revoked,
+            // A responder that knows it no more does not take back that it was revoked.
+            Status::Unknown if **self.known.load() == Known::Revoked => return,
+            Status::Unknown => Known::Nothing,
+        };
+        self.true_from.fetch_max(answer.this_update, Ordering::AcqRel);
+        self.known.store(Arc::new(known));
     }
 }
 
@@ -99,7 +125,14 @@ impl Ocsp {
     /// Asks by these rules.
     #[must_use]
     pub fn new(rules: OcspRules, outbound: Arc<Outbound>, entropy: Arc<dyn Entropy>) -> Arc<Self> {
-        Arc::new(Self { rules, outbound, entropy, watched: Mutex::default(), asking: Semaphore::new(MOST_ASKING) })
+        Arc::new(Self {
+            rules,
+            outbound,
+            entropy,
+            watched: Mutex::default(),
+            first: Semaphore::new(MOST_ASKING),
+            again: Semaphore::new(MOST_ASKING),
+        })
     }
 
     /// Watches a certificate from now on.
@@ -117,6 +150,7 @@ impl Ocsp {
                     about,
                     urls,
                     known: ArcSwap::from_pointee(Known::Nothing),
+                    true_from: AtomicI64::new(i64::MIN),
                     due: AtomicI64::new(i64::MIN),
                     one: tokio::sync::Mutex::new(()),
                 });
@@ -129,23 +163,28 @@ impl Ocsp {
         Arc::new(Watch { ocsp: Arc::clone(self), state, hard: self.rules.hard })
     }
 
-    /// Asks about what is shown now and due, and forgets what is shown no more and known no more. To be called about once a second.
-    pub async fn renew(self: &Arc<Self>) {
+    /// Begins to ask about what is shown now and due, and forgets what is shown no more and known no more. To be called about once a second.
+    pub fn renew(self: &Arc<Self>) {
         let at = now();
         let due: Vec<Arc<State>> = {
             let mut watched = self.watched.lock();
             watched.retain(|_, state| Arc::strong_count(state) > 1 || state.is_known(at));
             #[expect(clippy::cast_precision_loss, reason = "a count far below 2^52")]
             metrics::gauge!("cache_entries", "cache" => "client_ocsp").set(watched.len() as f64);
-            watched.values().filter(|state| Arc::strong_count(state) > 1 && state.due.load(Ordering::Acquire) <= at).cloned().collect()
+            let due = |state: &Arc<State>| Arc::strong_count(state) > 1 && state.due.load(Ordering::Acquire) <= at;
+            watched.values().filter(|state| due(state) && state.one.try_lock().is_ok()).cloned().collect()
         };
-        futures_util::future::join_all(due.iter().map(|state| self.ask(state))).await;
+        for state in due {
+            let ocsp = Arc::clone(self);
+            // A responder that hangs holds up nothing but the questions to it.
+            tokio::spawn(async move { ocsp.ask(&state, &ocsp.again).await });
+        }
     }
 
     /// Asks about one certificate, unless somebody else just did.
-    async fn ask(&self, state: &State) {
+    async fn ask(&self, state: &State, room: &Semaphore) {
         let _one = state.one.lock().await;
-        let Ok(_room) = self.asking.acquire().await else { return };
+        let Ok(_room) = room.acquire().await else { return };
         let at = now();
         if state.due.load(Ordering::Acquire) > at {
             return;
@@ -153,21 +192,13 @@ impl Ocsp {
         let mut outcome = "unanswered";
         for url in state.urls.iter().take(2) {
             match self.ask_at(state, url).await {
-                Ok((status, until)) => {
-                    let known = match status {
-                        Status::Good => Known::Good(until),
-                        Status::Revoked => Known::Revoked,
-                        Status::Unknown => Known::Nothing,
-                    };
-                    outcome = match status {
+                Ok(answer) => {
+                    outcome = match answer.status {
                         Status::Good => "good",
                         Status::Revoked => "revoked",
                         Status::Unknown => "unknown",
                     };
-                    // A responder that knows it no more does not take back that it was revoked.
-                    if status != Status::Unknown || **state.known.load() != Known::Revoked {
-                        state.known.store(Arc::new(known));
-                    }
+                    state.learn(&answer, self.until(&answer, now()));
                     break;
                 }
                 Err(why) => tracing::warn!(target: "tls", url, why, "an OCSP responder did not help"),
@@ -178,7 +209,7 @@ impl Ocsp {
         state.due.store(now().saturating_add(pause), Ordering::Release);
     }
 
-    async fn ask_at(&self, state: &State, url: &str) -> Result<(Status, i64), String> {
+    async fn ask_at(&self, state: &State, url: &str) -> Result<Answer, String> {
         let mut nonce = [0; 16];
         self.entropy.fill(&mut nonce);
         let mut headers = HeaderMap::new();
@@ -191,9 +222,19 @@ impl Ocsp {
         }
         let at = now();
         let answer = state.about.believe(&reply.body, &nonce, at).map_err(|why| why.to_string())?;
-        // Without a next update newer information may be had at any time: it counts until it was asked for twice in vain.
-        let until = answer.next_update.unwrap_or_else(|| at.saturating_add(self.rules.max_age.saturating_mul(2)).saturating_add(AGAIN));
-        Ok((answer.status, until.min(at.saturating_add(LONGEST.max(self.rules.max_age.saturating_mul(2))))))
+        if !is_recent(&answer, at, self.rules.max_age) {
+            return Err("its answer has no end, was not made for the question and is old".to_owned());
+        }
+        if answer.this_update < state.true_from.load(Ordering::Acquire) {
+            return Err("its answer is older than the one that is known".to_owned());
+        }
+        Ok(answer)
+    }
+
+    /// Until when an answer counts. Without a next update newer information may be had at any time: until it was asked for twice in vain.
+    fn until(&self, answer: &Answer, at: i64) -> i64 {
+        let twice = self.rules.max_age.saturating_mul(2);
+        answer.next_update.unwrap_or_else(|| at.saturating_add(twice).saturating_add(AGAIN)).min(at.saturating_add(LONGEST.max(twice)))
     }
 }
 
@@ -207,10 +248,10 @@ impl Watch {
     /// Waits for the first answer, or for the outbound rules to give up; asks anew, without waiting, where that is due.
     pub async fn settle(&self) {
         if **self.state.known.load() == Known::Nothing {
-            self.ocsp.ask(&self.state).await;
+            self.ocsp.ask(&self.state, &self.ocsp.first).await;
         } else if self.state.due.load(Ordering::Acquire) <= now() {
             let asking = self.clone();
-            tokio::spawn(async move { asking.ocsp.ask(&asking.state).await });
+            tokio::spawn(async move { asking.ocsp.ask(&asking.state, &asking.ocsp.again).await });
         }
     }
 
@@ -225,5 +266,19 @@ impl Watch {
             _ if self.hard => Err(Doubt::Undecided("ocsp")),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_without_an_end_is_made_for_the_question_or_new() {
+        let old = Answer { status: Status::Good, this_update: 1_000, next_update: None, made_for_it: false };
+        assert!(is_recent(&old, 1_000 + 2 * 300 + LEEWAY, 300));
+        assert!(!is_recent(&old, 1_001 + 2 * 300 + LEEWAY, 300), "it may have been kept by anybody");
+        assert!(is_recent(&Answer { made_for_it: true, ..old }, 9_000, 300));
+        assert!(is_recent(&Answer { next_update: Some(9_100), ..old }, 9_000, 300));
     }
 }

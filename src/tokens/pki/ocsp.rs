@@ -42,6 +42,8 @@ pub struct Answer {
     pub this_update: i64,
     /// When newer information is due, if the responder says so.
     pub next_update: Option<i64>,
+    /// Whether it repeats the nonce of the question: it was made for it.
+    pub made_for_it: bool,
 }
 
 /// Why an answer is not believed.
@@ -92,9 +94,11 @@ impl About {
         let parts = signed_parts(basic).ok_or(Unbelieved::Malformed)?;
         self.check_signature(&parts, now)?;
         let data = response_data(parts.data).ok_or(Unbelieved::Malformed)?;
-        if let Some(extensions) = data.extensions
-            && repeated(extensions).ok_or(Unbelieved::Malformed)?.is_some_and(|other| other != nonce)
-        {
+        let other = match data.extensions {
+            Some(extensions) => repeated(extensions).ok_or(Unbelieved::Malformed)?,
+            None => None,
+        };
+        if other.is_some_and(|other| other != nonce) {
             return Err(Unbelieved::Nonce);
         }
         let mut responses = data.responses;
@@ -102,7 +106,11 @@ impl About {
             let (identifier, answer) = single(&mut responses).ok_or(Unbelieved::Malformed)?;
             if same_certificate(identifier, &self.identifier) {
                 let late = answer.next_update.is_some_and(|next| next + LEEWAY < now);
-                return if answer.this_update > now + LEEWAY || late { Err(Unbelieved::Stale) } else { Ok(answer) };
+                return if answer.this_update > now + LEEWAY || late {
+                    Err(Unbelieved::Stale)
+                } else {
+                    Ok(Answer { made_for_it: other.is_some(), ..answer })
+                };
             }
         }
         Err(Unbelieved::Other)
@@ -219,19 +227,22 @@ fn response_data(octets: &[u8]) -> Option<Data<'_>> {
     Some(Data { responder, responses, extensions })
 }
 
-/// The nonce among extensions.
+/// The nonce among extensions; `None` also where another one is critical, as what it says is not known (RFC 6960 §4.4).
 fn repeated(mut extensions: Reader<'_>) -> Option<Option<&[u8]>> {
+    let mut nonce = None;
     while !extensions.is_empty() {
         let mut extension = extensions.inside(SEQUENCE)?;
         let oid = extension.body(OID)?;
-        extension.optional(der::BOOLEAN)?;
+        let critical = extension.optional(der::BOOLEAN)?.is_some();
         let value = extension.body(OCTET_STRING)?;
         if oid == NONCE {
             // Older responders leave the inner string out.
-            return Some(Some(Reader::new(value).body(OCTET_STRING).unwrap_or(value)));
+            nonce = nonce.or(Some(Reader::new(value).body(OCTET_STRING).unwrap_or(value)));
+        } else if critical {
+            return None;
         }
     }
-    Some(None)
+    Some(nonce)
 }
 
 fn single<'a>(responses: &mut Reader<'a>) -> Option<(&'a [u8], Answer)> {
@@ -248,9 +259,11 @@ fn single<'a>(responses: &mut Reader<'a>) -> Option<(&'a [u8], Answer)> {
         Some(mut time) => Some(time.time()?),
         None => None,
     };
-    let _extensions = inside.optional(tagged(1))?;
+    if let Some(mut list) = inside.optional(tagged(1))? {
+        repeated(list.inside(SEQUENCE)?)?;
+    }
     inside.end()?;
-    Some((identifier, Answer { status, this_update, next_update }))
+    Some((identifier, Answer { status, this_update, next_update, made_for_it: false }))
 }
 
 /// Whether two identifiers are equal but for how "no parameters" of the hash is written.
