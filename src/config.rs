@@ -89,7 +89,7 @@ section! {
         trusted_proxies: Vec<IpNet> = "",
         /// Whether the client certificates are believed that trusted proxies pass on as `Client-Cert` and `Client-Cert-Chain` (RFC 9440).
         /// Set it only if every trusted proxy removes these headers from what its clients send: whoever gets one through is taken for
-        /// the holder of that certificate. Otherwise they are taken off every request and mean nothing.
+        /// the holder of that certificate. A proxy's own certificate is then never its client's. Otherwise they are taken off every request and mean nothing.
         client_certificate_header: bool = "false",
         /// The set of rules: `standard`; `fapi2` (the FAPI 2.0 Security Profile for every client); `oidc-dynamic` (adds what old OpenID
         /// Connect certification profiles demand: implicit and hybrid responses, request objects by reference).
@@ -205,7 +205,7 @@ section! {
         /// How old the knowledge of revocations may be before tokens are introspected instead, and refused if that fails.
         max_staleness: Seconds = r#""5s""#,
         /// A file of routes: the JSON of a seed with `upstreams`, `routes`, `trusted_issuers` and `policies`. It is read at the start and within
-        /// a second of every change, and taken in as a whole: what it no longer names goes, what others made stays. A bad file is refused and
+        /// a second of every change, and taken in as a whole: what it no longer names goes; what others made stays, and may not be named in it. A bad file is refused and
         /// the old routes stay.
         routes_file: Option<PathBuf> = "",
         /// `shared`: every route without a `policy` of its own, public ones too, is judged by the stored policies, and what none of them permits
