@@ -89,7 +89,8 @@ section! {
         trusted_proxies: Vec<IpNet> = "",
         /// Whether the client certificates are believed that trusted proxies pass on as `Client-Cert` and `Client-Cert-Chain` (RFC 9440).
         /// Set it only if every trusted proxy removes these headers from what its clients send: whoever gets one through is taken for
-        /// the holder of that certificate. A proxy's own certificate is then never its client's. Otherwise they are taken off every request and mean nothing.
+        /// the holder of that certificate. A proxy's own certificate is then never its client's. Otherwise they are taken off every
+        /// request and mean nothing.
         client_certificate_header: bool = "false",
         /// The set of rules: `standard`; `fapi2` (the FAPI 2.0 Security Profile for every client); `oidc-dynamic` (adds what old OpenID
         /// Connect certification profiles demand: implicit and hybrid responses, request objects by reference).
