@@ -1,4 +1,5 @@
 //! The decision server by itself and behind Caddy and Traefik: what is told has to be complete, single and of one dialect.
+use std::io::Write as _;
 use std::process::Command;
 
 use serde_json::json;
@@ -277,4 +278,15 @@ fn many_fronts_ask_at_once_over_kept_connections() {
         futures_util::future::join_all(calls).await
     });
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+}
+
+#[test]
+fn a_question_about_a_websocket_leaves_the_fronts_connection_in_use() {
+    let stage = deciding(|_| {});
+    let mut stream = raw::connect(&stage.listener("decision"));
+    let lines: String = told("/public/x").iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    for upgrade in ["Connection: Upgrade\r\nUpgrade: websocket\r\n", ""] {
+        stream.write_all(format!("GET /auth/forward HTTP/1.1\r\nHost: decisions\r\n{upgrade}{lines}\r\n").as_bytes()).expect("it is sent");
+        assert!(raw::read_head(&mut stream).starts_with("HTTP/1.1 200"), "{upgrade}");
+    }
 }
