@@ -8,7 +8,7 @@ use std::{
 use edge::identity::Issuer;
 use ledger::RevocationSet;
 
-use crate::{Standing, certificate, seen::Believed, terms::Terms};
+use crate::{Standing, certificate, seen::Believed, terms::{Behind, Terms}};
 
 /// One open thing.
 struct Open {
@@ -53,11 +53,11 @@ impl Live {
         self.open.borrow().len() - self.free.borrow().len()
     }
 
-    /// Ends what was revoked or has expired, or cannot be confirmed: what is known of ends is `behind_ms` old. Returns how many.
-    pub(crate) fn sweep(&self, revoked: &RevocationSet, now_ms: i64, behind_ms: i64) -> usize {
+    /// Ends what was revoked or has expired, or cannot be confirmed: what is known of ends is too old. Returns how many.
+    pub(crate) fn sweep(&self, revoked: &RevocationSet, now_ms: i64, behind: Behind) -> usize {
         let now = now_ms.div_euclid(1000);
         self.end(|open| {
-            if open.terms.over(now_ms, behind_ms) {
+            if open.terms.over(now_ms, behind) {
                 return true;
             }
             let identity = &open.believed.identity;

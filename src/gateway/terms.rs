@@ -32,11 +32,20 @@ const OFTEN_MS: i64 = 1_000;
 /// Most questions of one thread at a time.
 const QUESTIONS: usize = 32;
 
+/// How old what is known of ends is, milliseconds: what the authorization server revoked, and what ended the gateway's own sessions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Behind {
+    pub revocations_ms: i64,
+    pub sessions_ms: i64,
+}
+
 /// What one open thing depends on.
 #[derive(Clone, Default)]
 pub(crate) struct Terms {
     /// How old the knowledge of revocations may be, milliseconds; nothing where it does not count.
     stale_ms: Option<i64>,
+    /// That of the gateway's own sessions, not of the authorization server's revocations.
+    sessions: bool,
     question: Option<Rc<Question>>,
 }
 
@@ -60,19 +69,20 @@ impl Terms {
         }
         let most = guard.max_staleness_ms.unwrap_or(worker.gateway.parts().settings.max_staleness_ms);
         match &believed.identity.issuer {
-            Issuer::Own => Self { stale_ms: Some(most), question: None },
-            Issuer::Authority(_) => Self { stale_ms: believed.identity.device.as_ref().map(|_| most), question: None },
+            Issuer::Own => Self { stale_ms: Some(most), ..Self::default() },
+            Issuer::Authority(_) => Self { stale_ms: believed.identity.device.as_ref().map(|_| most), ..Self::default() },
+            Issuer::Foreign(_) if believed.identity.kind == Kind::Session => Self { stale_ms: Some(most), sessions: true, question: None },
             Issuer::Foreign(name) => {
                 let Some(trusted) = table.trusted(name) else { return Self::default() };
-                // Ends of sessions are heard over the ledger, whoever logged them in.
-                let heard = trusted.signals || believed.identity.kind == Kind::Session;
-                Self { stale_ms: heard.then_some(most), question: Question::new(worker, guard, trusted, believed, asked) }
+                let question = Question::new(worker, guard, trusted, believed, asked);
+                Self { stale_ms: trusted.signals.then_some(most), sessions: false, question }
             }
         }
     }
 
-    /// Whether it may not go on: what is known is `behind_ms` old.
-    pub(crate) fn over(&self, now_ms: i64, behind_ms: i64) -> bool {
+    /// Whether it may not go on with what is known being so old.
+    pub(crate) fn over(&self, now_ms: i64, behind: Behind) -> bool {
+        let behind_ms = if self.sessions { behind.sessions_ms } else { behind.revocations_ms };
         self.stale_ms.is_some_and(|most| behind_ms > most.saturating_add(PATIENCE_MS))
             || self.question.as_ref().is_some_and(|q| q.over(now_ms))
     }

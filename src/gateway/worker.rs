@@ -24,7 +24,7 @@ use crate::{
     request_id::Ids,
     seen::Seen,
     source::{IntrospectError, Introspection},
-    terms,
+    terms::{self, Behind},
     unread::Unread,
     usage::Counts,
 };
@@ -154,7 +154,7 @@ impl Worker {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = wake.notified() => self.sweep(0),
+                () = wake.notified() => self.sweep(Behind::default()),
                 _ = tick.tick() => self.tidy(),
             }
         }
@@ -173,22 +173,25 @@ impl Worker {
         }
     }
 
-    fn sweep(&self, behind_ms: i64) {
+    fn sweep(&self, behind: Behind) {
         let parts = self.gateway.parts();
-        tell_ended(self.live.sweep(&parts.revoked, parts.clock.now_ms(), behind_ms));
+        tell_ended(self.live.sweep(&parts.revoked, parts.clock.now_ms(), behind));
     }
 
-    /// How old what is known of revocations is, milliseconds; 0 unless that has been so for a while: after a machine's sleep, what was
-    /// missed is heard of first.
-    fn behind_ms(&self) -> i64 {
+    /// How old what is known of ends is; 0 unless that has been so for a while: after a machine's sleep, what was missed is heard of first.
+    fn behind(&self) -> Behind {
         let parts = self.gateway.parts();
-        let behind = parts.clock.now_ms().saturating_sub((parts.own.fresh_at_ms)());
-        self.deaf.set(if behind > terms::PATIENCE_MS { self.deaf.get() + 1 } else { 0 });
-        if self.deaf.get() > DEAF { behind } else { 0 }
+        let now_ms = parts.clock.now_ms();
+        let since = |at_ms: i64| now_ms.saturating_sub(at_ms);
+        let sessions_ms = parts.sessions.as_ref().map_or(0, |sessions| since(sessions.fresh_at_ms()));
+        let behind = Behind { revocations_ms: since((parts.own.fresh_at_ms)()), sessions_ms };
+        let deaf = behind.revocations_ms.max(behind.sessions_ms) > terms::PATIENCE_MS;
+        self.deaf.set(if deaf { self.deaf.get() + 1 } else { 0 });
+        if self.deaf.get() > DEAF { behind } else { Behind::default() }
     }
 
     fn tidy(self: &Rc<Self>) {
-        self.sweep(self.behind_ms());
+        self.sweep(self.behind());
         terms::ask(self);
         self.pool.relieve();
         self.tell();

@@ -79,13 +79,15 @@ async fn proved(
     now_ms: i64,
 ) -> Result<Rc<Believed>, Refusal> {
     let known = worker.seen.borrow_mut().get(value);
+    // What has ended may be the tokens that were remembered, and not those that came since: the row tells.
+    let stands = |known: &Rc<Believed>| !sessions.is_stale(guard, worker, known, now_ms) && bearer::unrevoked(worker, known, value).is_ok();
     let mut session = match known {
-        Some(known) if !sessions.is_stale(guard, worker, &known, now_ms) => known,
+        Some(known) if stands(&known) => known,
         _ => load(worker, sessions, value, now_ms).await?,
     };
     if let Err(refusal) = bearer::unrevoked(worker, &session, value) {
-        if !asked.rehearsal {
-            sessions.bury(value, "revoked");
+        if let Some(held) = session.session.as_ref().filter(|_| !asked.rehearsal) {
+            sessions.bury(value, held.generation, "revoked");
         }
         return Err(refusal);
     }
@@ -130,7 +132,12 @@ async fn ask(
     now_ms: i64,
 ) -> Result<(), Refusal> {
     let always = guard.freshness == Freshness::Introspect;
-    if sessions.issuer != edge::identity::Issuer::Own || (!always && bearer::fresh(worker, guard, now_ms)) {
+    if sessions.issuer != edge::identity::Issuer::Own {
+        // Nobody can be asked: what its login server has ended is heard over the ledger alone.
+        let heard = guard.freshness == Freshness::Offline || now_ms - sessions.fresh_at_ms() <= most_stale(worker, guard);
+        return if heard { Ok(()) } else { Err(Refusal::Undecided("session_feed")) };
+    }
+    if !always && bearer::fresh(worker, guard, now_ms) {
         return Ok(());
     }
     let kept_ms = if always { guard.cache_ttl_ms.unwrap_or(0) } else { bearer::STALE_TTL_MS };
@@ -148,19 +155,27 @@ async fn ask(
         }
         Ok(Introspection::Inactive) => {
             worker.seen.borrow_mut().forget(value);
-            sessions.bury(value, "inactive");
+            sessions.bury(value, held.generation, "inactive");
             Err(Refusal::Invalid("inactive"))
         }
         Err(_) => Err(Refusal::Undecided("introspection")),
     }
 }
 
+fn most_stale(worker: &Worker, guard: &Guard) -> i64 {
+    guard.max_staleness_ms.unwrap_or(worker.gateway.parts().settings.max_staleness_ms)
+}
+
 impl Sessions {
     /// Whether what is remembered of a session has to be read again: it may have been idle for too long, or ended elsewhere unheard.
     fn is_stale(&self, guard: &Guard, worker: &Worker, known: &Believed, now_ms: i64) -> bool {
         let Some(held) = &known.session else { return true };
-        let most = guard.max_staleness_ms.unwrap_or(worker.gateway.parts().settings.max_staleness_ms);
-        held.idle_until.get() <= now_ms.div_euclid(1000) || now_ms - self.parts.store.fresh_at_ms() > most
+        held.idle_until.get() <= now_ms.div_euclid(1000) || now_ms - self.fresh_at_ms() > most_stale(worker, guard)
+    }
+
+    /// Up to when the ends of sessions are known here, milliseconds since the epoch.
+    pub(crate) fn fresh_at_ms(&self) -> i64 {
+        self.parts.store.fresh_at_ms()
     }
 
     /// The live session of a cookie: its row's id, what it holds, and until when it lives.
@@ -212,11 +227,14 @@ impl Sessions {
         }
     }
 
-    /// Takes the row of a session away that was found to be over.
-    fn bury(self: &Arc<Self>, value: &str, reason: &'static str) {
+    /// Takes the row of a session away that was found to be over, if it still holds what was judged: tokens that came since are judged by
+    /// themselves.
+    fn bury(self: &Arc<Self>, value: &str, generation: u64, reason: &'static str) {
         let (sessions, value) = (Arc::clone(self), Plain::new(value));
         tokio::spawn(async move {
-            if let Ok(Some((id, kept, _))) = sessions.find(value.expose()).await {
+            if let Ok(Some((id, kept, _))) = sessions.find(value.expose()).await
+                && kept.generation == generation
+            {
                 let _ = sessions.end(&id, &kept, reason).await;
             }
         });
