@@ -215,7 +215,8 @@ fn remove_nominated(headers: &mut HeaderMap) {
     }
 }
 
-fn clean_cookies(headers: &mut HeaderMap, own: &[String]) {
+/// Takes our own cookies off a request; those of others stay.
+pub fn clean_cookies(headers: &mut HeaderMap, own: &[String]) {
     let any = headers.get_all(COOKIE).iter().any(|v| v.as_bytes().split(|b| *b == b';').any(|p| own_cookie(p, own)));
     if !any {
         return;

@@ -246,10 +246,28 @@ async fn judge(
     current.meter(Some(at)).allow();
     if !entry.forward_credentials {
         remove.extend(CREDENTIALS.into_iter().filter(|name| headers.contains_key(name)));
+        if removes {
+            spare_cookies(&headers, &worker.gateway.parts().settings.session_cookies, &mut set, &mut remove);
+        }
     }
     // What is set replaces what was there; Envoy would take it off again.
     remove.retain(|name| !set.contains_key(name));
     Ok(Granted { set, remove })
+}
+
+/// Has a front that can do so forward the cookies of others alone.
+fn spare_cookies(headers: &HeaderMap, own: &[String], set: &mut HeaderMap, remove: &mut Vec<HeaderName>) {
+    let mut cookies: HeaderMap = headers.get_all(header::COOKIE).iter().map(|line| (header::COOKIE, line.clone())).collect();
+    let before = cookies.clone();
+    edge::headers::clean_cookies(&mut cookies, own);
+    if cookies == before {
+        return;
+    }
+    let left: Vec<&[u8]> = cookies.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    match HeaderValue::from_bytes(&left.join(&b"; "[..])) {
+        Ok(left) if !left.is_empty() => drop(set.insert(header::COOKIE, left)),
+        _ => remove.push(header::COOKIE),
+    }
 }
 
 fn target(path: &str, query: Option<&str>) -> String {
@@ -349,5 +367,24 @@ fn plainly(dialect: Dialect, answer: &mut Response<AnswerBody>) {
     answer.headers_mut().insert(STATUS, HeaderValue::from(status.as_u16()));
     if dialect == Dialect::Nginx && !status.is_success() && status != StatusCode::UNAUTHORIZED {
         *answer.status_mut() = if status.is_redirection() { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_front_that_can_forwards_the_cookies_of_others_alone() {
+        let spared = |lines: &[&'static str]| {
+            let headers: HeaderMap = lines.iter().map(|line| (header::COOKIE, HeaderValue::from_static(line))).collect();
+            let (mut set, mut remove) = (HeaderMap::new(), Vec::new());
+            spare_cookies(&headers, &["doorward".into()], &mut set, &mut remove);
+            (set.get(header::COOKIE).map(|left| left.to_str().unwrap().to_owned()), !remove.is_empty())
+        };
+        assert_eq!(spared(&["a=1; b=2"]), (None, false));
+        assert_eq!(spared(&["__Host-doorward-gateway=s"]), (None, true));
+        assert_eq!(spared(&["a=1; __Host-doorward-gateway=s", "b=2"]), (Some("a=1; b=2".into()), false));
+        assert_eq!(spared(&[]), (None, false));
     }
 }

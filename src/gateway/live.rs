@@ -8,7 +8,11 @@ use std::{
 use edge::identity::Issuer;
 use ledger::RevocationSet;
 
-use crate::{Standing, certificate, seen::Believed, terms::{Behind, Terms}};
+use crate::{
+    Standing, certificate,
+    seen::Believed,
+    terms::{Behind, Terms},
+};
 
 /// One open thing.
 struct Open {
