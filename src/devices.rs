@@ -87,3 +87,46 @@ impl Listener for Registry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use accounts::device::Certificate as Registered;
+    use ledger::{Change, Object, Step};
+    use store::Options;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[tokio::test]
+    async fn what_is_remembered_is_read_anew_where_it_is_too_old() {
+        let home = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", home.path().join("a.db").display());
+        let store = store::open(&url, &Options { connections: 2, ..Options::default() }, Arc::new(SystemClock)).await.unwrap();
+        let registry = Registry::new(store.clone(), Arc::default());
+        let shown = Certificate { sha256: "ab", ..Certificate::default() };
+        assert_eq!(registry.of_certificate(&shown, 1_000, i64::MIN).await, Ok(None));
+        let certificates = vec![Registered { sha256: Some("ab".into()), ..Registered::default() }];
+        let device = Device { id: "pump".into(), disabled: true, certificates, ..Device::default() };
+        let object = |kind, id: &str, document| Object {
+            kind,
+            id: id.to_owned(),
+            key: id.to_owned(),
+            document,
+            version: 1,
+            created_at: 1,
+            updated_at: 1,
+        };
+        let mut change = Change::new().step(Step::CreateObject(object(ObjectKind::Device, "pump", serde_json::to_value(&device).unwrap())));
+        for mark in device.marks() {
+            let bound = serde_json::to_value(Bound { device: "pump".into() }).unwrap();
+            change = change.step(Step::CreateObject(object(ObjectKind::DeviceBinding, &mark, bound)));
+        }
+        assert!(store.apply(change).await.unwrap().applied());
+        // Nobody has told of it: what is remembered counts as long as it may be that old.
+        assert_eq!(registry.of_certificate(&shown, 2_000, 999).await, Ok(None));
+        let found = registry.of_certificate(&shown, 2_000, 1_000).await.unwrap();
+        assert!(found.is_some_and(|found| found.disabled));
+        let found = registry.of_certificate(&shown, 3_000, i64::MIN).await.unwrap();
+        assert!(found.is_some(), "the new answer is remembered");
+    }
+}
