@@ -206,8 +206,8 @@ section! {
         /// How old the knowledge of revocations may be before tokens are introspected instead, and refused if that fails.
         max_staleness: Seconds = r#""5s""#,
         /// A file of routes: the JSON of a seed with `upstreams`, `routes`, `trusted_issuers` and `policies`. It is read at the start and within
-        /// a second of every change, and taken in as a whole: what it no longer names goes; what others made stays, and may not be named in it. A bad file is refused and
-        /// the old routes stay.
+        /// a second of every change, and taken in as a whole: what it no longer names goes; what others made stays, and may not be named in it.
+        /// A bad file is refused and the old routes stay.
         routes_file: Option<PathBuf> = "",
         /// `shared`: every route without a `policy` of its own, public ones too, is judged by the stored policies, and what none of them permits
         /// is refused. Default: such a route has no policy.

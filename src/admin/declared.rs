@@ -1,5 +1,5 @@
 //! A file that is the whole truth about the routes it names: what is in it is stored, what was in it before and no longer is goes, in one
-//! transaction or not at all. What was made by other hands stays.
+//! transaction or not at all. What was made by other hands stays, and may not be named in it.
 use ledger::{Change, EventKind, Mistake, ObjectKind, Outcome, Step};
 use serde_json::{Value, json};
 
@@ -31,6 +31,10 @@ pub async fn apply(objects: &Objects, text: &[u8], actor: &Actor) -> Result<Opti
         let gone = gone(objects, &before, &named).await?;
         let removed: Vec<(ObjectKind, String)> = gone.iter().map(|(kind, id, _)| (*kind, id.clone())).collect();
         let mut plan = seed::plan_without(objects, text, actor, &removed).await?;
+        let others = others(objects, &before, text).await?;
+        if !others.is_empty() {
+            return Err(Failure::Invalid(others));
+        }
         let order = objects.order(actor);
         let mut change = plan.take_change();
         for (kind, id, version) in &gone {
@@ -79,6 +83,19 @@ async fn remembered(objects: &Objects) -> Result<Vec<Named>, Failure> {
     let Some(stored) = objects.store.meta(REMEMBERED).await? else { return Ok(Vec::new()) };
     let rows: Vec<(String, String)> = serde_json::from_slice(&stored).unwrap_or_default();
     Ok(rows.into_iter().filter_map(|(kind, key)| Some((ObjectKind::parse(&kind)?, key))).collect())
+}
+
+/// What the file names that was there before the file named it: it would be replaced without a word, and go with the file.
+async fn others(objects: &Objects, before: &[Named], text: &[u8]) -> Result<Vec<Mistake>, Failure> {
+    let mut out = Vec::new();
+    for (kind, path, key) in seed::named(text).0 {
+        let Some(key) = key else { continue };
+        let name = (kind, key);
+        if !before.contains(&name) && objects.store.object_by_key(kind, &name.1).await?.is_some() {
+            out.push(Mistake::new(path, "was made by other hands: delete it there, or name this one otherwise"));
+        }
+    }
+    Ok(out)
 }
 
 /// What was named before, is not any more, and is still there: kind, id and version.

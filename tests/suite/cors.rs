@@ -12,8 +12,11 @@ static STAGE: Shared = Shared::new();
 const APP: &str = "https://app.example.com";
 
 fn add(stage: &Stage, id: &str, methods: Value, cors: Value, more: Value) {
-    let mut route = json!({"id": id, "match": {"path_prefix": format!("/{id}/"), "methods": methods}, "upstream": "echo", "cors": cors,
+    let mut route = json!({"id": id, "match": {"path_prefix": format!("/{id}/"), "methods": &methods}, "upstream": "echo", "cors": cors,
         "auth": {"accept": ["jwt"], "issuers": ["self"], "audience": API}});
+    if methods == json!([]) {
+        route["match"].as_object_mut().unwrap().remove("methods");
+    }
     for (name, value) in more.as_object().unwrap() {
         route[name] = value.clone();
     }

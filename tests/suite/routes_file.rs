@@ -95,6 +95,32 @@ fn what_others_need_cannot_go() {
 }
 
 #[test]
+fn what_others_made_is_not_taken_over() {
+    let upstream = Upstream::start();
+    let mut house = House::new();
+    let file = house.path("routes.json");
+    written(&file, &routes(&upstream, &["a"]));
+    house.text("gateway.routes_file", &file.display().to_string());
+    house.bootstrap();
+    let server = house.serve();
+    let route = json!({"id": "theirs", "match": {"path_prefix": "/theirs/"}, "upstream": "filed", "public": true});
+    server.admin("POST", "/routes").json(&route).go().expect(201);
+    let mut taking = routes(&upstream, &["a", "theirs"]);
+    taking["routes"][1]["match"]["path_prefix"] = json!("/taken/");
+    written(&file, &taking);
+    wait_until("it is refused", Duration::from_secs(10), || server.metric("routes_file_total{outcome=\"refused\"}") >= 1.0);
+    assert_eq!([status(&server, "/a/1"), status(&server, "/theirs/1"), status(&server, "/taken/1")], [200, 200, 404]);
+    assert!(server.log().contains("routes[1]: was made by other hands"));
+    // Once they have let it go, it is the file's; changed by others since, it still is.
+    server.admin("DELETE", "/routes/theirs").go().expect(204);
+    taking["routes"][1]["match"]["path_prefix"] = json!("/ours/");
+    written(&file, &taking);
+    becomes(&server, "/ours/1", 200);
+    written(&file, &routes(&upstream, &["a"]));
+    becomes(&server, "/ours/1", 404);
+}
+
+#[test]
 fn check_says_what_is_wrong_with_the_file() {
     let mut house = House::new();
     let file = house.path("routes.json");
