@@ -15,6 +15,8 @@ use crate::{asked::Asked, seen::Believed, worker::Worker};
 const KEPT: u64 = 16_384;
 /// A token is not used any more so long before it ends, milliseconds.
 const SLACK_MS: i64 = 5_000;
+/// How long those who waited for one that failed take its failure for theirs, milliseconds.
+const FAILED_MS: i64 = 1_000;
 /// The longest a token is kept, milliseconds: what its issuer knows of it is asked again now and then.
 const LONGEST_MS: i64 = 60_000;
 
@@ -109,7 +111,7 @@ struct Kept {
 /// What was exchanged, for all threads.
 pub(crate) struct Exchanging {
     kept: Cache<[u8; 32], Kept, ahash::RandomState>,
-    flights: Mutex<HashMap<[u8; 32], Arc<tokio::sync::Mutex<()>>>>,
+    flights: Mutex<HashMap<[u8; 32], Arc<Gate>>>,
 }
 
 impl Exchanging {
@@ -130,11 +132,14 @@ impl Exchanging {
     }
 }
 
+/// Passed by one request at a time; how it went and when, where it failed: those who waited do not ask again one after the other.
+type Gate = tokio::sync::Mutex<Option<(Refusal, i64)>>;
+
 /// One that goes to the authorization server for all who want the same.
 struct Flight<'a> {
     exchanging: &'a Exchanging,
     key: [u8; 32],
-    gate: Arc<tokio::sync::Mutex<()>>,
+    gate: Arc<Gate>,
 }
 
 impl Drop for Flight<'_> {
@@ -163,9 +168,14 @@ pub(crate) async fn authorization(
     }
     let gate = Arc::clone(exchanging.flights.lock().entry(key).or_default());
     let flight = Flight { exchanging, key, gate };
-    let _alone = flight.gate.lock().await;
+    let mut failed = flight.gate.lock().await;
     if let Some(value) = exchanging.known(&key, worker.now_ms()) {
         return Ok(value);
+    }
+    if let Some((refusal, at_ms)) = *failed
+        && worker.now_ms() - at_ms < FAILED_MS
+    {
+        return Err(refusal);
     }
     let Some(exchanges) = &worker.gateway.parts().means.exchanges else { return Err(Refusal::Undecided("exchange_client")) };
     let foreign = matches!(believed.identity.issuer, edge::identity::Issuer::Foreign(_));
@@ -178,10 +188,14 @@ pub(crate) async fn authorization(
         Err(ExchangeError::Nonsense) => "nonsense",
     };
     metrics::counter!("token_exchange_total", "outcome" => outcome).increment(1);
-    let given = given.map_err(|why| match why {
-        ExchangeError::Refused => Refusal::Barred("exchange_refused"),
-        ExchangeError::Unavailable => Refusal::Undecided("exchange"),
-        ExchangeError::Nonsense => Refusal::BadUpstream("exchange"),
+    let given = given.map_err(|why| {
+        let refusal = match why {
+            ExchangeError::Refused => Refusal::Barred("exchange_refused"),
+            ExchangeError::Unavailable => Refusal::Undecided("exchange"),
+            ExchangeError::Nonsense => Refusal::BadUpstream("exchange"),
+        };
+        *failed = Some((refusal, worker.now_ms()));
+        refusal
     })?;
     let mut value = HeaderValue::from_str(&format!("Bearer {}", given.token.expose())).map_err(|_| Refusal::BadUpstream("exchange"))?;
     value.set_sensitive(true);
