@@ -359,8 +359,8 @@ pub fn api_key() -> Value {
             })),
             "scopes": texts("What it is allowed."),
             "audience": { "oneOf": [text("One."), some("Several.")], "description": "The audiences it is for; absent: that of any route that takes keys." },
-            "routes": some("The ids of the routes it is for; absent: all that take keys."),
-            "allowed_cidrs": some("Networks or addresses it may come from; absent: any."),
+            "routes": texts("The ids of the routes it is for; absent or empty: all that take keys."),
+            "allowed_cidrs": texts("Networks or addresses it may come from; absent or empty: any."),
             "quota": closed(&["rate", "period"], json!({
                 "rate": { "type": "integer", "minimum": 1, "maximum": u32::MAX },
                 "period": duration("In which `rate` requests are let through, over all routes together."),
@@ -381,9 +381,9 @@ fn route_match() -> Value {
     closed(
         &[],
         json!({
-            "hosts": some("Host names without port; absent: any."),
+            "hosts": texts("Host names without port; absent or empty: any."),
             "path_prefix": text("Start of the normalised path; the longest wins."),
-            "methods": some("Case-sensitive; absent: any."),
+            "methods": texts("Case-sensitive; absent or empty: any."),
             "headers": map("Header names and the exact values they must have."),
             "version": closed(&["value"], json!({
                 "header": text("The header that names the version."),
@@ -450,8 +450,8 @@ fn route_auth() -> Value {
             "freshness": choice("`push`: local check and pushed revocations; `introspect`: ask; `offline`: signature and times only.", &["push", "introspect", "offline"]),
             "cache_ttl": duration("How long an introspection answer may be kept."),
             "max_staleness": duration("How old the revocation feed may be."),
-            "sender_constraint": { "type": "array", "minItems": 1, "maxItems": 2, "items": { "type": "string", "enum": ["dpop", "mtls"] }, "description": "The token must be bound by one of these; absent: it may be." },
-            "acr_values": some("The token's `acr` must be one of these or a stronger one (RFC 9470); absent: any."),
+            "sender_constraint": { "type": "array", "maxItems": 2, "items": { "type": "string", "enum": ["dpop", "mtls"] }, "description": "The token must be bound by one of these; absent or empty: it may be." },
+            "acr_values": texts("The token's `acr` must be one of these or a stronger one (RFC 9470); absent or empty: any."),
             "max_age": duration("How long ago the person may have logged in (the token's `auth_time`)."),
             "certificate": closed(&[], json!({
                 "subject": { "description": "Which name of a certificate is the caller's: the first kind of these that it has. Absent: `san_uri`, `san_dns`, `san_email`, `cn`, `subject_dn`.", "oneOf": [
