@@ -162,7 +162,10 @@ async fn believe(worker: &Worker, table: &RouteTable, guard: &Guard, token: &str
 /// Whether the keys a token was verified with are still the issuer's.
 fn keys_stand(worker: &Worker, table: &RouteTable, believed: &Believed) -> bool {
     match &believed.identity.issuer {
-        Issuer::Own => worker.gateway.parts().own.keys.generation() == believed.keys,
+        Issuer::Own => {
+            let keys = &worker.gateway.parts().own.keys;
+            keys.usable() && keys.generation() == believed.keys
+        }
         Issuer::Authority(_) => true,
         foreign @ Issuer::Foreign(_) => {
             worker.keys_of(foreign, table).is_some_and(|keys| keys.usable() && keys.generation() == believed.keys)
