@@ -1,9 +1,6 @@
 //! The gateway as relying party, as decisions: which requests begin a login, what is asked of whom, and what may come back
 //! (OpenID Connect Core §3.1, RFC 9700 §2.1, RFC 9207).
-use http::{
-    HeaderMap, HeaderName, Method,
-    header::ACCEPT,
-};
+use http::{HeaderMap, HeaderName, Method, header::ACCEPT};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tokens::Alg;

@@ -191,7 +191,8 @@ impl Gateway {
     /// A gateway that is not listening yet.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        let [room, fronts_room] = [(); 2].map(|()| Arc::new(Semaphore::new(parts.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS))));
+        let [room, fronts_room] =
+            [(); 2].map(|()| Arc::new(Semaphore::new(parts.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS))));
         let replays = replay::Replays::new(parts.store.clone());
         let trusts = trust::Trusts::new(Arc::clone(parts.outbound.roots()));
         let upstreams = Arc::new(standing::Upstreams::new(trusts, Arc::clone(&parts.entropy)));

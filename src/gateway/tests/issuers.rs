@@ -68,7 +68,9 @@ async fn a_trusted_issuers_tokens_are_believed_by_its_served_keys() {
     }
     let mut open = TcpStream::connect(at).await.unwrap();
     let under = token(&old, "at+jwt", json!({}));
-    let request = format!("GET /f/ws HTTP/1.1\r\nHost: gw\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {under}\r\n\r\n");
+    let request = format!(
+        "GET /f/ws HTTP/1.1\r\nHost: gw\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {under}\r\n\r\n"
+    );
     open.write_all(request.as_bytes()).await.unwrap();
     let mut octets = [0; 4096];
     let n = open.read(&mut octets).await.unwrap();
