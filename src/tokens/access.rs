@@ -9,7 +9,7 @@ use crate::{Confirmation, Refusal, Verified, device::DeviceClaim, jwk::Verifying
 /// The type of our access tokens.
 pub const TYP: &str = "at+jwt";
 /// The furthest an `exp` may lie ahead, seconds (ten years).
-const MAX_AHEAD: i64 = 10 * 366 * 86400;
+pub const MAX_AHEAD: i64 = 10 * 366 * 86400;
 
 /// Private claim of an exchanged token: the tokens it came from. What ends one of them, or a client they were issued to, ends it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

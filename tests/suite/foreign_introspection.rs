@@ -124,6 +124,7 @@ fn what_the_issuer_does_not_say_plainly_does_not_count() {
         (with("exp", Value::Null), 503),
         (with("exp", json!("soon")), 503),
         (with("exp", json!(now() - 60)), 401),
+        (with("exp", json!(4_102_444_800_i64)), 200),
         (with("nbf", json!(now() + 120)), 401),
         (with("iss", json!("https://another.example.com")), 401),
         (with("aud", json!(VAULT)), 401),
