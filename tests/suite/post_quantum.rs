@@ -33,29 +33,37 @@ fn registration() -> Value {
 
 fn stage() -> &'static Stage {
     static STAGE: OnceLock<Stage> = OnceLock::new();
-    STAGE.get_or_init(|| {
-        let (upstream, issuer) = (Upstream::start(), Issuer::start(&[]));
-        let pair = PqdsaKeyPair::generate(&ML_DSA_65_SIGNING).expect("a key");
-        issuer.publish_set(json!({"keys": [foreign_jwk(&pair)]}));
-        let mut house = House::new();
-        house.set("keys.post_quantum", "true").set("outbound.allow", &json!([issuer.address]).to_string());
-        house.bootstrap();
-        let mut seed = standard(&upstream.url());
-        let mut add = |list: &str, object: Value| match seed[list].as_array_mut() {
-            Some(known) => known.push(object),
-            None => seed[list] = json!([object]),
-        };
-        add("clients", registration());
-        add("clients", json!({"client_id": HOLDER.id, "client_secret": SECRET, "grant_types": ["client_credentials"], "scope": "hold", "allowed_resources": [FORT]}));
-        add("resource_servers", json!({"identifier": FORT, "scopes": [{"name": "hold"}], "access_token_signing_alg": "ML-DSA-65", "introspection_clients": ["gw", "lattice"]}));
-        add("trusted_issuers", json!({"issuer": issuer.url, "jwks_uri": format!("{}/jwks", issuer.url), "algorithms": ["ML-DSA-65"]}));
-        let auth = json!({"accept": ["jwt"], "issuers": ["self"], "audience": FORT, "scopes": ["hold"]});
-        add("routes", route("fort", "/fort/", "echo", auth));
-        let auth = json!({"accept": ["jwt"], "issuers": [issuer.url], "audience": crate::kit::seed::API, "scopes": ["read"]});
-        add("routes", route("far", "/far/", "echo", auth));
-        house.seed(&seed);
-        Stage { server: house.serve(), house, issuer, pair, _upstream: upstream }
-    })
+    STAGE.get_or_init(fresh_stage)
+}
+
+fn fresh_stage() -> Stage {
+    let (upstream, issuer) = (Upstream::start(), Issuer::start(&[]));
+    let pair = PqdsaKeyPair::generate(&ML_DSA_65_SIGNING).expect("a key");
+    issuer.publish_set(json!({"keys": [foreign_jwk(&pair)]}));
+    let mut house = House::new();
+    house.set("keys.post_quantum", "true").set("outbound.allow", &json!([issuer.address]).to_string());
+    house.bootstrap();
+    let mut seed = standard(&upstream.url());
+    let mut add = |list: &str, object: Value| match seed[list].as_array_mut() {
+        Some(known) => known.push(object),
+        None => seed[list] = json!([object]),
+    };
+    add("clients", registration());
+    add(
+        "clients",
+        json!({"client_id": HOLDER.id, "client_secret": SECRET, "grant_types": ["client_credentials"], "scope": "hold", "allowed_resources": [FORT]}),
+    );
+    add(
+        "resource_servers",
+        json!({"identifier": FORT, "scopes": [{"name": "hold"}], "access_token_signing_alg": "ML-DSA-65", "introspection_clients": ["gw", "lattice"]}),
+    );
+    add("trusted_issuers", json!({"issuer": issuer.url, "jwks_uri": format!("{}/jwks", issuer.url), "algorithms": ["ML-DSA-65"]}));
+    let auth = json!({"accept": ["jwt"], "issuers": ["self"], "audience": FORT, "scopes": ["hold"]});
+    add("routes", route("fort", "/fort/", "echo", auth));
+    let auth = json!({"accept": ["jwt"], "issuers": [issuer.url], "audience": crate::kit::seed::API, "scopes": ["read"]});
+    add("routes", route("far", "/far/", "echo", auth));
+    house.seed(&seed);
+    Stage { server: house.serve(), house, issuer, pair, _upstream: upstream }
 }
 
 fn foreign_jwk(pair: &PqdsaKeyPair) -> Value {
@@ -134,7 +142,8 @@ fn a_trusted_issuers_ml_dsa_tokens_pass_where_they_are_listed() {
 
 #[test]
 fn post_quantum_keys_rotate_and_are_revoked_like_the_others() {
-    let stage = stage();
+    // A server of its own: the other tests' tokens are signed with the keys that are taken away here.
+    let stage = fresh_stage();
     let (server, kid) = (&stage.server, |token: &str| jose_header(token)["kid"].as_str().unwrap().to_owned());
     let old = server.machine_token(&HOLDER, &[]);
     let listed = server.admin("GET", "/keys").go().expect(200).json();
