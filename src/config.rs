@@ -20,6 +20,8 @@ use check::{
 pub use files::{OcspRules, TlsFiles};
 pub use gateway_client::{ClientProof, GatewayClient};
 use ipnet::IpNet;
+use nodes::{SharedStateSection, StorageSection};
+pub use nodes::{Replicas, ReplicasSection};
 pub use read::{Key, Mistakes, Reader, Section};
 pub use setting::{Role, Seconds, Secret};
 
@@ -59,6 +61,7 @@ trait Compared {
     fn differing(&self, other: &Self) -> Vec<&'static str>;
 }
 
+pub mod nodes;
 pub mod session;
 
 section! {
@@ -111,8 +114,11 @@ section! {
         worker_threads: u32 = "0",
         /// Connections that the public, administration and metrics listeners hold at most; further ones wait to be accepted.
         max_connections: u32 = "16384",
-        /// How long a stopping process waits for what it is answering, at most `10s`.
+        /// How long a stopping process takes at most, `10s` or less: the notice and then the wait for what it is answering.
         drain: Seconds = r#""10s""#,
+        /// How long a stopping process says that it is not ready (`/readyz`) while it still serves everything, so that balancers send no more
+        /// to it: shorter than `drain`, and some checks of the balancer long. Answers end their HTTP/1.1 connections meanwhile.
+        drain_notice: Seconds = r#""0s""#,
     }
 }
 
@@ -150,35 +156,6 @@ section! {
         client_ocsp_max_age: Seconds = r#""60s""#,
         /// The oldest version that is spoken: `1.2` or `1.3`. FAPI-CIBA admits fewer suites of 1.2 than this server has: set `1.3` for it.
         min_version: String = r#""1.2""#,
-    }
-}
-
-section! {
-    /// The database, and the key that seals what is secret in it.
-    StorageSection {
-        /// `sqlite://PATH` (a relative path starts at this file's folder) or `postgres://user:password@host/database`.
-        url: Option<Secret> = "",
-        /// A file that holds the URL instead, for a URL with a password.
-        url_file: Option<PathBuf> = "",
-        /// The file of the key-encryption key: 32 octets in base64url or hexadecimal, mode 0600. Default: `kek` beside this file. Made by
-        /// `bootstrap` or the first start when it is absent and the database is new.
-        key_file: Option<PathBuf> = "",
-        /// The key-encryption key itself, for environments that hand secrets over as variables
-        /// (`DOORWARD_STORAGE__KEY`).
-        key: Option<Secret> = "",
-        /// Connections to PostgreSQL, or reading connections to SQLite.
-        connections: u32 = "8",
-    }
-}
-
-section! {
-    /// What several nodes share besides the database: rate counters and wake-ups. It may vanish without harm to correctness.
-    SharedStateSection {
-        /// `redis://host:port` (or `rediss://`, `valkey://`, `valkeys://`). A cluster: several such URLs separated by commas, or one
-        /// with `?cluster=true`. Absent: counted in this process.
-        url: Option<Secret> = "",
-        /// A file that holds the URL instead.
-        url_file: Option<PathBuf> = "",
     }
 }
 
@@ -341,6 +318,7 @@ pub const SECTIONS: &[Section] = &[
     Section { path: "server", about: ServerSection::ABOUT, keys: ServerSection::KEYS },
     Section { path: "server.tls", about: TlsSection::ABOUT, keys: TlsSection::KEYS },
     Section { path: "storage", about: StorageSection::ABOUT, keys: StorageSection::KEYS },
+    Section { path: "storage.replicas", about: ReplicasSection::ABOUT, keys: ReplicasSection::KEYS },
     Section { path: "shared_state", about: SharedStateSection::ABOUT, keys: SharedStateSection::KEYS },
     Section { path: "gateway", about: GatewaySection::ABOUT, keys: GatewaySection::KEYS },
     Section { path: "gateway.session", about: session::SessionSection::ABOUT, keys: session::SessionSection::KEYS },
@@ -396,8 +374,12 @@ pub struct Config {
     pub key: Option<Secret>,
     /// Database connections.
     pub connections: u32,
+    /// `[storage.replicas]`.
+    pub replicas: Replicas,
     /// Redis URL.
     pub shared_state: Option<Secret>,
+    /// Authorities of its certificates, PEM.
+    pub shared_ca: Option<PathBuf>,
     /// `[gateway]` `authorization_server` and its credential.
     pub authorization_server: AuthorizationServer,
     /// The gateway's client there; always there for a remote one.
@@ -468,6 +450,7 @@ impl Config {
         let decision_tls = decision_tls.map(|tls| check_decision_tls(r, tls));
         let admin_tls = TlsSection::read(r, "admin.tls").map(|tls| check_tls(r, "admin.tls", tls));
         let storage = StorageSection::read(r, "storage");
+        let replicas = ReplicasSection::read(r, "storage.replicas");
         let shared = SharedStateSection::read(r, "shared_state");
         let gateway = GatewaySection::read(r, "gateway");
         let lifetimes = LifetimesSection::read(r, "lifetimes");
@@ -501,6 +484,8 @@ impl Config {
         let log = log.inspect(|section| check_log(r, section));
         let telemetry = telemetry.inspect(|section| check_telemetry(r, section));
         let storage = storage.and_then(|section| check_storage(r, section));
+        let replicas = replicas.zip(storage.as_ref()).and_then(|(section, storage)| Replicas::check(r, section, storage.url.expose()));
+        let shared_ca = shared.as_ref().and_then(|section| section.ca_file.clone());
         let shared = shared.and_then(|section| check_shared(r, section));
         let authorization_server = gateway.as_ref().and_then(|section| check_authorization_server(r, section));
         let remote = matches!(authorization_server, Some(AuthorizationServer::Remote { .. }));
@@ -546,7 +531,9 @@ impl Config {
             key_file: storage.key_file,
             key: storage.key,
             connections: storage.connections,
+            replicas: replicas?,
             shared_state: shared?,
+            shared_ca,
             authorization_server: authorization_server?,
             gateway_client: gateway_client?,
             sessions: sessions?,

@@ -39,6 +39,7 @@ use crate::{
     logins,
     observer::Told,
     own_tokens::OwnTokens,
+    priority,
     proxied::Proxied,
     routes,
     scoped::Mount,
@@ -95,7 +96,10 @@ impl Ground {
     /// A shared-state URL that cannot be used.
     pub fn new(config: &Config, foundation: Foundation, closing: CancellationToken, metrics: PrometheusHandle) -> anyhow::Result<Self> {
         let counters: Arc<dyn Counters> = match &config.shared_state {
-            Some(url) => Arc::new(store::redis::Redis::open(url.expose()).context("shared_state.url")?),
+            Some(url) => {
+                let authorities = config.shared_ca.as_ref().map(std::fs::read).transpose().context("shared_state.ca_file")?;
+                Arc::new(store::redis::Redis::open(url.expose(), authorities).context("shared_state.url")?)
+            }
             None => Arc::new(store::memory::Memory::new()),
         };
         let table = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
@@ -104,7 +108,7 @@ impl Ground {
             foundation,
             mount,
             counters,
-            hashing: Hashing::new(cores()),
+            hashing: Hashing::beginning(cores() / 2, priority::lower),
             table,
             default_policy: config.default_policy.clone(),
             bell: Arc::default(),

@@ -130,12 +130,8 @@ pub(super) fn check_storage(r: &mut Reader, section: StorageSection) -> Option<S
 
 pub(super) fn check_shared(r: &mut Reader, section: SharedStateSection) -> Option<Option<Secret>> {
     let url = secret(r, "shared_state.url", section.url, section.url_file.as_deref())?;
-    let known = |url: &str| ["redis://", "rediss://", "valkey://", "valkeys://"].iter().any(|scheme| url.trim().starts_with(scheme));
-    if url.as_ref().is_some_and(|url| !url.expose().split(',').all(known)) {
-        r.wrong(
-            "shared_state.url",
-            "must begin with redis://, rediss://, valkey:// or valkeys://; nodes of a cluster are separated by commas",
-        );
+    if let Some(why) = url.as_ref().and_then(|url| store::redis::Redis::open(url.expose(), None).err()) {
+        r.wrong("shared_state.url", &why.to_string());
         return None;
     }
     Some(url)
@@ -161,6 +157,9 @@ pub(super) fn check_server(r: &mut Reader, section: &ServerSection) {
     }
     if !(0..=10).contains(&section.drain.0) {
         r.wrong("server.drain", "must be at most 10s");
+    }
+    if section.drain_notice.0 > 0 && section.drain_notice >= section.drain {
+        r.wrong("server.drain_notice", "must be shorter than server.drain, of which it is the first part");
     }
     if section.max_connections == 0 {
         r.wrong("server.max_connections", "must be at least 1");

@@ -19,7 +19,9 @@ impl Config {
             key_file,
             key,
             connections,
+            replicas,
             shared_state,
+            shared_ca,
             authorization_server,
             gateway_client,
             sessions,
@@ -59,7 +61,9 @@ impl Config {
             ("storage.key_file", *key_file != new.key_file),
             ("storage.key", *key != new.key),
             ("storage.connections", *connections != new.connections),
+            ("storage.replicas", *replicas != new.replicas),
             ("shared_state.url", *shared_state != new.shared_state),
+            ("shared_state.ca_file", *shared_ca != new.shared_ca),
             ("gateway.authorization_server", *authorization_server != new.authorization_server),
             ("gateway.client_id", *gateway_client != new.gateway_client),
             ("gateway.session", *sessions != new.sessions),
@@ -70,7 +74,7 @@ impl Config {
             ("gateway.default_policy", *default_policy != new.default_policy),
             ("gateway.explain_allowed", *explain_allowed != new.explain_allowed),
         ];
-        let mut found: Vec<String> = sections.filter(|key| key != "server.drain").collect();
+        let mut found: Vec<String> = sections.filter(|key| !key.starts_with("server.drain")).collect();
         found.extend(others.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()));
         found.sort();
         found.dedup();
@@ -146,6 +150,7 @@ mod tests {
             ("[log]\nfilter = \"debug\"", "log.filter"),
             ("[storage]\nurl = \"sqlite://other.db\"", "storage.url"),
             ("[shared_state]\nurl = \"redis://127.0.0.1:1\"", "shared_state.url"),
+            ("[storage.replicas]\nmax_lag = \"9s\"", "storage.replicas"),
             ("[gateway]\nmax_staleness = \"9s\"", "gateway.max_staleness"),
         ];
         for (text, key) in sections {

@@ -35,7 +35,7 @@ One TOML file, given as `--config FILE`. `doorward check --config FILE` says eve
 - Relative paths start at the folder of the configuration file.
 - A secret can come from a file: the key with `_file` at its end. Giving both is a mistake.
 - Unknown keys are mistakes.
-- `SIGHUP` reads the file anew: certificates (new files or new contents of the same), `[lifetimes]` and `server.drain` change at once. A file
+- `SIGHUP` reads the file anew: certificates (new files or new contents of the same), `[lifetimes]`, `server.drain` and `server.drain_notice` change at once. A file
   with mistakes, or one that changes anything else, is refused as a whole with the reason in the log, and the old one stays active.
 - One process at a time runs on an SQLite file: a second `serve`, and every command that writes (`bootstrap`, `seed`, `gc`, `keys rotate`,
   `keys revoke`, `restore`), is refused while it does. What only reads runs beside it: `check`, `audit verify`, `audit export`, `keys list`,

@@ -119,7 +119,7 @@ async fn a_postgres_that_is_not_there_is_unavailable() {
 async fn nodes_share_counters_that_expire() {
     let Some(url) = server("DOORWARD_TEST_REDIS") else { return };
     let (one, two, quota) =
-        (Redis::open(&url).expect("a URL"), Redis::open(&url).expect("a URL"), Quota { rate: 1, period_s: 1, burst: 5 });
+        (Redis::open(&url, None).expect("a URL"), Redis::open(&url, None).expect("a URL"), Quota { rate: 1, period_s: 1, burst: 5 });
     let key = format!("test {}", std::process::id());
     one.connect().await.expect("the server of DOORWARD_TEST_REDIS");
     two.connect().await.expect("the server of DOORWARD_TEST_REDIS");
@@ -141,7 +141,7 @@ async fn nodes_share_counters_that_expire() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_counters_are_counted_all_or_none() {
     let Some(url) = server("DOORWARD_TEST_REDIS") else { return };
-    let redis = Redis::open(&url).expect("a URL");
+    let redis = Redis::open(&url, None).expect("a URL");
     redis.connect().await.expect("the server of DOORWARD_TEST_REDIS");
     let memory = crate::memory::Memory::new();
     let few = Quota { rate: 3, period_s: 2_592_000, burst: 3 };
@@ -172,11 +172,11 @@ async fn several_counters_are_counted_all_or_none() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_redis_a_node_counts_for_itself_and_does_not_wait() {
-    let (counters, quota) = (Redis::open("redis://127.0.0.1:1").expect("a URL"), Quota::per(2, 60));
+    let (counters, quota) = (Redis::open("redis://127.0.0.1:1", None).expect("a URL"), Quota::per(2, 60));
     assert!(counters.hit("k", &quota, 1, 1000).await.allowed);
     let began = Instant::now();
     assert!(counters.hit("k", &quota, 1, 1000).await.allowed);
     assert!(!counters.hit("k", &quota, 1, 1000).await.allowed);
     assert!(began.elapsed() < Duration::from_millis(50));
-    assert!(Redis::open("http://x").is_err());
+    assert!(Redis::open("http://x", None).is_err());
 }

@@ -1,4 +1,6 @@
 //! Counters shared by nodes over Redis, Valkey or Redis Cluster. When it is away each node counts for itself.
+mod place;
+
 use std::{
     sync::{
         Arc,
@@ -11,8 +13,8 @@ use async_trait::async_trait;
 use edge::limit::{Ask, Counters, Quota, Verdict};
 use parking_lot::Mutex;
 use redis::{
-    Client, ErrorKind, RedisError, RedisResult, Script,
-    aio::{ConnectionManager, ConnectionManagerConfig},
+    Client, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, Script, ServerErrorKind, TlsCertificates, ToRedisArgs,
+    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
     cluster::ClusterClientBuilder,
     cluster_async::ClusterConnection,
 };
@@ -26,6 +28,12 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const CONNECT: Duration = Duration::from_secs(2);
 /// After a failure, how long nobody waits for them at all.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often a question is sent on where a cluster's slots have moved, all within [`PATIENCE`].
+const REDIRECTIONS: u32 = 3;
+/// Parts of a cluster, by hash slots, whose failures are kept apart.
+const PARTS: u16 = 64;
+/// The hash slots of every cluster.
+const SLOTS: u16 = 16_384;
 
 /// The arithmetic of `edge::limit::gcra`, where the states are. Keys: the counters. Arguments: now; for each key interval, window (all
 /// microseconds, with fractions) and cost. All are counted or none. Answers, for each, allowed, arrival and wanted as offsets from now; a
@@ -84,11 +92,49 @@ struct Line {
 /// Counters in Redis, with counters of this process to fall back to.
 pub struct Redis {
     line: Arc<Line>,
-    script: Script,
-    refund: Script,
+    script: Text,
+    refund: Text,
     local: Memory,
-    away_until: Mutex<Option<Instant>>,
+    /// One a part of the cluster; one in all where there is none.
+    away_until: Vec<Mutex<Option<Instant>>>,
     was_away: AtomicBool,
+}
+
+/// A script and its name at the server.
+struct Text {
+    code: &'static str,
+    hash: String,
+}
+
+impl Text {
+    fn new(code: &'static str) -> Self {
+        Self { code, hash: Script::new(code).get_hash().to_owned() }
+    }
+
+    /// Runs it where its keys are. A server that does not know it is sent it with the question: nobody else of a cluster is asked.
+    async fn run<T: FromRedisValue>(&self, link: Link, keys: &[String], arguments: &[impl ToRedisArgs]) -> RedisResult<T> {
+        let command = |name: &str, script: &str| {
+            let mut command = redis::cmd(name);
+            command.arg(script).arg(keys.len()).arg(keys).arg(arguments);
+            command
+        };
+        match link.ask(&command("EVALSHA", &self.hash)).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => link.ask(&command("EVAL", self.code)).await,
+            other => other,
+        }
+    }
+}
+
+impl Link {
+    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        async fn on<T: FromRedisValue>(mut link: impl ConnectionLike, command: &Cmd) -> RedisResult<T> {
+            command.query_async(&mut link).await
+        }
+        match self.clone() {
+            Self::Single(link) => on(link, command).await,
+            Self::Cluster(link) => on(link, command).await,
+        }
+    }
 }
 
 impl Line {
@@ -113,32 +159,35 @@ impl Line {
 }
 
 impl Redis {
-    /// For `redis://host[:port][/db]`, `rediss://…` (also written `valkey://`, `valkeys://`), or several such URLs of one
-    /// cluster, separated by commas. One URL with the parameter `cluster=true` is a cluster too. Connects on first use.
+    /// For the URLs of [`place`]. `authorities` (PEM) replace those that the system trusts. Connects on first use.
     ///
     /// # Errors
     /// The URL is malformed. That the server is away is no error: counting is local until it is there.
-    pub fn open(url: &str) -> RedisResult<Self> {
-        let (url, marked) = match url.split_once('?') {
-            Some((url, "cluster=true")) => (url, true),
-            Some(_) => return Err(RedisError::from((ErrorKind::InvalidClientConfig, "only the parameter cluster=true is known"))),
-            None => (url, false),
-        };
-        let urls: Vec<String> =
-            url.split(',').map(|u| u.trim().replacen("valkeys://", "rediss://", 1).replacen("valkey://", "redis://", 1)).collect();
-        let target = match urls.as_slice() {
-            [one] if !marked => Target::Single(Box::new(Client::open(one.as_str())?)),
+    pub fn open(url: &str, authorities: Option<Vec<u8>>) -> RedisResult<Self> {
+        let (urls, cluster) = place::read(url)?;
+        let certificates = authorities.map(|root| TlsCertificates { client_tls: None, root_cert: Some(root) });
+        let target = match urls.first() {
+            Some(one) if !cluster => Target::Single(Box::new(match certificates {
+                Some(certificates) => Client::build_with_tls(one.as_str(), certificates)?,
+                None => Client::open(one.as_str())?,
+            })),
             _ => {
-                let cluster = ClusterClientBuilder::new(urls).connection_timeout(CONNECT).response_timeout(PATIENCE).retries(0);
-                Target::Cluster(Box::new(cluster.build()?))
+                let builder = ClusterClientBuilder::new(urls).connection_timeout(CONNECT).response_timeout(PATIENCE);
+                let builder = builder.retries(REDIRECTIONS).min_retry_wait(5).max_retry_wait(20);
+                let builder = match certificates {
+                    Some(certificates) => builder.certs(certificates),
+                    None => builder,
+                };
+                Target::Cluster(Box::new(builder.build()?))
             }
         };
+        let parts = if cluster { usize::from(PARTS) } else { 1 };
         Ok(Self {
             line: Arc::new(Line { target, link: Mutex::default(), connecting: tokio::sync::Mutex::default() }),
-            script: Script::new(GCRA),
-            refund: Script::new(REFUND),
+            script: Text::new(GCRA),
+            refund: Text::new(REFUND),
             local: Memory::new(),
-            away_until: Mutex::default(),
+            away_until: std::iter::repeat_with(Mutex::default).take(parts).collect(),
             was_away: AtomicBool::new(false),
         })
     }
@@ -160,15 +209,22 @@ impl Redis {
         connecting.await.unwrap_or_else(|_| Err(RedisError::from((ErrorKind::Io, "connecting was interrupted"))))
     }
 
-    /// Runs `work` unless the server was away a moment ago; `None` if it is (or was) away.
-    async fn shared<T>(&self, work: impl AsyncFnOnce(Link) -> RedisResult<T>) -> Option<T> {
-        if self.away_until.lock().is_some_and(|until| Instant::now() < until) {
+    /// When whoever holds a key is asked again.
+    fn away_until(&self, key: &str) -> Option<&Mutex<Option<Instant>>> {
+        let part = if self.away_until.len() > 1 { slot(key) / (SLOTS / PARTS) } else { 0 };
+        self.away_until.get(usize::from(part))
+    }
+
+    /// Runs `work` about a key unless the server was away a moment ago; `None` if it is (or was) away.
+    async fn shared<T>(&self, key: &str, work: impl AsyncFnOnce(Link) -> RedisResult<T>) -> Option<T> {
+        let away_until = self.away_until(key)?;
+        if away_until.lock().is_some_and(|until| Instant::now() < until) {
             return None;
         }
         let outcome = timeout(PATIENCE, async { work(self.link().await?).await }).await;
         let why = match outcome {
             Ok(Ok(value)) => {
-                *self.away_until.lock() = None;
+                *away_until.lock() = None;
                 if self.was_away.swap(false, Ordering::AcqRel) {
                     tracing::info!("shared rate counters are back");
                 }
@@ -177,7 +233,8 @@ impl Redis {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
         };
-        *self.away_until.lock() = Some(Instant::now() + PAUSE);
+        *away_until.lock() = Some(Instant::now() + PAUSE);
+        metrics::counter!("shared_counters_away_total").increment(1);
         if !self.was_away.swap(true, Ordering::AcqRel) {
             tracing::warn!(error = %why, "shared rate counters are away: this node counts for itself");
         }
@@ -186,20 +243,15 @@ impl Redis {
 
     async fn count(&self, asks: &[Ask<'_>], now_ms: i64) -> Option<Vec<Verdict>> {
         let now = now_ms.saturating_mul(1000);
-        let answer = self
-            .shared(async |link| {
-                let mut call = self.script.prepare_invoke();
-                call.arg(now);
-                for ask in asks {
-                    call.key(tagged(ask.key)).arg(micros(ask.quota.interval_ns().unwrap_or_default()));
-                    call.arg(micros(ask.quota.window_ns())).arg(ask.cost);
-                }
-                match link {
-                    Link::Single(mut c) => call.invoke_async::<Vec<i64>>(&mut c).await,
-                    Link::Cluster(mut c) => call.invoke_async::<Vec<i64>>(&mut c).await,
-                }
-            })
-            .await?;
+        let keys: Vec<String> = asks.iter().map(|ask| tagged(ask.key)).collect();
+        let mut arguments = vec![now.to_string()];
+        for ask in asks {
+            arguments.push(micros(ask.quota.interval_ns().unwrap_or_default()).to_string());
+            arguments.push(micros(ask.quota.window_ns()).to_string());
+            arguments.push(ask.cost.to_string());
+        }
+        let first = asks.first()?.key;
+        let answer = self.shared(first, async |link| self.script.run::<Vec<i64>>(link, &keys, &arguments).await).await?;
         let (told, _) = answer.as_chunks::<3>();
         let counted = told.iter().all(|[allowed, ..]| *allowed == 1);
         Some(asks.iter().zip(told).map(|(ask, told)| verdict(ask, *told, counted)).collect())
@@ -226,6 +278,13 @@ fn tagged(key: &str) -> String {
     format!("doorward:limit:{{{key}}}")
 }
 
+/// The hash slot of a counter (Redis Cluster specification): CRC-16/XMODEM of its tag.
+fn slot(key: &str) -> u16 {
+    let bit = |crc: u16| if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+    let crc = key.bytes().fold(0_u16, |crc, octet| (0..8).fold(crc ^ (u16::from(octet) << 8), |crc, _| bit(crc)));
+    crc % SLOTS
+}
+
 fn verdict(ask: &Ask<'_>, [allowed, arrival, wanted]: [i64; 3], counted: bool) -> Verdict {
     let allowed = allowed == 1;
     let (interval, window) = (ask.quota.interval_ns().unwrap_or(1), ask.quota.window_ns());
@@ -250,26 +309,12 @@ impl Counters for Redis {
     }
     async fn clear(&self, key: &str) {
         self.local.forget(key);
-        self.shared(async |link| {
-            let command = redis::Cmd::del(tagged(key));
-            match link {
-                Link::Single(mut c) => command.query_async::<()>(&mut c).await,
-                Link::Cluster(mut c) => command.query_async::<()>(&mut c).await,
-            }
-        })
-        .await;
+        self.shared(key, async |link| link.ask::<()>(&Cmd::del(tagged(key))).await).await;
     }
     async fn refund(&self, key: &str, quota: &Quota, cost: u32) {
         self.local.give_back(key, quota, cost);
-        self.shared(async |link| {
-            let mut call = self.refund.key(tagged(key));
-            call.arg(micros(quota.interval_ns().unwrap_or_default())).arg(cost);
-            match link {
-                Link::Single(mut c) => call.invoke_async::<()>(&mut c).await,
-                Link::Cluster(mut c) => call.invoke_async::<()>(&mut c).await,
-            }
-        })
-        .await;
+        let arguments = [micros(quota.interval_ns().unwrap_or_default()).to_string(), cost.to_string()];
+        self.shared(key, async |link| self.refund.run::<()>(link, &[tagged(key)], &arguments).await).await;
     }
     async fn hit_all(&self, asks: &[Ask<'_>], now_ms: i64) -> Vec<Verdict> {
         // The keys of a cluster are on several nodes: one question each, and units given back where one refuses.
@@ -289,5 +334,19 @@ impl Counters for Redis {
             }
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(slot("123456789"), 0x31C3 % SLOTS);
+        assert_eq!(slot(""), 0);
+        let redis = Redis::open("redis://127.0.0.1:1,127.0.0.1:2", None).unwrap();
+        assert_eq!(redis.away_until.len(), 64);
+        assert!((0..10_000).all(|n| redis.away_until(&n.to_string()).is_some()));
     }
 }
