@@ -17,6 +17,7 @@ pub mod logins;
 pub mod observer;
 pub mod operations;
 pub mod own_tokens;
+pub mod priority;
 pub mod proxied;
 pub mod quickstart;
 pub mod restored;

@@ -229,7 +229,7 @@ async fn change_password(
         _ => return account_page(app, browser, session, StatusCode::FORBIDDEN, alert("The present password is not right.")).await,
     };
     let entropy = Arc::clone(&app.entropy);
-    let hashed = app.hashing.run(move || rules::hash(new.expose(), entropy.as_ref())).await?;
+    let hashed = app.hashing.run(address, move || rules::hash(new.expose(), entropy.as_ref())).await?;
     let Ok(hashed) = hashed else { return Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "Try again.")) };
     let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let address = address.to_string();

@@ -63,7 +63,7 @@ pub async fn attempt(app: &App, username: &str, given: Plain, address: IpAddr) -
     let id = object.as_ref().map_or(NOBODY, |o| o.id.as_str());
     let stored = app.store.secret(ObjectKind::User, id, "password").await?.and_then(|v| String::from_utf8(v).ok());
     let known = object.is_some();
-    let turn = app.hashing.turn().await?;
+    let turn = app.hashing.turn(address).await?;
     // Those who stood before in the queue may have used up what was left: each guess is counted before the turn goes on.
     admitted(app, &counters, address).await?;
     let (right, turn) = turn.run(move || password::verify(stored.as_deref().filter(|_| known), given.expose())).await?;

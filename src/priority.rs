@@ -1,0 +1,31 @@
+//! How much of a busy processor a thread gets beside the others.
+
+/// Ten of nineteen: beside threads that answer requests, about a tenth of a core that all want; a whole one that nobody else does.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 10;
+
+/// Lowers the calling thread. What is not allowed or not known here stays as it was: the number of threads bounds them all the same.
+pub fn lower() {
+    // On Linux a thread has a priority of its own, elsewhere it would be the whole process's.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "the priority of a thread stays as it is");
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #[test]
+    fn only_the_thread_that_asks_is_lowered() {
+        let priority = || rustix::process::getpriority_process(None).unwrap();
+        let (before, lowered) = (
+            priority(),
+            std::thread::spawn(move || {
+                super::lower();
+                priority()
+            }),
+        );
+        assert_eq!(lowered.join().unwrap(), super::NICE.max(before));
+        assert_eq!(priority(), before);
+    }
+}
