@@ -49,6 +49,8 @@ mod dpop;
 mod dpop_gateway;
 mod durability;
 mod explanations;
+#[path = "../faults/around/mod.rs"]
+mod faults_around;
 mod fapi2;
 mod fapi2_messages;
 mod feed;

@@ -17,6 +17,8 @@ pub mod introspecting;
 pub mod jose;
 pub mod nginx;
 pub mod other_issuer;
+pub mod own_postgres;
+pub mod own_redis;
 pub mod page;
 pub mod pki;
 pub mod raw;
@@ -30,6 +32,7 @@ pub mod target;
 pub mod totp;
 pub mod upstream;
 pub mod visitor;
+pub mod wire;
 
 pub use http::{Answer, Go, wait_until};
 pub use page::Page;
