@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use admin::{Actor, Objects};
 use anyhow::Context as _;
-use ledger::{Committed, Listener, Revocation, RevocationKind, RevocationSet, Store, StoreError};
+use ledger::{Committed, Listener, Listings, Revocation, RevocationKind, RevocationSet, Store, StoreError};
 use protocol::Settings;
 use store::{Database, OpenError};
 use tokens::{Clock, Entropy, keyring::Rotation, seal::Kek, secret::Plain};
@@ -82,7 +82,12 @@ pub async fn reading(config: &Config) -> anyhow::Result<Arc<dyn Database>> {
 }
 
 async fn opened(config: &Config, read_only: bool) -> anyhow::Result<Arc<dyn Database>> {
-    let options = store::Options { connections: usize::try_from(config.connections).unwrap_or(8), read_only };
+    let options = store::Options {
+        connections: usize::try_from(config.connections).unwrap_or(8),
+        read_only,
+        replicas: config.replicas.urls.iter().map(|url| url.expose().to_owned()).collect(),
+        max_replica_lag_ms: config.replicas.max_lag.0.saturating_mul(1000),
+    };
     store::open(config.storage_url.expose(), &options, Arc::new(SystemClock)).await.map_err(|error| match error {
         OpenError::Locked { .. } => anyhow::Error::new(error)
             .context("the database is in use: stop the doorward that runs on it, or ask it through its administration API"),
@@ -146,6 +151,12 @@ impl Foundation {
             fill_sessions(&*store, &revoked, clock.now()).await?;
         }
         Ok(Self { database, store, clock, entropy, keys, revoked, kek, settings: config.settings(), key_uses: Arc::default() })
+    }
+
+    /// Pages and counts, from replicas where there are some that do.
+    #[must_use]
+    pub fn listings(&self) -> Arc<dyn Listings> {
+        self.database.listings().unwrap_or_else(|| Arc::new(ledger::listing::Own(self.store.clone())))
     }
 
     /// The keys.

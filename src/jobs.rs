@@ -1,7 +1,7 @@
 //! The clock-driven work: purging what has expired, forgetting old events, keeping the key schedule, refreshing the gauges.
 use std::{sync::Arc, time::Duration};
 
-use ledger::{RevocationSet, Store, StoreError};
+use ledger::{Listings, RevocationSet, Store, StoreError};
 use metrics_exporter_prometheus::PrometheusHandle;
 use store::Database;
 use tokens::Clock;
@@ -43,8 +43,8 @@ pub fn start(foundation: &Foundation, keep: i64, numbers: Numbers, stop: &Cancel
     spawn(tasks, stop, async move { truncate(&*database, &*clock, keep).await });
     let (store, clock, uses) = (foundation.store.clone(), foundation.clock.clone(), foundation.key_uses.clone());
     spawn(tasks, stop, async move { key_uses::keep(&*store, &*clock, &uses).await });
-    let (store, revoked) = (foundation.store.clone(), foundation.revoked.clone());
-    spawn(tasks, stop, async move { gauges(&*store, &revoked, numbers).await });
+    let (listings, revoked) = (foundation.listings(), foundation.revoked.clone());
+    spawn(tasks, stop, async move { gauges(&*listings, &revoked, numbers).await });
 }
 
 /// Runs a job until it ends or is told to.
@@ -111,13 +111,13 @@ async fn first_since(database: &dyn Database, at_ms: i64) -> Result<Option<u64>,
     Ok((old > checkpoint).then_some(new))
 }
 
-async fn gauges(store: &dyn Store, revoked: &RevocationSet, Numbers { caches, metrics }: Numbers) {
+async fn gauges(listings: &dyn Listings, revoked: &RevocationSet, Numbers { caches, metrics }: Numbers) {
     let mut ticks = interval(GAUGES_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         telemetry::refresh_process_gauges();
-        if let Ok(rows) = store.counts().await {
+        if let Ok(rows) = listings.count_rows().await {
             for (table, count) in rows {
                 metrics::gauge!("db_rows", "table" => table).set(count as f64);
             }

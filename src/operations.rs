@@ -16,7 +16,7 @@ use protocol::{
     issue::{self, Context, Order},
 };
 use serde_json::json;
-use store::{Database, Progress};
+use store::{Database, Progress, ReplicaReport, Standing};
 use tokens::Alg;
 
 use crate::{
@@ -173,13 +173,16 @@ pub async fn check(config: &Config, json: bool) -> Result<(), Failure> {
     wrong.dedup();
     wrong.extend(config.routes_file.iter().flat_map(|file| crate::routes_file::mistakes(file)));
     match readable(config).await {
-        Ok(foundation) => match routes::read(&*foundation.store, &config.issuer, config.default_policy.as_deref()).await? {
-            Ok(table) => {
-                wrong.extend(upstreams_tls(&table));
-                wrong.extend(crate::logins::lacking(config, &table));
+        Ok(foundation) => {
+            match routes::read(&*foundation.store, &config.issuer, config.default_policy.as_deref()).await? {
+                Ok(table) => {
+                    wrong.extend(upstreams_tls(&table));
+                    wrong.extend(crate::logins::lacking(config, &table));
+                }
+                Err(mistakes) => wrong.extend(mistakes.iter().map(|mistake| format!("{}: {}", mistake.at, mistake.why))),
             }
-            Err(mistakes) => wrong.extend(mistakes.iter().map(|mistake| format!("{}: {}", mistake.at, mistake.why))),
-        },
+            wrong.extend(left_out(&*foundation.database).await);
+        }
         Err(error) => wrong.push(format!("{error:#}")),
     }
     if json {
@@ -218,6 +221,26 @@ pub async fn existing(config: &Config) -> anyhow::Result<Foundation> {
 pub async fn readable(config: &Config) -> anyhow::Result<Foundation> {
     demand(config)?;
     Foundation::reading(config).await
+}
+
+/// Which replicas would not be asked, and why.
+async fn left_out(database: &dyn Database) -> Vec<String> {
+    // What has just been committed may be under way.
+    for _ in 0..20 {
+        database.look_at_replicas().await;
+        if !database.replicas().iter().any(|replica| replica.standing == Standing::Behind) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let why = |standing| match standing {
+        Standing::Following | Standing::Unknown => None,
+        Standing::Behind => Some("is behind the primary"),
+        Standing::Away => Some("does not answer"),
+        Standing::Strange => Some("is no replica of this database: it was promoted, or follows another one"),
+    };
+    let told = |replica: ReplicaReport| why(replica.standing).map(|why| format!("storage.replicas: {} {why}", replica.name));
+    database.replicas().into_iter().filter_map(told).collect()
 }
 
 async fn readable_database(config: &Config) -> anyhow::Result<Arc<dyn Database>> {
@@ -319,13 +342,14 @@ async fn verified(database: &dyn Database, (from, start): (u64, [u8; 32])) -> an
 /// The file cannot be written; storage failed.
 pub async fn audit_export(config: &Config, after: u64, to: Option<&Path>) -> Result<(), Failure> {
     let database = readable_database(config).await?;
+    let listings = database.listings().unwrap_or_else(|| Arc::new(ledger::listing::Own(database.clone())));
     let mut out: Box<dyn Write + Send> = match to {
         Some(file) => Box::new(BufWriter::new(fs::File::create_new(file).with_context(|| format!("{}", file.display()))?)),
         None => Box::new(BufWriter::new(io::stdout())),
     };
     let mut after = after;
     loop {
-        let rows = database.events(after, 1000).await?;
+        let rows = listings.list_events(after, 1000).await?;
         let Some(last) = rows.last() else { break };
         after = last.seq;
         for row in &rows {

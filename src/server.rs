@@ -25,6 +25,7 @@ use http::{Request, Response, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
 use outbound::Outbound;
 use rustls_pki_types::CertificateDer;
+use serde_json::json;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service as _;
 use web::{App, Parts, Peer, account::hashing::Hashing};
@@ -227,6 +228,7 @@ fn admin_router(config: &Config, ground: &Ground, app: Option<&Arc<App>>, gatewa
     let state = AdminState {
         explains,
         objects: ground.foundation.objects(),
+        listings: ground.foundation.listings(),
         policy: protocol::policy::policy_json(&settings),
         settings,
         auth: Arc::new(ground.own_tokens()?),
@@ -234,6 +236,7 @@ fn admin_router(config: &Config, ground: &Ground, app: Option<&Arc<App>>, gatewa
         stats: Arc::new(Numbers {
             app: app.cloned(),
             gateway: gateway.cloned(),
+            database: ground.foundation.database.clone(),
             clock: ground.foundation.clock.clone(),
             metrics: ground.metrics.clone(),
         }),
@@ -319,6 +322,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
             max_staleness_ms: config.max_staleness.0.saturating_mul(1000),
             trusted_proxies: config.server.trusted_proxies.clone(),
             max_connections: usize::try_from(config.server.max_connections).unwrap_or(usize::MAX),
+            max_connections_per_source: usize::try_from(config.server.max_connections_per_source).unwrap_or(usize::MAX),
             explain_allowed: config.explain_allowed,
             session_cookies: logins::cookies(config),
             proof_algorithms: protocol::evidence::algs(config.settings().profile),
@@ -378,6 +382,7 @@ impl Introspect for InProcess {
 struct Numbers {
     app: Option<Arc<App>>,
     gateway: Option<Arc<Gateway>>,
+    database: Arc<dyn store::Database>,
     clock: Arc<dyn tokens::Clock>,
     metrics: PrometheusHandle,
 }
@@ -390,6 +395,9 @@ impl Numbers {
         more.insert("upstreams".into(), serde_json::to_value(report).unwrap_or_default());
         let canaries = self.gateway.as_ref().map(|gateway| gateway.canaries()).unwrap_or_default();
         more.insert("canaries".into(), serde_json::to_value(canaries).unwrap_or_default());
+        let told = |of: store::ReplicaReport| json!({"replica": of.name, "standing": of.standing.as_str(), "position": of.position, "lag_ms": of.lag_ms});
+        let replicas: Vec<serde_json::Value> = self.database.replicas().into_iter().map(told).collect();
+        more.insert("replicas".into(), replicas.into());
         more
     }
 }

@@ -44,7 +44,7 @@ pub async fn list(state: &AdminState, kind: ObjectKind, call: &Call) -> Result<A
         let found = if by_key { state.store().object_by_key(kind, value).await? } else { state.store().object(kind, value).await? };
         return Ok(page(told(state, found).await?, None));
     }
-    let found = state.objects.list(kind, call.cursor()?.as_deref(), call.limit()?).await?;
+    let found = state.listings.list_objects(kind, call.cursor()?.as_deref(), call.limit()?).await?;
     Ok(page(told(state, found.items).await?, found.next.as_deref()))
 }
 

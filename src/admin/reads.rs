@@ -9,7 +9,7 @@ const SCAN: u64 = 10_000;
 /// `GET /sessions`
 pub async fn sessions(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
     let subject = subject(state, call).await?;
-    let found = state.store().sessions(subject.as_deref(), call.cursor()?.as_deref(), call.limit()?).await?;
+    let found = state.listings.list_sessions(subject.as_deref(), call.cursor()?.as_deref(), call.limit()?).await?;
     Ok(page(found.items.iter().map(|s| json!(s)).collect(), found.next.as_deref()))
 }
 
@@ -23,7 +23,7 @@ pub async fn session(state: &AdminState, call: &Call) -> Result<Answer, Problem>
 pub async fn grants(state: &AdminState, call: &Call) -> Result<Answer, Problem> {
     let subject = subject(state, call).await?;
     let after = call.cursor()?;
-    let found = state.store().grants(subject.as_deref(), call.parameter("client_id"), after.as_deref(), call.limit()?).await?;
+    let found = state.listings.list_grants((subject.as_deref(), call.parameter("client_id")), after.as_deref(), call.limit()?).await?;
     Ok(page(found.items.iter().map(|g| json!(g)).collect(), found.next.as_deref()))
 }
 
@@ -58,7 +58,7 @@ pub async fn events(state: &AdminState, call: &Call) -> Result<Answer, Problem> 
     let wanted = |name: &str| kind.is_none_or(|k| name == k || (k.ends_with('.') && name.starts_with(k)));
     let (mut last, mut items) = (start, Vec::new());
     loop {
-        let rows = state.store().events(last, limit).await?;
+        let rows = state.listings.list_events(last, limit).await?;
         let ended = rows.len() < limit as usize;
         for row in rows {
             last = row.seq;
@@ -104,7 +104,7 @@ pub async fn keys(state: &AdminState) -> Result<Answer, Problem> {
 
 /// `GET /stats`
 pub async fn stats(state: &AdminState) -> Result<Answer, Problem> {
-    let rows: Map<String, Value> = state.store().counts().await?.into_iter().map(|(table, n)| (table.to_owned(), n.into())).collect();
+    let rows: Map<String, Value> = state.listings.count_rows().await?.into_iter().map(|(table, n)| (table.to_owned(), n.into())).collect();
     let now = state.stats.stats();
     let caches: Map<String, Value> = now.caches.into_iter().map(|(cache, n)| (cache, n.into())).collect();
     let mut out = now.more;

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ledger::{NewEvent, Store, StoreError};
+use ledger::{Listings, NewEvent, Store, StoreError};
 use protocol::Settings;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -13,6 +13,8 @@ use crate::objects::Objects;
 pub struct AdminState {
     /// The one way to administered objects (holds store, clock, entropy, MAC key and the hashing permits).
     pub objects: Objects,
+    /// Pages for people, and counts: what may come from replicas. Nothing is decided by them.
+    pub listings: Arc<dyn Listings>,
     /// Identity and lifetimes of the authorization server.
     pub settings: Settings,
     /// Believes access tokens.

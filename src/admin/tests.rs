@@ -94,6 +94,7 @@ async fn bench() -> Bench {
         Arc::new(tokio::sync::Semaphore::new(2)),
     );
     let state = AdminState {
+        listings: Arc::new(ledger::listing::Own(store.clone())),
         explains: None,
         objects: objects.clone(),
         settings: Settings::for_issuer("https://id.example.com"),

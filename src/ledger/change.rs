@@ -20,6 +20,9 @@ pub enum Step {
     ObjectIs { kind: ObjectKind, id: String, version: i64 },
     /// Guard: gives a one-time thing that may still be consumed (`expires_at > now`) another expiry.
     Extend { kind: ArtefactKind, id: Vec<u8>, now: i64, expires_at: i64 },
+    /// Guard: gives a one-time thing that may still be consumed (`expires_at > now`) and whose MAC is still `from` the MAC `to` and another life:
+    /// of two with the same secret one goes on. `born` is kept as its successor.
+    Rotate { kind: ArtefactKind, id: Vec<u8>, now: i64, from: Vec<u8>, to: Vec<u8>, expires_at: i64, born: Option<Vec<u8>>, seq: u64 },
     /// Guard: stores a new short-lived thing; refused if one of that kind and id is there (one-time ids).
     Put(Artefact),
     /// Stores or replaces a short-lived thing (browser sessions).

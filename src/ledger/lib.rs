@@ -6,6 +6,7 @@
 pub mod chain;
 pub mod change;
 pub mod event;
+pub mod listing;
 pub mod object;
 pub mod record;
 pub mod revocation;
@@ -13,6 +14,7 @@ pub mod store;
 
 pub use change::{Change, Guarded, Outcome, Step};
 pub use event::{Event, EventKind, NewEvent};
+pub use listing::Listings;
 pub use object::{Mistake, Object, ObjectKind, Record};
 pub use record::{Artefact, ArtefactKind, Consent, Grant, KeyRow, KeyState, Session};
 pub use revocation::{Facts, Revocation, RevocationKind, RevocationSet};

@@ -84,7 +84,8 @@ pub struct Artefact {
     pub expires_at: i64,
     /// When it was consumed, if it was.
     pub consumed_at: Option<i64>,
-    /// What took its place when it was consumed (the id of a rotated refresh token's successor).
+    /// What took its place when it was consumed (the id of a rotated refresh token's successor); of a row that was rotated in its place, when
+    /// (milliseconds, big-endian), if that matters.
     pub successor: Option<Vec<u8>>,
     /// The ledger head this node knew when it was made (0 before the store fills it in).
     pub seq: u64,

@@ -25,6 +25,13 @@ pub(crate) struct Ask {
     events: Vec<Told>,
 }
 
+impl Ask {
+    /// What was asked for, once it is done.
+    pub(crate) fn into_steps(self) -> Vec<Step> {
+        self.steps
+    }
+}
+
 impl From<Change> for Ask {
     fn from(change: Change) -> Self {
         let told = |e: &ledger::NewEvent| Told { at_ms: e.at_ms, kind: e.kind.as_str(), document: e.document() };
@@ -254,6 +261,9 @@ impl<E: Exec> Doing<'_, E> {
         match step {
             Step::Consume { kind, id, now, successor } => self.one(sql::CONSUME, args![*now, successor, kind.as_str(), id]).await,
             Step::Extend { kind, id, now, expires_at } => self.one(sql::EXTEND, args![*expires_at, kind.as_str(), id, *now]).await,
+            Step::Rotate { kind, id, now, from, to, expires_at, born, seq } => {
+                self.one(sql::ROTATE, args![to, *now, *expires_at, born, place(*seq)?, kind.as_str(), id, from]).await
+            }
             Step::Put(a) => {
                 let mut values = Vec::with_capacity(10);
                 a.columns(&mut values);

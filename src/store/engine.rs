@@ -3,7 +3,7 @@ use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use ledger::{
-    Artefact, ArtefactKind, Change, Consent, Event, EventKind, Grant, KeyRow, Listener, NewEvent, Object, ObjectKind, Outcome, Page,
+    Artefact, ArtefactKind, Change, Consent, Event, EventKind, Grant, KeyRow, Listener, Listings, NewEvent, Object, ObjectKind, Outcome, Page,
     Revocation, Session, Store, StoreError, chain, revocation::KEPT_LONGER_S,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     backup::{self, BackupError, Progress, Restored, Saved},
     exec::Exec,
+    postgres::ReplicaReport,
     purge, read,
     writer::{Job, Shared},
 };
@@ -35,6 +36,22 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn counts(&self) -> impl Future<Output = Result<Counts, StoreError>> + Send;
     /// When this node last knew it had seen every commit.
     fn fresh_at_ms(&self) -> i64;
+    /// Whether what is in memory is what a restart would find.
+    fn present(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+    /// Pages and counts that replicas may give; none where there are no replicas.
+    fn listings(&self) -> Option<Arc<dyn Listings>> {
+        None
+    }
+    /// How the replicas stand.
+    fn replicas(&self) -> Vec<ReplicaReport> {
+        Vec::new()
+    }
+    /// Looks at the replicas now.
+    fn look_at_replicas(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// An open database: the port, and what only its operator asks for.
@@ -55,6 +72,12 @@ pub trait Database: Store {
     async fn truncate_events(&self, before_seq: u64) -> Result<u64, StoreError>;
     /// Where verification of the ledger starts: position and chain value before the oldest kept event.
     async fn checkpoint(&self) -> Result<(u64, [u8; 32]), StoreError>;
+    /// Pages and counts, from replicas where there are some that do; none where there are no replicas.
+    fn listings(&self) -> Option<Arc<dyn Listings>>;
+    /// How the replicas stood when they were last looked at.
+    fn replicas(&self) -> Vec<ReplicaReport>;
+    /// Looks at the replicas now.
+    async fn look_at_replicas(&self);
 }
 
 /// A database of any engine.
@@ -96,7 +119,15 @@ impl<B: Backend> Store for Engine<B> {
     }
 
     async fn artefact(&self, kind: ArtefactKind, id: &[u8]) -> Result<Option<Artefact>, StoreError> {
-        read::artefact(&mut self.backend.reader().await?, kind, id).await
+        let Some(recent) = self.shared.recent() else { return read::artefact(&mut self.backend.reader().await?, kind, id).await };
+        self.backend.present()?;
+        let began = match recent.artefact(kind, id) {
+            Ok(found) => return Ok(Some(found)),
+            Err(began) => began,
+        };
+        let found = read::artefact(&mut self.backend.reader().await?, kind, id).await?;
+        recent.read_artefact(began, found.as_ref());
+        Ok(found)
     }
     async fn waiting(&self, owner: &str, now: i64, limit: u32) -> Result<Vec<Artefact>, StoreError> {
         read::waiting(&mut self.backend.reader().await?, owner, now, limit).await
@@ -111,7 +142,15 @@ impl<B: Backend> Store for Engine<B> {
         read::artefacts(&mut self.backend.reader().await?, kind, prefix, after, limit).await
     }
     async fn grant(&self, id: &str) -> Result<Option<Grant>, StoreError> {
-        read::grant(&mut self.backend.reader().await?, id).await
+        let Some(recent) = self.shared.recent() else { return read::grant(&mut self.backend.reader().await?, id).await };
+        self.backend.present()?;
+        let began = match recent.grant(id) {
+            Ok(found) => return Ok(Some(found)),
+            Err(began) => began,
+        };
+        let found = read::grant(&mut self.backend.reader().await?, id).await?;
+        recent.read_grant(began, found.as_ref());
+        Ok(found)
     }
     async fn grants(
         &self,
@@ -123,7 +162,15 @@ impl<B: Backend> Store for Engine<B> {
         read::grants(&mut self.backend.reader().await?, (subject, client_id), self.shared.clock.now(), after, limit).await
     }
     async fn session(&self, id: &str) -> Result<Option<Session>, StoreError> {
-        read::session(&mut self.backend.reader().await?, id).await
+        let Some(recent) = self.shared.recent() else { return read::session(&mut self.backend.reader().await?, id).await };
+        self.backend.present()?;
+        let began = match recent.session(id) {
+            Ok(found) => return Ok(Some(found)),
+            Err(began) => began,
+        };
+        let found = read::session(&mut self.backend.reader().await?, id).await?;
+        recent.read_session(began, found.as_ref());
+        Ok(found)
     }
     async fn sessions(&self, subject: Option<&str>, after: Option<&str>, limit: u32) -> Result<Page<Session>, StoreError> {
         read::sessions(&mut self.backend.reader().await?, subject, self.shared.clock.now(), after, limit).await
@@ -210,5 +257,17 @@ impl<B: Backend> Database for Engine<B> {
 
     async fn checkpoint(&self) -> Result<(u64, [u8; 32]), StoreError> {
         self.meta(purge::CHECKPOINT).await?.map_or(Ok((0, chain::GENESIS)), |stored| purge::checkpoint(&stored))
+    }
+
+    fn listings(&self) -> Option<Arc<dyn Listings>> {
+        self.backend.listings()
+    }
+
+    fn replicas(&self) -> Vec<ReplicaReport> {
+        self.backend.replicas()
+    }
+
+    async fn look_at_replicas(&self) {
+        self.backend.look_at_replicas().await;
     }
 }

@@ -14,11 +14,15 @@ pub struct Options {
     /// Only reads, beside whatever process writes: no lock, no migration, no writer. A change is refused, listeners hear
     /// nothing, and a schema that is not this binary's is refused.
     pub read_only: bool,
+    /// The URLs of PostgreSQL's replicas.
+    pub replicas: Vec<String>,
+    /// How far behind a replica may be.
+    pub max_replica_lag_ms: i64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { connections: 16, read_only: false }
+        Self { connections: 16, read_only: false, replicas: Vec::new(), max_replica_lag_ms: 5_000 }
     }
 }
 

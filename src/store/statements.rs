@@ -27,6 +27,10 @@ statements! {
     CONSUME = "UPDATE artefacts SET consumed_at = $1, successor = $2, expires_at = COALESCE((SELECT CASE WHEN g.expires_at > artefacts.expires_at \
         THEN g.expires_at ELSE artefacts.expires_at END FROM grants g WHERE g.id = artefacts.grant_id), expires_at) WHERE kind = $3 AND id = $4 AND consumed_at IS NULL AND expires_at > $1 \
         AND NOT EXISTS (SELECT 1 FROM grants WHERE grants.id = artefacts.grant_id AND grants.ended_at IS NOT NULL)";
+    /// The same, in its place.
+    ROTATE = "UPDATE artefacts SET mac = $1, created_at = $2, expires_at = $3, successor = $4, seq = $5 WHERE kind = $6 AND id = $7 AND mac = $8 \
+        AND consumed_at IS NULL AND expires_at > $2 \
+        AND NOT EXISTS (SELECT 1 FROM grants WHERE grants.id = artefacts.grant_id AND grants.ended_at IS NOT NULL)";
     EXTEND = "UPDATE artefacts SET expires_at = $1 WHERE kind = $2 AND id = $3 AND consumed_at IS NULL AND expires_at > $4 \
         AND NOT EXISTS (SELECT 1 FROM grants WHERE grants.id = artefacts.grant_id AND grants.ended_at IS NOT NULL)";
     SAVE = "INSERT INTO artefacts (kind, id, mac, grant_id, document, created_at, expires_at, consumed_at, successor, seq) \

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use ledger::{Committed, Event, Listener, Revocation, StoreError};
+use ledger::{Committed, Event, Listener, Outcome, Revocation, StoreError};
 use parking_lot::RwLock;
 use tokens::Clock;
 use tokio::sync::oneshot;
@@ -18,6 +18,7 @@ use crate::{
     backup::{self, BackupError, Progress, Restored},
     exec::Write,
     purge,
+    recent::Recent,
 };
 
 /// At most so many changes share a transaction.
@@ -39,11 +40,29 @@ pub(crate) struct Shared {
     listeners: RwLock<Vec<Arc<dyn Listener>>>,
     known: AtomicU64,
     seen: AtomicU64,
+    recent: Option<Recent>,
 }
 
 impl Shared {
     pub(crate) fn new(clock: Arc<dyn Clock>, head: u64) -> Self {
-        Self { clock, listeners: RwLock::default(), known: AtomicU64::new(head), seen: AtomicU64::new(head) }
+        Self { clock, listeners: RwLock::default(), known: AtomicU64::new(head), seen: AtomicU64::new(head), recent: None }
+    }
+
+    /// Of the only node that writes: what it wrote lately it need not read.
+    pub(crate) fn alone(self) -> Self {
+        Self { recent: Some(Recent::new()), ..self }
+    }
+
+    /// What was written and read lately, where that is kept.
+    pub(crate) const fn recent(&self) -> Option<&Recent> {
+        self.recent.as_ref()
+    }
+
+    /// Rows went in bulk, or whether they did is not known.
+    fn forget(&self) {
+        if let Some(recent) = &self.recent {
+            recent.clear();
+        }
     }
 
     pub(crate) fn listen(&self, listener: Arc<dyn Listener>) {
@@ -103,10 +122,17 @@ pub(crate) async fn serve<W: Write>(w: &mut W, jobs: &mut Vec<Job>, shared: &Sha
         flush(w, &mut asks, &mut callers, shared).await;
         match job {
             Job::Apply(..) => {}
-            Job::Purge { now, batch, done } => drop(done.send(purge::purge(w, now, batch).await)),
+            Job::Purge { now, batch, done } => {
+                let purged = purge::purge(w, now, batch).await;
+                if !matches!(purged, Ok(0)) {
+                    shared.forget();
+                }
+                let _ = done.send(purged);
+            }
             Job::Truncate { through, done } => drop(done.send(purge::truncate(w, through).await)),
             Job::Restore { from, progress, done } => {
                 let restored = backup::restore(w, &from, shared.clock.now_ms(), &progress).await;
+                shared.forget();
                 if let Ok(restored) = &restored {
                     shared.told(restored.head);
                 }
@@ -127,6 +153,11 @@ async fn flush<W: Write>(w: &mut W, asks: &mut Vec<Ask>, callers: &mut Vec<onesh
             metrics::histogram!("store_commit_seconds", "engine" => W::ENGINE).record(began.elapsed().as_secs_f64());
             metrics::histogram!("store_batch_changes", "engine" => W::ENGINE).record(asks.len() as f64);
             let Committed { events, revocations, head } = done.committed;
+            // Before anybody hears of it: whoever hears reads what there is now.
+            if let Some(recent) = shared.recent() {
+                let applied = asks.drain(..).zip(&done.answers).filter(|(_, answer)| matches!(answer, Ok(Outcome::Applied { .. })));
+                applied.for_each(|(ask, _)| recent.committed(ask.into_steps()));
+            }
             if !events.is_empty() {
                 // Others' commits in between are not known yet: the head waits for the follower, who tells all of it.
                 let contiguous = shared.known() == done.before;
@@ -140,6 +171,7 @@ async fn flush<W: Write>(w: &mut W, asks: &mut Vec<Ask>, callers: &mut Vec<onesh
         }
         Err(fault) => {
             tracing::error!(engine = W::ENGINE, changes = asks.len(), error = %fault, "a transaction failed");
+            shared.forget();
             for caller in callers.drain(..) {
                 let _ = caller.send(Err(fault.clone()));
             }

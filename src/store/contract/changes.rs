@@ -39,6 +39,40 @@ pub(super) async fn a_consume_raced_200_times_wins_once(world: &mut World) {
     assert_eq!(store.head().await.expect("head").0, 2);
 }
 
+pub(super) async fn of_many_who_rotate_one_secret_one_goes_on_and_none_once_its_grant_ended(world: &mut World) {
+    let store = world.store();
+    let mut row = artefact(ArtefactKind::Refresh, b"chain");
+    row.grant = Some("g".to_owned());
+    assert!(store.apply(told(Step::Put(row))).await.expect("put").applied());
+    let rotate = |from: u8, to: u8, now: i64| Step::Rotate {
+        kind: ArtefactKind::Refresh,
+        id: b"chain".to_vec(),
+        now,
+        from: vec![from; 32],
+        to: vec![to; 32],
+        expires_at: NOW + 90,
+        born: Some(vec![to]),
+        seq: 9,
+    };
+    let tasks: Vec<_> = (8..108u8)
+        .map(|n| (Arc::clone(&store), told(rotate(7, n, NOW + 1))))
+        .map(|(store, change)| tokio::spawn(async move { store.apply(change).await.expect("answer").applied() }))
+        .collect();
+    let mut won = Vec::new();
+    for (n, task) in (8u8..).zip(tasks) {
+        if task.await.expect("no panic") {
+            won.push(n);
+        }
+    }
+    let [won] = won.as_slice() else { panic!("{won:?}") };
+    let row = store.artefact(ArtefactKind::Refresh, b"chain").await.expect("read").expect("there");
+    assert_eq!((row.mac, row.created_at, row.expires_at, row.seq), (vec![*won; 32], NOW + 1, NOW + 90, 9));
+    assert_eq!((row.successor, row.consumed_at), (Some(vec![*won]), None));
+    assert!(!store.apply(told(rotate(*won, 1, NOW + 90))).await.expect("answer").applied(), "it has expired");
+    store.apply(told(Step::StartGrant(grant("g", "s", "c"))).step(Step::EndGrant { id: "g".into(), now: NOW })).await.expect("ended");
+    assert!(!store.apply(told(rotate(*won, 1, NOW + 2))).await.expect("answer").applied());
+}
+
 pub(super) async fn a_put_of_a_taken_id_is_refused(world: &mut World) {
     let store = world.store();
     let put = |id: &[u8]| told(Step::InitMeta { name: world_name(id), value: vec![] }).step(Step::Put(artefact(ArtefactKind::Jti, id)));

@@ -33,6 +33,7 @@ async fn run(mut world: World, test: impl AsyncFnOnce(&mut World)) {
 contract! {
     changes::a_consume_raced_200_times_wins_once,
     changes::a_put_of_a_taken_id_is_refused,
+    changes::of_many_who_rotate_one_secret_one_goes_on_and_none_once_its_grant_ended,
     changes::a_refused_change_leaves_nothing_and_disturbs_no_neighbour,
     changes::what_may_still_be_consumed_can_be_given_another_expiry_and_nothing_else,
     changes::what_expired_or_whose_grant_ended_cannot_be_consumed,

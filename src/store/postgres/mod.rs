@@ -2,11 +2,12 @@
 mod connection;
 mod follower;
 mod pool;
+mod replica;
 mod writer;
 
 use std::{sync::Arc, time::Duration};
 
-use ledger::StoreError;
+use ledger::{Listings, StoreError};
 use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
 use tokens::Clock;
 use tokio::{sync::mpsc, task::AbortHandle};
@@ -21,6 +22,7 @@ use crate::{
         connection::{Direct, away},
         follower::Freshness,
         pool::{Pool, Reader},
+        replica::Replicas,
         writer::Writer,
     },
     read,
@@ -29,6 +31,8 @@ use crate::{
 
 pub(crate) const MIGRATIONS: &[Migration] =
     migrations!("postgres": 1 "0001_ledger", 2 "0002_ends", 3 "0003_waiting", 4 "0004_participants", 5 "0005_api_keys");
+
+pub use replica::{ReplicaReport, Standing};
 
 /// The channel on which nodes wake each other.
 const CHANNEL: &str = "doorward";
@@ -62,6 +66,14 @@ pub(crate) struct Postgres {
     clock: Arc<dyn Clock>,
     /// None where nobody writes: every read asks the database itself.
     follower: Option<(Arc<Freshness>, AbortHandle)>,
+    replicas: Option<Arc<Replicas>>,
+    watcher: Option<AbortHandle>,
+}
+
+/// The replicas of a database, where it has some.
+fn replicas(with: &Options, primary: &Arc<Pool>, clock: &Arc<dyn Clock>) -> Result<Option<Arc<Replicas>>, OpenError> {
+    let all = with.replicas.iter().map(|url| options(url)).collect::<Result<Vec<_>, _>>()?;
+    Ok((!all.is_empty()).then(|| Arc::new(Replicas::new(Arc::clone(primary), Arc::clone(clock), all, with.max_replica_lag_ms))))
 }
 
 fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
@@ -83,7 +95,8 @@ pub(crate) async fn open_reading(url: &str, with: &Options, clock: Arc<dyn Clock
     direct.close().await;
     let shared = Arc::new(Shared::new(Arc::clone(&clock), head));
     let pool = Arc::new(Pool::new(connect, with.connections));
-    Ok(Engine::reading(shared, Postgres { pool, clock, follower: None }))
+    let replicas = replicas(with, &pool, &clock)?;
+    Ok(Engine::reading(shared, Postgres { pool, clock, follower: None, replicas, watcher: None }))
 }
 
 /// Connects, brings the schema up to date, starts the writer and the follower.
@@ -101,9 +114,11 @@ pub(crate) async fn open(url: &str, with: &Options, clock: Arc<dyn Clock>) -> Re
     let shared = Arc::new(Shared::new(Arc::clone(&clock), head));
     let (jobs, waiting) = mpsc::channel(QUEUE);
     let (pool, fresh) = (Arc::new(Pool::new(connect.clone(), with.connections)), Arc::new(Freshness::new(now_ms)));
+    let replicas = replicas(with, &pool, &clock)?;
+    let watcher = replicas.clone().map(|replicas| tokio::spawn(replicas.watch()).abort_handle());
     tokio::spawn(writer::write(Writer::new(connect.clone()), waiting, Arc::clone(&shared), Arc::clone(&fresh)));
     let follower = tokio::spawn(follower::follow(connect, Arc::clone(&shared), Arc::clone(&fresh))).abort_handle();
-    Ok(Engine::new(jobs, shared, Postgres { pool, clock, follower: Some((fresh, follower)) }))
+    Ok(Engine::new(jobs, shared, Postgres { pool, clock, follower: Some((fresh, follower)), replicas, watcher }))
 }
 
 impl Backend for Postgres {
@@ -122,20 +137,21 @@ impl Backend for Postgres {
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {
-        let mut reader = self.pool.reader().await?;
-        let mut counts = Vec::with_capacity(COUNTS.len());
-        let estimates = reader.rows(ESTIMATES, &[]).await?;
-        let estimates = estimates.into_iter().map(|mut r| Ok((r.text()?, r.int()?))).collect::<Result<Vec<_>, StoreError>>()?;
-        for (table, exact) in COUNTS {
-            let estimate = estimates.iter().find(|(name, _)| name == table).map_or(-1, |(_, rows)| *rows);
-            let rows = if estimate >= EXACT_BELOW && table != "events" {
-                u64::try_from(estimate).unwrap_or(0)
-            } else {
-                reader.rows(exact, &[]).await?.into_iter().next().map_or(Ok(0), |mut r| r.place())?
-            };
-            counts.push((table, rows));
+        counts(&mut self.pool.reader().await?).await
+    }
+
+    fn listings(&self) -> Option<Arc<dyn Listings>> {
+        self.replicas.clone().map(|replicas| replicas as Arc<dyn Listings>)
+    }
+
+    fn replicas(&self) -> Vec<ReplicaReport> {
+        self.replicas.as_ref().map(|replicas| replicas.reports()).unwrap_or_default()
+    }
+
+    async fn look_at_replicas(&self) {
+        if let Some(replicas) = &self.replicas {
+            replicas.look().await;
         }
-        Ok(counts)
     }
 
     fn fresh_at_ms(&self) -> i64 {
@@ -143,8 +159,28 @@ impl Backend for Postgres {
     }
 }
 
+/// Rows per table, large ones estimated.
+async fn counts<E: Exec>(reader: &mut E) -> Result<Counts, StoreError> {
+    let mut counts = Vec::with_capacity(COUNTS.len());
+    let estimates = reader.rows(ESTIMATES, &[]).await?;
+    let estimates = estimates.into_iter().map(|mut r| Ok((r.text()?, r.int()?))).collect::<Result<Vec<_>, StoreError>>()?;
+    for (table, exact) in COUNTS {
+        let estimate = estimates.iter().find(|(name, _)| name == table).map_or(-1, |(_, rows)| *rows);
+        let rows = if estimate >= EXACT_BELOW && table != "events" {
+            u64::try_from(estimate).unwrap_or(0)
+        } else {
+            reader.rows(exact, &[]).await?.into_iter().next().map_or(Ok(0), |mut r| r.place())?
+        };
+        counts.push((table, rows));
+    }
+    Ok(counts)
+}
+
 impl Drop for Postgres {
     fn drop(&mut self) {
+        if let Some(watcher) = &self.watcher {
+            watcher.abort();
+        }
         if let Some((_, follower)) = &self.follower {
             follower.abort();
         }

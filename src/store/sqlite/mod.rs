@@ -60,7 +60,7 @@ pub(crate) async fn open(path: PathBuf, clock: Arc<dyn Clock>) -> Result<Engine<
     let (head, _) = read::head(&mut writer).await?;
     let place = Arc::new(Place::of(&path, lock.held())?);
     writer.watch(&place);
-    let shared = Arc::new(Shared::new(Arc::clone(&clock), head));
+    let shared = Arc::new(Shared::new(Arc::clone(&clock), head).alone());
     let (jobs, waiting) = mpsc::channel(QUEUE);
     let for_writer = Arc::clone(&shared);
     let thread = std::thread::Builder::new()
@@ -111,33 +111,51 @@ fn write(mut writer: Writer, mut waiting: mpsc::Receiver<Job>, shared: &Shared) 
 struct Gathering {
     /// Batches to go without waiting, after a wait that found nobody.
     pause: u8,
+    /// How many shared the last commit: they are answered together and come back together.
+    last: usize,
 }
 
 impl Gathering {
-    const WAIT: Duration = Duration::from_micros(400);
+    const WAIT: Duration = Duration::from_micros(300);
+    /// So often at most, while each time finds somebody.
+    const WAITS: usize = 8;
     const PAUSE: u8 = 64;
 
     fn more(&mut self, jobs: &mut Vec<Job>, waiting: &mut mpsc::Receiver<Job>) {
         if self.pause > 0 {
             self.pause -= 1;
+            self.last = jobs.len();
             return;
         }
-        std::thread::sleep(Self::WAIT);
-        let before = jobs.len();
-        while jobs.len() < BATCH
-            && let Ok(job) = waiting.try_recv()
-        {
-            jobs.push(job);
+        for _ in 0..Self::WAITS {
+            if jobs.len() >= self.last.clamp(2, BATCH) {
+                break;
+            }
+            std::thread::sleep(Self::WAIT);
+            let before = jobs.len();
+            while jobs.len() < BATCH
+                && let Ok(job) = waiting.try_recv()
+            {
+                jobs.push(job);
+            }
+            if jobs.len() == before {
+                break;
+            }
         }
-        if before == 1 && jobs.len() == 1 {
+        if jobs.len() == 1 {
             self.pause = Self::PAUSE;
         }
+        self.last = jobs.len();
     }
 }
 
 impl Backend for Sqlite {
     const ENGINE: &'static str = "sqlite";
     type Reader = Reader;
+
+    fn present(&self) -> Result<(), StoreError> {
+        self.pool.present()
+    }
 
     async fn reader(&self) -> Result<Reader, StoreError> {
         Reader::from(&self.pool)
