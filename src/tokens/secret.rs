@@ -182,6 +182,50 @@ pub fn generate(kind: SecretKind, now_ms: i64, entropy: &dyn Entropy, key: &MacK
     Issued { plain: Plain::from(text), id, mac: key.mac(kind.prefix(), body) }
 }
 
+/// Makes one of a chain of secrets that share an id: half of its secret is `nonce`, the other half the MAC of id and nonce. That it was given out
+/// under that id once is told by itself ([`is_link`]), whatever is stored.
+#[must_use]
+pub fn link(kind: SecretKind, id: [u8; 16], nonce: [u8; 16], key: &MacKey) -> Issued {
+    let mut octets = Zeroizing::new([0; WHOLE]);
+    {
+        let (body, sum) = octets.split_at_mut(BODY);
+        let (head, secret) = body.split_at_mut(ID);
+        let (first, second) = secret.split_at_mut(ID);
+        head.copy_from_slice(&id);
+        first.copy_from_slice(&nonce);
+        second.copy_from_slice(&tag(kind, &id, &nonce, key));
+        sum.copy_from_slice(&checksum(kind, body));
+    }
+    let mut text = String::with_capacity(TEXT_LEN);
+    text.push_str(kind.prefix());
+    b64::push(octets.as_slice(), &mut text);
+    let (body, _) = octets.split_at(BODY);
+    Issued { plain: Plain::from(text), id, mac: key.mac(kind.prefix(), body) }
+}
+
+/// Whether a text is one that [`link`] made, of whatever place in its chain.
+#[must_use]
+pub fn is_link(kind: SecretKind, text: &str, key: &MacKey) -> bool {
+    let Some(octets) = text.strip_prefix(kind.prefix()).and_then(b64::decode_array::<WHOLE>) else { return false };
+    let octets = Zeroizing::new(octets);
+    let (body, _) = octets.split_at(BODY);
+    let (id, secret) = body.split_at(ID);
+    let (nonce, shown) = secret.split_at(ID);
+    hash::eq(&tag(kind, id, nonce, key), shown)
+}
+
+fn tag(kind: SecretKind, id: &[u8], nonce: &[u8], key: &MacKey) -> [u8; 16] {
+    let mut both = Zeroizing::new([0; 2 * ID]);
+    let (head, tail) = both.split_at_mut(ID);
+    head.copy_from_slice(id);
+    tail.copy_from_slice(nonce);
+    let [half @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = key.mac(LINK, &[kind.prefix().as_bytes(), both.as_slice()].concat());
+    half
+}
+
+/// The domain of what a chain's secrets prove themselves with.
+const LINK: &str = "secret-link";
+
 /// Reads a presented secret: prefix, length, canonical base64url and checksum must be right, so that a mistyped or
 /// made-up one costs no look-up.
 #[must_use]
@@ -248,6 +292,25 @@ mod tests {
             assert_eq!(parse(SecretKind::Code, bent, &key()), None, "position {at}");
             assert!(!well_formed(SecretKind::Code, bent), "position {at}");
         }
+    }
+
+    #[test]
+    fn a_link_tells_itself_under_its_key_and_kind_and_nothing_else_does() {
+        let made = link(SecretKind::Refresh, [3; 16], [9; 16], &key());
+        let text = made.plain.expose();
+        let read = parse(SecretKind::Refresh, text, &key()).expect("reads back");
+        assert_eq!((read.id, read.mac), (made.id, made.mac));
+        assert!(is_link(SecretKind::Refresh, text, &key()));
+        assert!(!is_link(SecretKind::Refresh, text, &MacKey::new([8; 32])) && !is_link(SecretKind::Access, text, &key()));
+        let other = generate(SecretKind::Refresh, 5, &Counting::default(), &key());
+        assert!(!is_link(SecretKind::Refresh, other.plain.expose(), &key()) && !is_link(SecretKind::Refresh, "dwr_", &key()));
+        // Whoever knows the id and a form that reads well has nothing yet.
+        let mut octets = b64::decode(text.strip_prefix("dwr_").expect("a prefix")).expect("base64url");
+        octets[20] ^= 1;
+        let sum = checksum(SecretKind::Refresh, &octets[..BODY]);
+        octets[BODY..].copy_from_slice(&sum);
+        let bent = format!("dwr_{}", b64::encode(&octets));
+        assert!(parse(SecretKind::Refresh, &bent, &key()).is_some() && !is_link(SecretKind::Refresh, &bent, &key()));
     }
 
     #[test]

@@ -15,11 +15,22 @@ use crate::{
     userinfo,
 };
 
+/// Which of the tokens of a row was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown<'a> {
+    /// The current one, and whether it is a link of a chain.
+    Current { link: bool },
+    /// One that another has taken the place of, by its MAC.
+    Spent(&'a [u8]),
+}
+
 /// A refresh token that was found under its id and whose secret is right.
 #[derive(Debug)]
 pub struct Found<'a> {
     /// Its row, consumed or not.
     pub artefact: &'a Artefact,
+    /// What was shown.
+    pub shown: Shown<'a>,
     /// Its document.
     pub document: &'a RefreshDocument,
     /// What took its place, if it is spent.
@@ -41,10 +52,12 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
         return Err(OAuthError::grant("another client's refresh token").into());
     }
     let bound = evidence::demand_refresh(client.client(), document, ctx.evidence, ctx.settings)?;
-    let retry = match artefact.consumed_at {
-        Some(_) => Some(family::again(ctx, artefact, found.successor).ok_or_else(|| reused(ctx, found))?),
-        None => None,
+    let retry = match (found.shown, artefact.consumed_at) {
+        (Shown::Spent(mac), _) => Some(family::once_more(ctx, artefact, mac).ok_or_else(|| reused(ctx, found))?),
+        (Shown::Current { .. }, Some(_)) => Some(family::again(ctx, artefact, found.successor).ok_or_else(|| reused(ctx, found))?),
+        (Shown::Current { .. }, None) => None,
     };
+    let retried = retry.is_some();
     if document.family_expires_at <= now || (retry.is_none() && artefact.expires_at <= now) {
         return Err(OAuthError::grant("the refresh token has expired").into());
     }
@@ -100,6 +113,10 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
             expires_at,
         });
         Plain::new(form.get("refresh_token").ok_or(OAuthError::request("refresh_token is missing"))?)
+    } else if found.shown == (Shown::Current { link: true }) {
+        let (plain, rotate) = family::next(ctx, artefact, document)?;
+        change = change.step(Step::GrantLive { id: grant.id.clone(), now }).step(rotate);
+        plain
     } else {
         let (plain, successor, put) = family::successor(ctx, artefact, &grant.id, document)?;
         change = change
@@ -112,7 +129,7 @@ pub fn decide(ctx: &Context<'_>, client: &AuthenticatedClient, form: &Form<'_>, 
     answer.details = details;
     answer.refresh_token = Some(refresh_token);
     answer.id_token = id_token;
-    Ok(Granted { change: change.and(issued).event(told(ctx, found, artefact.consumed_at.is_some())), answer })
+    Ok(Granted { change: change.and(issued).event(told(ctx, found, retried)), answer })
 }
 
 fn id_token(ctx: &Context<'_>, client: &AuthenticatedClient, document: &RefreshDocument, access: &Access) -> Result<String, OAuthError> {

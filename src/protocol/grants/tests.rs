@@ -111,7 +111,7 @@ impl World {
         code::decide(&self.ctx(), &self.client, &Form::read(form.as_bytes()).unwrap(), &found)
     }
     fn refresh(&self, family: &Family, successor: Option<&Artefact>, form: &str) -> Result<Granted, Refused> {
-        let found = refresh::Found { artefact: &family.artefact, document: &family.document, successor, behind: self.behind() };
+        let found = refresh::Found { artefact: &family.artefact, shown: family.shown(), document: &family.document, successor, behind: self.behind() };
         refresh::decide(&self.ctx(), &self.client, &Form::read(form.as_bytes()).unwrap(), &found)
     }
     fn family(&self) -> Family {
@@ -124,6 +124,8 @@ impl World {
 struct Family {
     artefact: Artefact,
     document: RefreshDocument,
+    /// The MAC of the token that is shown, if it is not the current one.
+    spent: Option<Vec<u8>>,
 }
 impl Family {
     fn of(change: &Change) -> Self {
@@ -132,15 +134,21 @@ impl Family {
             _ => None,
         });
         let artefact = artefact.expect("a refresh token");
-        Self { document: serde_json::from_str(&artefact.document).unwrap(), artefact }
+        Self { document: serde_json::from_str(&artefact.document).unwrap(), artefact, spent: None }
     }
+    fn shown(&self) -> refresh::Shown<'_> {
+        self.spent.as_deref().map_or(refresh::Shown::Current { link: true }, refresh::Shown::Spent)
+    }
+    /// The row after a rotation, and the token that was current before it.
     fn spent(mut self, change: &Change) -> Self {
-        let next = change.steps.iter().find_map(|s| match s {
-            Step::Consume { kind: ArtefactKind::Refresh, successor, .. } => successor.clone(),
-            _ => None,
-        });
-        self.artefact.consumed_at = Some(NOW);
-        self.artefact.successor = next;
+        for step in &change.steps {
+            if let Step::Rotate { from, to, now, expires_at, born, .. } = step {
+                assert_eq!((from, *now), (&self.artefact.mac, NOW), "of two with the same secret one goes on");
+                self.spent = Some(std::mem::replace(&mut self.artefact.mac, to.clone()));
+                (self.artefact.expires_at, self.artefact.successor) = (*expires_at, born.clone());
+            }
+        }
+        assert!(self.spent.is_some());
         self
     }
 }
@@ -263,17 +271,20 @@ fn a_code_is_refused_without_its_verifier_address_time_grant_person_or_resource(
 }
 
 #[test]
-fn a_refresh_consumes_its_token_and_puts_a_successor_with_the_whole_scope() {
+fn a_refresh_puts_the_next_token_in_the_place_of_the_one_that_was_shown_and_keeps_the_whole_scope() {
     let world = World::new();
     let family = world.family();
     let Granted { change, answer } = world.refresh(&family, None, "scope=read").unwrap();
-    let next = Family::of(&change);
-    assert_eq!(next.document.scope, "offline_access openid read");
-    assert_eq!(next.document.family_expires_at, family.document.family_expires_at);
+    assert_eq!(family.document.scope, "offline_access openid read");
+    assert!(!change.steps.iter().any(|s| matches!(s, Step::Put(_) | Step::Consume { .. })), "a chain is one row");
+    let next = answer.refresh_token.as_ref().unwrap().expose();
+    let read = secret::parse(SecretKind::Refresh, next, &world.mac).unwrap();
+    assert_eq!(read.id.as_slice(), family.artefact.id);
+    assert!(secret::is_link(SecretKind::Refresh, next, &world.mac));
     assert_eq!(claims(answer.access_token.expose())["scope"], "read");
     assert!(answer.id_token.is_none());
     assert_eq!(change.steps[0], believed());
-    assert!(matches!(&change.steps[2], Step::Consume { successor: Some(id), .. } if *id == next.artefact.id));
+    assert!(matches!(&change.steps[2], Step::Rotate { from, to, .. } if *from == family.artefact.mac && *to == read.mac));
     assert_eq!(change.events.iter().map(|e| e.kind).collect::<Vec<_>>(), [EventKind::TokenIssued, EventKind::TokenRefreshed]);
     assert_eq!(world.refresh(&family, None, "scope=read+write").unwrap_err().error.code, Code::InvalidScope);
 }
@@ -283,13 +294,13 @@ fn a_spent_refresh_token_kills_the_family_and_a_strangers_does_not() {
     let mut world = World::new();
     let family = world.family();
     let change = world.refresh(&family, None, "").unwrap().change;
-    let (next, family) = (Family::of(&change), family.spent(&change));
-    let refused = world.refresh(&family, Some(&next.artefact), "").unwrap_err();
+    let family = family.spent(&change);
+    let refused = world.refresh(&family, None, "").unwrap_err();
     let change = refused.change.unwrap();
     assert!(kills(&change) && refused.error.code == Code::InvalidGrant);
     assert_eq!(change.events[0].kind, EventKind::RefreshReused);
     world.client = authenticated(Client { client_id: "other".into(), ..world.client.client().clone() });
-    let refused = world.refresh(&family, Some(&next.artefact), "").unwrap_err();
+    let refused = world.refresh(&family, None, "").unwrap_err();
     assert!(refused.change.is_none() && refused.error.code == Code::InvalidGrant);
 }
 
@@ -299,15 +310,35 @@ fn a_retry_within_the_grace_period_gets_the_same_successor_unless_that_was_used(
     world.settings.refresh_grace = 2;
     let family = world.family();
     let first = world.refresh(&family, None, "").unwrap();
-    let (next, family) = (Family::of(&first.change), family.spent(&first.change));
+    let family = family.spent(&first.change);
     world.now_ms += 2000;
-    let again = world.refresh(&family, Some(&next.artefact), "").unwrap();
+    let again = world.refresh(&family, None, "").unwrap();
     assert_eq!(again.answer.refresh_token, first.answer.refresh_token);
-    assert!(!again.change.steps.iter().any(|s| matches!(s, Step::Consume { .. })));
-    let used = Artefact { consumed_at: Some(NOW), ..next.artefact.clone() };
-    assert!(world.refresh(&family, Some(&used), "").unwrap_err().change.is_some_and(|c| kills(&c)));
+    assert!(!again.change.steps.iter().any(|s| matches!(s, Step::Consume { .. } | Step::Rotate { .. })));
+    let used = Artefact { mac: vec![1; 32], ..family.artefact.clone() };
+    let used = Family { artefact: used, document: family.document.clone(), spent: family.spent.clone() };
+    assert!(world.refresh(&used, None, "").unwrap_err().change.is_some_and(|c| kills(&c)));
     world.now_ms += 1;
-    assert!(world.refresh(&family, Some(&next.artefact), "").unwrap_err().change.is_some_and(|c| kills(&c)));
+    assert!(world.refresh(&family, None, "").unwrap_err().change.is_some_and(|c| kills(&c)));
+}
+
+#[test]
+fn a_token_that_is_no_link_of_a_chain_is_consumed_and_begins_one() {
+    let world = World::new();
+    let family = world.family();
+    let found = |family: &Family| {
+        let shown = refresh::Shown::Current { link: false };
+        let found =
+            refresh::Found { artefact: &family.artefact, shown, document: &family.document, successor: None, behind: world.behind() };
+        refresh::decide(&world.ctx(), &world.client, &Form::read(b"").unwrap(), &found)
+    };
+    let Granted { change, answer } = found(&family).unwrap();
+    let next = Family::of(&change);
+    assert!(change.steps.iter().any(|s| matches!(s, Step::Consume { successor: Some(id), .. } if *id == next.artefact.id)));
+    assert!(secret::is_link(SecretKind::Refresh, answer.refresh_token.unwrap().expose(), &world.mac));
+    let mut spent = world.family();
+    spent.artefact.consumed_at = Some(NOW);
+    assert!(found(&spent).unwrap_err().change.is_some_and(|c| kills(&c)));
 }
 
 #[test]

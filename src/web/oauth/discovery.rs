@@ -1,5 +1,8 @@
 //! Metadata and key set as prepared octets, rebuilt when the keys change (OpenID Connect Discovery §4, RFC 8414 §3, RFC 7517 §5).
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -16,6 +19,7 @@ use tokens::keyring::KeyRing;
 use crate::{
     App,
     reply::{self, Failed},
+    wire,
 };
 
 /// A document ready to send.
@@ -24,13 +28,38 @@ pub(crate) struct Prepared {
     octets: Bytes,
     etag: HeaderValue,
     cache: HeaderValue,
+    /// Its whole head as [`ready`] answers it, but for the date.
+    head: Bytes,
+}
+
+/// An answer as octets, but for the date and the line after it.
+pub struct Whole {
+    /// Status line and fields.
+    pub head: Bytes,
+    /// The document.
+    pub body: Bytes,
 }
 
 impl Prepared {
-    fn new(octets: Bytes, cache: &'static str) -> Self {
+    fn new(octets: Bytes, cache: &'static str, https: bool) -> Self {
         let tag = format!("\"{}\"", tokens::b64::encode(&tokens::hash::sha256(&octets)));
         let etag = HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("\"0\""));
-        Self { octets, etag, cache: HeaderValue::from_static(cache) }
+        let mut prepared = Self { octets, etag, cache: HeaderValue::from_static(cache), head: Bytes::new() };
+        let mut head = Vec::with_capacity(512);
+        let answer = prepared.dressed(&HeaderMap::new(), https);
+        wire::head(&mut head, answer.status(), answer.headers(), prepared.octets.len());
+        prepared.head = Bytes::from(head);
+        prepared
+    }
+
+    /// The answer of [`ready`]: of what every page carries, these two mean something for JSON.
+    fn dressed(&self, headers: &HeaderMap, https: bool) -> Response {
+        let mut answer = self.send(headers);
+        answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if https {
+            answer.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, reply::HSTS);
+        }
+        answer
     }
 
     /// Sends it, or 304 to whoever has it (RFC 9110 §13.1.2).
@@ -88,6 +117,15 @@ impl Published {
         self.documents.store(Arc::clone(&fresh));
         fresh
     }
+
+    fn count(&self, document: Document, took: Duration) {
+        let (endpoint, histogram) = match document {
+            Document::Keys => ("jwks", &self.keys.1),
+            Document::Metadata => ("discovery", &self.metadata.1),
+        };
+        let named = || metrics::histogram!("http_request_seconds", "endpoint" => endpoint, "status" => "200");
+        histogram.get_or_init(named).record(took);
+    }
 }
 
 /// The answer to a request for one of the two documents that everybody fetches, before any routing: nothing but prepared
@@ -98,39 +136,56 @@ pub fn ready<B>(app: &App, request: &Request<B>) -> Option<Response> {
         return None;
     }
     let (path, published) = (request.uri().path(), &app.published);
-    let (endpoint, histogram) = if path == published.keys.0 {
-        ("jwks", &published.keys.1)
+    let document = if path == published.keys.0 {
+        Document::Keys
     } else if path == published.metadata.0 {
-        ("discovery", &published.metadata.1)
+        Document::Metadata
     } else {
         return None;
     };
     let begun = tokio::time::Instant::now();
-    let documents = published.current(app);
-    let document = if endpoint == "jwks" { Some(&documents.keys) } else { documents.metadata.as_ref() };
-    let mut answer = document?.send(request.headers());
-    // Of what every page carries, these two mean something for JSON.
-    answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if app.settings.issuer.starts_with("https:") {
-        answer.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, reply::HSTS);
-    }
+    let answer = published.current(app).of(document)?.dressed(request.headers(), app.settings.issuer.starts_with("https:"));
     if answer.status() == StatusCode::OK {
-        let named = || metrics::histogram!("http_request_seconds", "endpoint" => endpoint, "status" => "200");
-        histogram.get_or_init(named).record(begun.elapsed());
+        published.count(document, begun.elapsed());
     }
     Some(answer)
 }
 
+/// The same as octets, for whoever asks for the document whether it changed or not.
+pub(crate) fn whole(app: &App, document: Document) -> Option<Whole> {
+    let begun = tokio::time::Instant::now();
+    let documents = app.published.current(app);
+    let Prepared { head, octets, .. } = documents.of(document)?;
+    let whole = Whole { head: head.clone(), body: octets.clone() };
+    app.published.count(document, begun.elapsed());
+    Some(whole)
+}
+
+/// A document that everybody fetches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Document {
+    Keys,
+    Metadata,
+}
+
 impl Documents {
+    const fn of(&self, document: Document) -> Option<&Prepared> {
+        match document {
+            Document::Keys => Some(&self.keys),
+            Document::Metadata => self.metadata.as_ref(),
+        }
+    }
+
     fn new(settings: &Settings, ring: Arc<KeyRing>) -> Self {
+        let https = settings.issuer.starts_with("https:");
         let metadata = match discovery::document(settings, ring.algorithms()) {
-            Ok(octets) => Some(Prepared::new(Bytes::from(octets), "public, max-age=300")),
+            Ok(octets) => Some(Prepared::new(Bytes::from(octets), "public, max-age=300", https)),
             Err(error) => {
                 tracing::error!(reason = %error.reason, "no metadata");
                 None
             }
         };
-        let keys = Prepared::new(Bytes::copy_from_slice(&ring.jwks_json()), "public, max-age=60");
+        let keys = Prepared::new(Bytes::copy_from_slice(&ring.jwks_json()), "public, max-age=60", https);
         Self { ring, metadata, keys }
     }
 }

@@ -7,7 +7,7 @@ use axum::{
 };
 use bytes::Bytes;
 use edge::api_key;
-use http::{StatusCode, header};
+use http::{StatusCode, header, request::Parts};
 use ledger::ArtefactKind;
 use protocol::{
     AuthenticatedClient, OAuthError,
@@ -26,19 +26,25 @@ use crate::{
 
 /// `POST /introspect`
 pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Response {
-    serve(&app, request).await.unwrap_or_else(IntoResponse::into_response)
+    let (parts, body) = request.into_parts();
+    let octets = octets(&parts, body).await;
+    answer(&app, &parts, octets).await
 }
 
-async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
-    let (parts, body) = request.into_parts();
-    let octets = octets(&parts, body).await?;
-    let form = form(&parts, &octets)?;
-    let caller = client(app, "introspect", &parts, &form).await?;
+/// The same, with the body read.
+pub(crate) async fn answer(app: &App, parts: &Parts, octets: Result<Bytes, Failed>) -> Response {
+    serve(app, parts, octets).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn serve(app: &App, parts: &Parts, octets: Result<Bytes, Failed>) -> Result<Response, Failed> {
+    let octets = octets?;
+    let form = form(parts, &octets)?;
+    let caller = client(app, "introspect", parts, &form).await?;
     if caller.method() == Method::None {
         return Err(OAuthError::client("introspection needs a client that can prove who it is").into());
     }
     let token = form.get("token").ok_or(OAuthError::request("token is missing"))?;
-    once::spend_alone(app, "introspect", &parts, &caller).await?;
+    once::spend_alone(app, "introspect", parts, &caller).await?;
     let answer = if token.starts_with(SecretKind::Refresh.prefix()) {
         refresh(app, &caller, token).await?
     } else if form.get("token_type_hint") == Some(api_key::HINT) {

@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, request::Parts};
 use ledger::{ArtefactKind, Change};
 use protocol::{AuthenticatedClient, OAuthError, Settings, revoke, stored::RefreshDocument};
 use tokens::secret::{self, SecretKind};
@@ -19,15 +19,21 @@ use crate::{
 
 /// `POST /revoke`
 pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Response {
-    serve(&app, request).await.unwrap_or_else(IntoResponse::into_response)
+    let (parts, body) = request.into_parts();
+    let octets = octets(&parts, body).await;
+    answer(&app, &parts, octets).await
+}
+
+/// The same, with the body read.
+pub(crate) async fn answer(app: &App, parts: &Parts, octets: Result<Bytes, Failed>) -> Response {
+    serve(app, parts, octets).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// Whatever the token is, its text says: `token_type_hint` could only point at the same place (RFC 7009 §2.1).
-async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
-    let (parts, body) = request.into_parts();
-    let octets = octets(&parts, body).await?;
-    let form = form(&parts, &octets)?;
-    let caller = client(app, "revoke", &parts, &form).await?;
+async fn serve(app: &App, parts: &Parts, octets: Result<Bytes, Failed>) -> Result<Response, Failed> {
+    let octets = octets?;
+    let form = form(parts, &octets)?;
+    let caller = client(app, "revoke", parts, &form).await?;
     let token = form.get("token").ok_or(OAuthError::request("token is missing"))?;
     let change = if token.starts_with(SecretKind::Refresh.prefix()) {
         refresh(app, &caller, token).await?
@@ -35,8 +41,8 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
         access(app, &caller, token).await?
     };
     match change {
-        Some(change) => once::spend(app, "revoke", &parts, &caller, change).await.map(drop)?,
-        None => once::spend_alone(app, "revoke", &parts, &caller).await?,
+        Some(change) => once::spend(app, "revoke", parts, &caller, change).await.map(drop)?,
+        None => once::spend_alone(app, "revoke", parts, &caller).await?,
     }
     Ok(reply::json(StatusCode::OK, Bytes::new()))
 }
@@ -50,7 +56,9 @@ async fn access(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<
 async fn refresh(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<Option<Change>, Failed> {
     let Some(presented) = secret::parse(SecretKind::Refresh, token, &app.mac) else { return Ok(None) };
     let artefact = app.store.artefact(ArtefactKind::Refresh, &presented.id).await?;
-    let Some(artefact) = artefact.filter(|a| presented.matches(&a.mac)) else { return Ok(None) };
+    let Some(artefact) = artefact.filter(|a| presented.matches(&a.mac) || secret::is_link(SecretKind::Refresh, token, &app.mac)) else {
+        return Ok(None);
+    };
     let document: RefreshDocument = serde_json::from_str(&artefact.document).map_err(|e| ledger::StoreError::Corrupt(e.to_string()))?;
     let grant = match &artefact.grant {
         Some(id) => app.store.grant(id).await?,

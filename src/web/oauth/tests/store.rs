@@ -75,6 +75,12 @@ impl Rows {
                 Some(a) if a.consumed_at.is_none() && a.expires_at > now => (a.consumed_at, a.successor) = (Some(now), successor),
                 _ => return false,
             },
+            Step::Rotate { kind, id, now, from, to, expires_at, born, seq } => match self.artefacts.get_mut(&(kind.as_str(), id)) {
+                Some(a) if a.consumed_at.is_none() && a.expires_at > now && a.mac == from => {
+                    (a.mac, a.created_at, a.expires_at, a.successor, a.seq) = (to, now, expires_at, born, seq);
+                }
+                _ => return false,
+            },
             Step::GrantLive { id, now } => return self.grants.get(&id).is_some_and(|g| g.ended_at.is_none() && g.expires_at > now),
             Step::SessionLive { .. } => {}
             Step::ObjectIs { kind, id, version } => return self.objects.get(&(kind.as_str(), id)).is_some_and(|o| o.version == version),

@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, request::Parts};
 use ledger::{Artefact, ArtefactKind, Grant, Guarded, Outcome, StoreError};
 use protocol::{
     AuthenticatedClient, Code, Evidence, Form, OAuthError, ResourceServer,
@@ -32,37 +32,43 @@ const TRIES: usize = 3;
 
 /// `POST /token`
 pub(crate) async fn post(State(app): State<Arc<App>>, request: Request) -> Response {
-    let response = serve(&app, request).await.unwrap_or_else(IntoResponse::into_response);
-    evidence::tell(&app, response)
+    let (parts, body) = request.into_parts();
+    let octets = octets(&parts, body).await;
+    answer(&app, &parts, octets).await
 }
 
-async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
-    let (parts, body) = request.into_parts();
-    let octets = octets(&parts, body).await?;
-    let form = form(&parts, &octets)?;
-    let evidence = evidence::evidence(app, &parts, "/token", None)?;
+/// The same, with the body read.
+pub(crate) async fn answer(app: &App, parts: &Parts, octets: Result<Bytes, Failed>) -> Response {
+    let response = serve(app, parts, octets).await.unwrap_or_else(IntoResponse::into_response);
+    evidence::tell(app, response)
+}
+
+async fn serve(app: &App, parts: &Parts, octets: Result<Bytes, Failed>) -> Result<Response, Failed> {
+    let octets = octets?;
+    let form = form(parts, &octets)?;
+    let evidence = evidence::evidence(app, parts, "/token", None)?;
     for attempt in 1..=TRIES {
         // Before the client is believed: a revocation that is not seen in the catalogue lies above this position.
         let head = app.revoked.head();
-        let client = client(app, "token", &parts, &form).await?;
+        let client = client(app, "token", parts, &form).await?;
         let asked = Asked { app, client: &client, form: &form, head, evidence: &evidence };
         let given = match asked.decided().await {
             Ok(given) => given,
-            Err(why) => return Err(once::refused(app, "token", &parts, &client, why).await),
+            Err(why) => return Err(once::refused(app, "token", parts, &client, why).await),
         };
         match given {
             Given::Answer(response) => return Ok(response),
             Given::Told(response) => {
-                once::spend_alone(app, "token", &parts, &client).await?;
+                once::spend_alone(app, "token", parts, &client).await?;
                 return Ok(response);
             }
-            Given::Replayed => return Err(once::replayed(app, "token", &parts, &client).await),
+            Given::Replayed => return Err(once::replayed(app, "token", parts, &client).await),
             // The client was changed, perhaps on another node: believe it anew, or not at all.
             Given::Refused(Guarded { step: 0 }) => app.catalog.forget_client(client.id()),
             Given::Refused(_) if attempt < TRIES || form.get("grant_type") == Some(grants::CLIENT_CREDENTIALS) => {}
             Given::Refused(_) => {
                 let why = OAuthError::grant("a guard of the change keeps refusing").into();
-                return Err(once::refused(app, "token", &parts, &client, why).await);
+                return Err(once::refused(app, "token", parts, &client, why).await);
             }
         }
     }
