@@ -19,6 +19,10 @@ use crate::{
 /// The named value that says that a restored database has not been cut off from what was alive in its backup.
 pub const RESTORE_PENDING: &str = "restore.pending";
 
+/// The named value that says when a database was restored, milliseconds since the epoch: which assertions were used between its backup
+/// and then is not known, so none that was made before counts.
+pub const RESTORED_AT: &str = "restore.at";
+
 /// Rows per table.
 pub(crate) type Counts = Vec<(&'static str, u64)>;
 
@@ -62,7 +66,7 @@ pub trait Database: Store {
     /// Writes everything, as of one moment, into a new file that either engine can restore. Never overwrites a file.
     async fn backup_to(&self, path: &Path, progress: Progress) -> Result<Saved, BackupError>;
     /// Fills an empty database from a backup and appends a `storage.restored` event. What a bearer or a browser could
-    /// use at once (opaque access tokens, codes, interactions, forms, browsers) stays behind. The rest is as it was: what
+    /// use (opaque access tokens, codes, pushed requests, device codes, API keys, forms, browsers) stays behind. The rest is as it was: what
     /// was revoked or consumed after the backup has to be cut off by the caller (end all grants and sessions, revoke the
     /// signing keys). Until that is done the named value [`RESTORE_PENDING`] is there, put by the same transaction that
     /// brought the rows: whoever opens such a database finishes the cut before serving anything, and removes it last.

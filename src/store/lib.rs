@@ -23,6 +23,6 @@ mod statements;
 mod writer;
 
 pub use backup::{BackupError, Progress, Restored, Saved};
-pub use engine::{Database, RESTORE_PENDING};
+pub use engine::{Database, RESTORE_PENDING, RESTORED_AT};
 pub use open::{OpenError, Options, open};
 pub use postgres::{ReplicaReport, Standing};
