@@ -112,8 +112,11 @@ section! {
         cross_site_session_state: bool = "false",
         /// Worker threads, and threads of the gateway; 0: one a core.
         worker_threads: u32 = "0",
-        /// Connections that the public, administration and metrics listeners hold at most; further ones wait to be accepted.
+        /// Connections that each listener holds at most. When all are taken, the longest unused make room, those of a crowd of one source
+        /// first; where all are in use, the next one waits.
         max_connections: u32 = "16384",
+        /// How many of them one address (an IPv6 /64) may hold that is no trusted proxy; 0: three quarters.
+        max_connections_per_source: u32 = "0",
         /// How long a stopping process takes at most, `10s` or less: the notice and then the wait for what it is answering.
         drain: Seconds = r#""10s""#,
         /// How long a stopping process says that it is not ready (`/readyz`) while it still serves everything, so that balancers send no more

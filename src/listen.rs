@@ -1,6 +1,10 @@
 //! The accept loop of every listener: plain or TLS, HTTP/1.1 or HTTP/2, bounded in time, size and number, drained on shutdown.
 mod framed;
+mod leaving;
+mod head;
+mod quick;
 mod rewound;
+mod seat;
 
 use std::{
     future::Future,
@@ -22,11 +26,11 @@ use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
+use gateway::Places;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::Semaphore,
     time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -35,13 +39,18 @@ use web::app::PeerCertificate;
 use self::{
     framed::{Framed, Told},
     rewound::Rewound,
+    seat::{Busy, Seat},
 };
+pub use self::seat::Bounds;
+pub use self::leaving::Leaving;
 use crate::tls::{Shown, Tls};
 
 /// How long a TLS handshake or a request head may take.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request body may stand still.
 pub const BODY_IDLE: Duration = Duration::from_secs(30);
+/// How long a connection may take to end whose place is needed.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// The longest request target.
 pub const MAX_URI: usize = 8 * 1024;
 /// The largest request head: the longest target and 32 KiB of fields.
@@ -55,7 +64,8 @@ pub struct Listener {
     pub at: SocketAddr,
     socket: TcpListener,
     tls: Option<Arc<Tls>>,
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
+    bounds: Bounds,
 }
 
 /// Binds an address. Must be called within a runtime.
@@ -72,6 +82,8 @@ pub fn bind(at: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// What ends all listeners: first no more connections, then no more requests, then the rest is cut.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
+    /// Says that the process is about to leave, while it still serves everything.
+    pub leaving: Leaving,
     /// Stops accepting and asks open connections to finish what they are answering.
     pub stop: CancellationToken,
     /// Cuts what is still open.
@@ -102,11 +114,10 @@ impl Listener {
     ///
     /// # Errors
     /// The address is taken or may not be used.
-    pub fn bind(name: &'static str, at: SocketAddr, tls: Option<Arc<Tls>>, max_connections: u32) -> io::Result<Self> {
+    pub fn bind(name: &'static str, at: SocketAddr, tls: Option<Arc<Tls>>, bounds: Bounds) -> io::Result<Self> {
         let socket = TcpListener::from_std(bind(at)?)?;
         let at = socket.local_addr()?;
-        let permits = Arc::new(Semaphore::new(usize::try_from(max_connections).unwrap_or(1)));
-        Ok(Self { name, at, socket, tls, permits })
+        Ok(Self { name, at, socket, tls, places: bounds.places(name), bounds })
     }
 
     /// Whether it speaks TLS.
@@ -123,7 +134,6 @@ impl Listener {
     {
         let open = metrics::gauge!("connections_open", "listener" => self.name);
         loop {
-            let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
                 biased;
                 () = shutdown.stop.cancelled() => return,
@@ -140,12 +150,22 @@ impl Listener {
                 }
             };
             let _ = socket.set_nodelay(true);
+            let seat = Seat::new(&self.places);
+            // Those beyond this one wait in the backlog.
+            let place = tokio::select! {
+                () = shutdown.stop.cancelled() => return,
+                place = seat.sit(self.bounds.source(peer)) => place,
+            };
+            let Some(place) = place else {
+                seat::refuse(&socket, self.tls.is_some());
+                continue;
+            };
             let (tls, serve, cut, open, name) = (self.tls.clone(), serve.clone(), shutdown.cut.clone(), open.clone(), self.name);
-            let stop = shutdown.stop.clone();
+            let (stop, leaving) = (shutdown.stop.clone(), shutdown.leaving.clone());
             shutdown.open.spawn(async move {
                 open.increment(1.0);
                 let connection = async {
-                    if let Some(accepted) = Accepted::open(socket, peer, tls.as_ref(), stop, name).await {
+                    if let Some(accepted) = Accepted::open(socket, peer, tls.as_ref(), (stop, leaving, seat), name).await {
                         serve(accepted).await;
                     }
                 };
@@ -155,7 +175,7 @@ impl Listener {
                     () = connection => {}
                 }
                 open.decrement(1.0);
-                drop(permit);
+                drop(place);
             });
         }
     }
@@ -181,6 +201,9 @@ pub struct Accepted {
     pub http2: bool,
     /// Cancelled when the connection shall finish what it is answering and close.
     pub stop: CancellationToken,
+    /// Whether the process has said that it will leave.
+    pub leaving: Leaving,
+    seat: Arc<Seat>,
 }
 
 impl Accepted {
@@ -188,17 +211,22 @@ impl Accepted {
         socket: TcpStream,
         peer: SocketAddr,
         tls: Option<&Arc<Tls>>,
-        stop: CancellationToken,
+        (stop, leaving, seat): (CancellationToken, Leaving, Arc<Seat>),
         name: &'static str,
     ) -> Option<Self> {
         let Some(tls) = tls else {
             let (stream, http2) = tokio::select! {
                 () = stop.cancelled() => return None,
+                () = seat.asked() => return None,
                 seen = timeout(HEAD_TIMEOUT, Rewound::sniff(socket)) => seen.ok()?.ok()?,
             };
-            return Some(Self { peer, wire: Wire::Plain(stream), certificate: None, http2, stop });
+            return Some(Self { peer, wire: Wire::Plain(stream), certificate: None, http2, stop, leaving, seat });
         };
-        match timeout(HEAD_TIMEOUT, tls.acceptor().accept(socket)).await {
+        let shaken = tokio::select! {
+            () = seat.asked() => return None,
+            shaken = timeout(HEAD_TIMEOUT, tls.acceptor().accept(socket)) => shaken,
+        };
+        match shaken {
             Ok(Ok(stream)) => {
                 let session = stream.get_ref().1;
                 let http2 = session.alpn_protocol() == Some(b"h2");
@@ -206,13 +234,42 @@ impl Accepted {
                 if let Some(shown) = &certificate {
                     shown.settle().await;
                 }
-                Some(Self { peer, wire: Wire::Tls(Box::new(stream)), certificate, http2, stop })
+                Some(Self { peer, wire: Wire::Tls(Box::new(stream)), certificate, http2, stop, leaving, seat })
             }
             Ok(Err(error)) => {
                 tracing::debug!(listener = name, %peer, %error, "TLS handshake failed");
                 None
             }
             Err(_) => None,
+        }
+    }
+}
+
+pub use self::quick::Choose;
+
+/// Serves the authorization server on a connection: plain requests for what is asked most in a lane of their own, everything else as
+/// [`serve_http`] does.
+pub async fn serve_quick<F, Fut, B>(accepted: Accepted, choose: Choose, answer: F)
+where
+    F: Fn(Request<Timed>, SocketAddr) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if accepted.http2 || accepted.certificate.is_some() {
+        return serve_http(accepted, answer).await;
+    }
+    let Accepted { peer, wire, stop, leaving, seat, .. } = accepted;
+    match wire {
+        Wire::Plain(stream) => {
+            if let Some((stream, held)) = quick::serve(stream, peer, (&stop, &leaving, &seat), &choose).await {
+                serve_stream(Rewound::again(stream, held.into()), peer, false, (stop, leaving, seat), answer).await;
+            }
+        }
+        Wire::Tls(stream) => {
+            if let Some((stream, held)) = quick::serve(*stream, peer, (&stop, &leaving, &seat), &choose).await {
+                serve_stream(Rewound::again(stream, held.into()), peer, false, (stop, leaving, seat), answer).await;
+            }
         }
     }
 }
@@ -225,7 +282,7 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Accepted { peer, wire, certificate, http2, stop } = accepted;
+    let Accepted { peer, wire, certificate, http2, stop, leaving, seat } = accepted;
     let certificate = certificate.map(Arc::new);
     let answer = move |mut request: Request<Timed>, peer| {
         if let Some(certificate) = certificate.as_ref().and_then(|shown| shown.certificate().ok()) {
@@ -234,12 +291,18 @@ where
         answer(request, peer)
     };
     match wire {
-        Wire::Plain(stream) => serve_stream(stream, peer, http2, stop, answer).await,
-        Wire::Tls(stream) => serve_stream(*stream, peer, http2, stop, answer).await,
+        Wire::Plain(stream) => serve_stream(stream, peer, http2, (stop, leaving, seat), answer).await,
+        Wire::Tls(stream) => serve_stream(*stream, peer, http2, (stop, leaving, seat), answer).await,
     }
 }
 
-async fn serve_stream<S, F, Fut, B>(stream: S, peer: SocketAddr, is_http2: bool, stop: CancellationToken, answer: F)
+async fn serve_stream<S, F, Fut, B>(
+    stream: S,
+    peer: SocketAddr,
+    is_http2: bool,
+    (stop, leaving, seat): (CancellationToken, Leaving, Arc<Seat>),
+    answer: F,
+)
 where
     S: Stream,
     F: Fn(Request<Timed>, SocketAddr) -> Fut + Clone + Send + Sync + 'static,
@@ -249,8 +312,10 @@ where
 {
     let told = Arc::new(Told::default());
     let heard = (!is_http2).then(|| told.clone());
+    let (sitting, left) = (Arc::clone(&seat), leaving.clone());
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer.clone();
+        let busy = sitting.begin();
+        let (answer, left) = (answer.clone(), left.clone());
         let refused = heard.as_ref().and_then(|told| told.begin()).and_then(|status| StatusCode::from_u16(status).ok());
         let unread = Arc::new(AtomicBool::new(!request.body().is_end_stream()));
         async move {
@@ -262,11 +327,11 @@ where
                 Ok(answer(request.map(|body| Timed::new(body, unread.clone())), peer).await)
             };
             let mut response = match response {
-                Ok(response) => response.map(Reply::Body),
+                Ok(response) => response.map(|body| Reply::Body(body, busy)),
                 Err(status) => refusal(status),
             };
-            // What was not read is in the way of the next request: the client is told that none can come here.
-            if !is_http2 && unread.load(Ordering::Acquire) {
+            // What was not read is in the way of the next request, or this process leaves: the client is told that none can come here.
+            if !is_http2 && (unread.load(Ordering::Acquire) || left.told()) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, std::convert::Infallible>(response)
@@ -277,6 +342,7 @@ where
             .timer(TokioTimer::new())
             .max_concurrent_streams(128)
             .max_header_list_size(40 * 1024)
+            .max_send_buf_size(64 * 1024)
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20))
             .serve_connection(TokioIo::new(stream), service);
@@ -284,6 +350,12 @@ where
         tokio::select! {
             _ = connection.as_mut() => return,
             () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+            () = leaving.said_from_now_on() => connection.as_mut().graceful_shutdown(),
+            () = seat.asked() => {
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(FAREWELL, connection).await;
+                return;
+            }
         }
         let _ = connection.await;
     } else {
@@ -295,8 +367,15 @@ where
             .serve_connection(TokioIo::new(Framed::new(stream, told)), service);
         tokio::pin!(connection);
         tokio::select! {
+            // First of all what has come already: a request that is here is answered.
+            biased;
             _ = connection.as_mut() => return,
             () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+            () = seat.asked() => {
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(FAREWELL, connection).await;
+                return;
+            }
         }
         let _ = connection.await;
     }
@@ -316,7 +395,7 @@ fn refusal<B>(status: StatusCode) -> Response<Reply<B>> {
 
 /// An answer's body, or that of a refusal.
 enum Reply<B> {
-    Body(B),
+    Body(B, Busy),
     Refusal(Option<Bytes>),
 }
 
@@ -326,21 +405,21 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Reply<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.get_mut() {
-            Self::Body(body) => Pin::new(body).poll_frame(cx),
+            Self::Body(body, _) => Pin::new(body).poll_frame(cx),
             Self::Refusal(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Body(body) => body.is_end_stream(),
+            Self::Body(body, _) => body.is_end_stream(),
             Self::Refusal(text) => text.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Body(body) => body.size_hint(),
+            Self::Body(body, _) => body.size_hint(),
             Self::Refusal(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
         }
     }

@@ -16,14 +16,16 @@ use http::Request;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use web::App;
 
 use crate::{
     cli::{Failure, say_json},
     config::{Config, Role, TlsFiles},
     foundation::{self, Foundation},
     jobs,
-    listen::{self, Listener, Shutdown, Timed, serve_http},
+    listen::{self, Bounds, Choose, Listener, Shutdown, Timed, serve_http, serve_quick},
     observer, proxied,
+    readiness::Readiness,
     routes_file::RoutesFile,
     server::{self, Ground, Wings},
     telemetry,
@@ -121,6 +123,11 @@ pub fn runtime(config: &Config) -> io::Result<tokio::runtime::Runtime> {
 pub fn bind(config: &Config) -> Result<Bound, Failure> {
     let mut tls = Vec::new();
     let outbound = server::outbound(config)?;
+    let bounds = Bounds {
+        most: config.server.max_connections,
+        of_source: config.server.max_connections_per_source,
+        trusted: config.server.trusted_proxies.clone(),
+    };
     let mut open = |name: &'static str, at: SocketAddr, files: Option<&TlsFiles>, place: Option<Place>| -> Result<Listener, Failure> {
         let encryption = match (files, place) {
             (Some(files), Some(place)) => {
@@ -130,7 +137,7 @@ pub fn bind(config: &Config) -> Result<Bound, Failure> {
             }
             _ => None,
         };
-        Listener::bind(name, at, encryption, config.server.max_connections).map_err(|error| taken(name, at, &error))
+        Listener::bind(name, at, encryption, bounds.clone()).map_err(|error| taken(name, at, &error))
     };
     let server = &config.server;
     let public = if config.plays(Role::Auth) {
@@ -211,6 +218,7 @@ impl Running {
             jobs::spawn(&ground.tasks, &shutdown.stop, renew(tls.clone()));
         }
         ground.told = observer::open(&config, ground.foundation.mac())?;
+        ground.leaving = shutdown.leaving.clone();
         let ground = Arc::new(ground);
         server::follow(&config, &ground, &shutdown.stop);
         if let Some(file) = config.routes_file.clone().filter(|_| config.plays(Role::Gateway) || config.plays(Role::Admin)) {
@@ -236,10 +244,10 @@ impl Running {
             metrics: Some(bound.metrics.at),
         };
         for listener in [bound.public, bound.mtls].into_iter().flatten() {
-            accept(listener, &shutdown, wings.clone(), |wings| wings.public.clone(), Wings::ready);
+            accept(listener, &shutdown, wings.clone(), |wings| wings.public.clone(), Wings::app, Wings::ready);
         }
         if let Some(listener) = bound.admin {
-            accept(listener, &shutdown, wings.clone(), |wings| wings.admin.clone(), |_, _| None);
+            accept(listener, &shutdown, wings.clone(), |wings| wings.admin.clone(), |_| None, |_, _| None);
         }
         if let (Some((listener, tls)), Some(gateway)) = (bound.decision, &gateway) {
             gateway.decide_for(gateway::Decisions {
@@ -251,7 +259,8 @@ impl Running {
         if let (Some((socket, encryption)), Some(gateway)) = (bound.gateway, gateway.clone()) {
             forward(gateway, socket, encryption.as_deref(), &config, &shutdown);
         }
-        accept_metrics(bound.metrics, &shutdown, metrics);
+        let readiness = Readiness::of(&ground, gateway.as_ref());
+        accept_metrics(bound.metrics, &shutdown, metrics, readiness);
         Ok(Self { ports, config: ArcSwap::from_pointee(config), ground, wings, gateway, tls: bound.tls, shutdown })
     }
 
@@ -293,12 +302,27 @@ impl Running {
                 Heard::Reload => self.reload().await,
             }
         }
+        self.leave(&mut signals).await;
         self.stop().await;
+    }
+
+    /// Says that it will stop, and serves on for as long as balancers need to hear of it, or until told to stop again.
+    async fn leave(&self, signals: &mut Signals) {
+        let notice = self.config.load().server.drain_notice.duration();
+        if notice.is_zero() {
+            return;
+        }
+        tracing::info!("leaving: not ready any more, and still serving");
+        self.shutdown.leaving.tell();
+        let again = async { while !matches!(signals.next().await, Heard::Stop) {} };
+        let _ = tokio::time::timeout(notice, again).await;
     }
 
     async fn stop(self) {
         tracing::info!("stopping");
-        let patience = self.config.load().server.drain.duration();
+        self.shutdown.leaving.tell();
+        let server = self.config.load().server.clone();
+        let patience = server.drain.duration().saturating_sub(server.drain_notice.duration());
         self.ground.tasks.close();
         self.shutdown.drain(patience).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), self.ground.tasks.wait()).await;
@@ -387,10 +411,21 @@ impl Signals {
 type Ready = fn(&Wings, &Request<Timed>) -> Option<Response<Body>>;
 
 /// Serves one of our routers, whichever the latest wings hold.
-fn accept(listener: Listener, shutdown: &Shutdown, wings: Arc<ArcSwap<Wings>>, choose: fn(&Wings) -> Option<Router>, ready: Ready) {
+fn accept(
+    listener: Listener,
+    shutdown: &Shutdown,
+    wings: Arc<ArcSwap<Wings>>,
+    choose: fn(&Wings) -> Option<Router>,
+    app: fn(&Wings) -> Option<Arc<App>>,
+    ready: Ready,
+) {
+    let app: Choose = {
+        let wings = wings.clone();
+        Arc::new(move || app(&wings.load()))
+    };
     let serving = listener.accept(shutdown.clone(), move |accepted| {
         let wings = wings.clone();
-        serve_http(accepted, move |mut request, peer| {
+        serve_quick(accepted, app.clone(), move |mut request, peer| {
             let wings = wings.load();
             if let Some(shown) = wings.proxied.take(&mut request, peer) {
                 let router = choose(&wings).unwrap_or_default();
@@ -445,7 +480,7 @@ async fn renew(tls: Arc<Tls>) {
     }
 }
 
-fn accept_metrics(listener: Listener, shutdown: &Shutdown, metrics: PrometheusHandle) {
+fn accept_metrics(listener: Listener, shutdown: &Shutdown, metrics: PrometheusHandle, readiness: Readiness) {
     let page = move || {
         let metrics = metrics.clone();
         async move {
@@ -454,7 +489,11 @@ fn accept_metrics(listener: Listener, shutdown: &Shutdown, metrics: PrometheusHa
         }
     };
     let health = || async { axum::Json(json!({ "status": "ok" })) };
-    let router = Router::new().route("/metrics", get(page)).route("/healthz", get(health));
+    let ready = move || {
+        let readiness = readiness.clone();
+        async move { readiness.answer().await }
+    };
+    let router = Router::new().route("/metrics", get(page)).route("/healthz", get(health)).route("/readyz", get(ready));
     let serving = listener.accept(shutdown.clone(), move |accepted| {
         let router = router.clone();
         serve_http(accepted, move |request, peer| server::answer(router.clone(), request, peer))

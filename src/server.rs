@@ -36,12 +36,13 @@ use crate::{
     explain,
     foundation::{Foundation, cores},
     inward, jobs,
-    listen::Timed,
+    listen::{Leaving, Timed},
     logins,
     observer::Told,
     own_tokens::OwnTokens,
     priority,
     proxied::Proxied,
+    readiness,
     routes,
     scoped::Mount,
     telemetry, tls,
@@ -56,6 +57,7 @@ pub struct Wings {
     /// Certificates that proxies pass on.
     pub proxied: Proxied,
     app: Option<Arc<App>>,
+    leaving: Leaving,
 }
 
 /// What outlives a rebuilding.
@@ -76,6 +78,8 @@ pub struct Ground {
     pub bell: Arc<routes::Bell>,
     /// Cancelled when the process drains.
     pub closing: CancellationToken,
+    /// Whether the process has said that it will leave.
+    pub leaving: Leaving,
     /// The background tasks.
     pub tasks: TaskTracker,
     /// What the metrics have counted so far.
@@ -114,6 +118,7 @@ impl Ground {
             default_policy: config.default_policy.clone(),
             bell: Arc::default(),
             closing,
+            leaving: Leaving::default(),
             tasks: TaskTracker::new(),
             metrics,
             inward: inward::Slot::default(),
@@ -179,13 +184,22 @@ impl Wings {
         );
         let public = app.clone().map(web::router);
         ground.inward.store(public.clone().map(Arc::new));
-        Ok(Self { public, admin, proxied, app })
+        Ok(Self { public, admin, proxied, app, leaving: ground.leaving.clone() })
     }
 
     /// The answer of the public listener to a request that needs no routing.
     #[must_use]
     pub fn ready(&self, request: &Request<Timed>) -> Option<Response<Body>> {
+        if let Some(refused) = readiness::refused(request.uri().path(), &self.leaving) {
+            return Some(refused);
+        }
         web::ready(self.app.as_deref()?, request)
+    }
+
+    /// The authorization server, for requests that need no routing.
+    #[must_use]
+    pub fn app(&self) -> Option<Arc<App>> {
+        self.app.clone()
     }
 
     /// Entries by cache.
@@ -200,7 +214,7 @@ fn app(config: &Config, ground: &Ground) -> anyhow::Result<Arc<App>> {
     let keys = foundation.keys()?;
     let view = ground.mount.view();
     let app = App::new(Parts {
-        settings: config.settings(),
+        settings: protocol::Settings { not_before: foundation.settings.not_before, ..config.settings() },
         store: view.clone(),
         keys: keys.ring(),
         revoked: foundation.revoked.clone(),
@@ -325,6 +339,7 @@ pub fn gateway(config: &Config, ground: &Ground) -> anyhow::Result<Arc<Gateway>>
             max_connections_per_source: usize::try_from(config.server.max_connections_per_source).unwrap_or(usize::MAX),
             explain_allowed: config.explain_allowed,
             session_cookies: logins::cookies(config),
+            leaving: ground.leaving.token(),
             proof_algorithms: protocol::evidence::algs(config.settings().profile),
             ..gateway::Settings::default()
         },

@@ -99,7 +99,8 @@ struct Granted {
 /// Answers a front.
 pub(crate) async fn decide(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
     let started = Instant::now();
-    let (_busy, refused) = conn.shared.as_ref().map(Shared::begin).map_or((None, None), |(busy, refused)| (Some(busy), refused));
+    conn.seat.touch(worker.gateway.fronts_room.turn());
+    let (_busy, refused) = conn.shared.as_ref().map_or_else(|| (conn.seat.hold(), None), Shared::begin);
     let current = worker.current();
     let mut answer = match refused {
         Some(refusal) => {
@@ -114,7 +115,7 @@ pub(crate) async fn decide(worker: Rc<Worker>, conn: Rc<Conn>, request: Request<
         shared.decide(false);
     }
     match &conn.shared {
-        Some(shared) if refused.is_some() || shared.closing() || shared.broken() => {
+        Some(shared) if refused.is_some() || shared.closing() || worker.leaving.get() || shared.broken() => {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         _ => drop(answer.headers_mut().remove(header::CONNECTION)),

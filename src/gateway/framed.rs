@@ -24,6 +24,8 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use crate::places::Guest;
+
 /// How long a head may take.
 pub(crate) const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long a body may pause.
@@ -55,6 +57,10 @@ pub(crate) struct Shared {
     /// 0 undecided, 1 switched, 2 not switched.
     upgrade: AtomicU8,
     closing: AtomicBool,
+    /// Somebody else needs the place: not even a head that has begun to come is waited for.
+    evicted: AtomicBool,
+    /// When a request last came, as the places of the listener count.
+    used: AtomicU64,
     broken: AtomicBool,
     /// A body paused for too long.
     slow: AtomicBool,
@@ -87,6 +93,35 @@ impl Shared {
             None
         };
         (Busy(Arc::clone(self)), refusal)
+    }
+
+    /// Something else that is served on the connection: a stream of HTTP/2, a tunnel.
+    pub(crate) fn hold(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    /// Notes that it is in use.
+    pub(crate) fn touch(&self, turn: u64) {
+        self.used.store(turn, Ordering::Relaxed);
+    }
+
+    /// Ready when the connection is asked to end. For whoever has it before its octets are read as requests, and for HTTP/2.
+    pub(crate) async fn asked_to_end(&self) {
+        std::future::poll_fn(|cx| {
+            self.waker.register(cx.waker());
+            if self.closing() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Ready when somebody else needs the connection's place.
+    pub(crate) async fn evicted(&self) {
+        std::future::poll_fn(|cx| {
+            self.waker.register(cx.waker());
+            if self.evicted.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// Whether the request being served is a WebSocket handshake: what comes after it waits until that is decided.
@@ -126,14 +161,14 @@ impl Shared {
     pub(crate) async fn asleep<T: AsyncRead + Unpin>(&self, io: &mut T) -> Option<Vec<u8>> {
         let octets = std::future::poll_fn(|cx| {
             self.waker.register(cx.waker());
-            if self.closing() {
-                return Poll::Ready(None);
-            }
             let mut scratch = [0; SCRATCH];
             let mut into = ReadBuf::new(&mut scratch);
-            match ready!(Pin::new(&mut *io).poll_read(cx, &mut into)) {
-                Ok(()) if !into.filled().is_empty() => Poll::Ready(Some(into.filled().to_vec())),
-                _ => Poll::Ready(None),
+            // What has come already is served, also where the connection is asked to end.
+            match Pin::new(&mut *io).poll_read(cx, &mut into) {
+                Poll::Ready(Ok(())) if !into.filled().is_empty() => Poll::Ready(Some(into.filled().to_vec())),
+                Poll::Ready(_) => Poll::Ready(None),
+                Poll::Pending if self.closing() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
             }
         });
         tokio::time::timeout(PARKED_TIME, octets).await.ok().flatten()
@@ -147,6 +182,16 @@ impl Shared {
     /// Whether the request's body broke the framing or came too slowly.
     pub(crate) fn broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
+    }
+}
+
+impl Guest for Shared {
+    fn idle_since(&self) -> Option<u64> {
+        (self.busy.load(Ordering::Acquire) == 0).then(|| self.used.load(Ordering::Relaxed))
+    }
+    fn leave(&self) {
+        self.evicted.store(true, Ordering::Release);
+        self.close();
     }
 }
 
@@ -360,7 +405,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
                 }
                 Poll::Pending => {
                     this.shared.waker.register(cx.waker());
-                    let idle = this.scanner.place() == Place::Idle && !this.serving();
+                    let evicted = this.scanner.place() == Place::Head && this.shared.evicted.load(Ordering::Acquire);
+                    let idle = (this.scanner.place() == Place::Idle || evicted) && !this.serving();
                     if idle && this.shared.closing.load(Ordering::Acquire) {
                         this.ended = true;
                         return Poll::Ready(Ok(()));

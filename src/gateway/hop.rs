@@ -48,6 +48,8 @@ pub(crate) struct Conn {
     pub certificate: Option<Standing>,
     /// HTTP/1 only.
     pub shared: Option<Arc<Shared>>,
+    /// What its place is known by.
+    pub seat: Arc<Shared>,
 }
 
 impl Conn {
@@ -72,14 +74,15 @@ impl Conn {
 pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, mut request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
     let started = Instant::now();
     worker.pool.tell(started);
-    let (busy, refused) = conn.shared.as_ref().map(Shared::begin).map_or((None, None), |(busy, refused)| (Some(busy), refused));
+    conn.seat.touch(worker.gateway.room.turn());
+    let (busy, refused) = conn.shared.as_ref().map_or_else(|| (conn.seat.hold(), None), Shared::begin);
     let current = worker.current();
     let (method, websocket) =
         (request.method().clone(), websocket::is(&mut request, conn.shared.as_deref(), &*worker.gateway.parts().entropy));
     let grpc = grpc::is(&request);
     let story = Story::begin(&worker, &conn, request.version(), request.headers(), request.uri());
     let account = Account { request_id: worker.ids.of(request.headers(), conn.trusted), ..Account::default() };
-    let mut trace = Trace { method, websocket, grpc, account, allow: None, about: None, busy, story, page: Page::default() };
+    let mut trace = Trace { method, websocket, grpc, account, allow: None, about: None, busy: Some(busy), story, page: Page::default() };
     let served = match refused {
         Some(refusal) => Err(refusal),
         None => serve(&worker, &current, &conn, request, &mut trace).await,
@@ -120,7 +123,7 @@ pub(crate) async fn hop(worker: Rc<Worker>, conn: Rc<Conn>, mut request: Request
     if let Some(shared) = &conn.shared {
         let switched = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
         shared.decide(switched);
-        if shared.closing() && !switched {
+        if (shared.closing() || worker.leaving.get()) && !switched {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     } else {
@@ -326,7 +329,7 @@ async fn proxied(
             let upstream_side = hyper::upgrade::on(&mut answer);
             let client_side = client_side.ok_or(Refusal::BadUpstream("unasked_switch"))?;
             let entered = conn.shared.as_ref().map(|shared| worker.enter(shared));
-            tunnel::join(worker, (client_side, upstream_side), lease(), stay.take(), (std::mem::take(&mut held), entered));
+            tunnel::join(worker, (client_side, upstream_side), lease(), stay.take(), (std::mem::take(&mut held), entered, conn.seat.hold()));
         }
         answer.into_parts()
     };

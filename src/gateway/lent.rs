@@ -7,10 +7,9 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::OwnedSemaphorePermit,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::places::Place;
 
 /// Where a lent stream comes back to.
 pub(crate) type Home<T> = Arc<Mutex<Option<T>>>;
@@ -20,11 +19,11 @@ pub(crate) struct Lent<T> {
     io: Option<T>,
     home: Home<T>,
     /// Its place among the connections, also once it is a WebSocket and nobody's parser has it.
-    _room: Arc<OwnedSemaphorePermit>,
+    _room: Arc<Place>,
 }
 
 impl<T> Lent<T> {
-    pub(crate) const fn new(io: T, home: Home<T>, room: Arc<OwnedSemaphorePermit>) -> Self {
+    pub(crate) const fn new(io: T, home: Home<T>, room: Arc<Place>) -> Self {
         Self { io: Some(io), home, _room: room }
     }
 }

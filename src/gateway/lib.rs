@@ -46,6 +46,7 @@ mod live;
 mod managed;
 pub mod observed;
 mod open;
+mod places;
 mod pool;
 mod record;
 pub mod remote;
@@ -83,7 +84,7 @@ use ipnet::IpNet;
 use ledger::{Committed, Listener, Revocation, RevocationSet, Store};
 use parking_lot::Mutex;
 use tokens::{Clock, Entropy, dpop::Nonces};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 pub use decide::Decisions;
 pub use explain::{Assumed, Question};
@@ -92,6 +93,7 @@ use jwks::Jwks;
 pub use listen::{Encryption, Judge, Judged, Standing};
 use outbound::Outbound;
 pub use session::{Paths, SessionParts, SessionSettings, Sessions};
+pub use places::{Guest, Place, Places, TooMany};
 pub use source::{Introspect, IntrospectError, Introspection, KeySource, Own, OwnRing};
 pub use standing::TargetReport;
 pub use trust::check as check_upstream_tls;
@@ -111,10 +113,14 @@ pub struct Settings {
     pub idle_connections: usize,
     /// Most open connections of clients, all threads together.
     pub max_connections: usize,
+    /// Most of them of one address (an IPv6 /64) that is no trusted proxy; 0: three quarters of all.
+    pub max_connections_per_source: usize,
     /// What DPoP proofs may be signed with.
     pub proof_algorithms: Vec<tokens::Alg>,
     /// One in how many requests that were let through is remembered beside the refused ones; 0: none.
     pub explain_allowed: u32,
+    /// Cancelled when the process says that it will leave: answers end their connections, everything is served.
+    pub leaving: tokio_util::sync::CancellationToken,
 }
 
 impl Default for Settings {
@@ -126,8 +132,10 @@ impl Default for Settings {
             remembered_tokens: 8192,
             idle_connections: 128,
             max_connections: 16_384,
+            max_connections_per_source: 0,
             proof_algorithms: tokens::dpop::ALGS.to_vec(),
             explain_allowed: 0,
+            leaving: tokio_util::sync::CancellationToken::new(),
         }
     }
 }
@@ -170,9 +178,9 @@ pub struct Gateway {
     exchanging: exchange::Exchanging,
     assertion_keys: assertion_keys::AssertionKeys,
     wakes: Mutex<Vec<Arc<Notify>>>,
-    room: Arc<Semaphore>,
+    room: Arc<Places>,
     /// The same for those who ask for decisions.
-    fronts_room: Arc<Semaphore>,
+    fronts_room: Arc<Places>,
     replays: replay::Replays,
     upstreams: Arc<standing::Upstreams>,
     tallies: limit::Tallies,
@@ -191,8 +199,8 @@ impl Gateway {
     /// A gateway that is not listening yet.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        let [room, fronts_room] =
-            [(); 2].map(|()| Arc::new(Semaphore::new(parts.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS))));
+        let [room, fronts_room] = ["gateway", "decision"]
+            .map(|name| Places::new(name, parts.settings.max_connections, parts.settings.max_connections_per_source));
         let replays = replay::Replays::new(parts.store.clone());
         let trusts = trust::Trusts::new(Arc::clone(parts.outbound.roots()));
         let upstreams = Arc::new(standing::Upstreams::new(trusts, Arc::clone(&parts.entropy)));

@@ -23,7 +23,7 @@ use rustls::pki_types::CertificateDer;
 use tokens::certificate::{Certificate, Doubt};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    sync::{Notify, OwnedSemaphorePermit},
+    sync::Notify,
     task::LocalSet,
 };
 use tokio_rustls::TlsAcceptor;
@@ -37,6 +37,7 @@ use crate::{
     heads::Heads,
     hop::{Conn, hop},
     lent::{Home, Lent},
+    places::Place,
     pool::{Here, SEND_BUFFER},
     worker::Worker,
 };
@@ -166,6 +167,7 @@ fn run(gateway: &Arc<Gateway>, (listener, tls): Socket, fronts: Option<Socket>, 
         let wake = Arc::new(Notify::new());
         gateway.wakes.lock().push(Arc::clone(&wake));
         let tending = tokio::task::spawn_local(Rc::clone(&worker).tend(Arc::clone(&wake)));
+        let hearing = tokio::task::spawn_local(Rc::clone(&worker).hear_of_leaving());
         let listener = tokio::net::TcpListener::from_std(listener)?;
         if let Some((fronts, tls)) = fronts {
             let (fronts, worker) = (tokio::net::TcpListener::from_std(fronts)?, Rc::clone(&worker));
@@ -174,6 +176,7 @@ fn run(gateway: &Arc<Gateway>, (listener, tls): Socket, fronts: Option<Socket>, 
         accept(&worker, listener, tls, Door::Clients).await;
         drain(&worker).await;
         tending.abort();
+        hearing.abort();
         gateway.wakes.lock().retain(|other| !Arc::ptr_eq(other, &wake));
         worker.finish();
         Ok(())
@@ -187,12 +190,6 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
         Door::Fronts => &worker.gateway.fronts_room,
     };
     loop {
-        // No more are taken in than may be open; those beyond wait in the backlog.
-        let accepted = tokio::select! {
-            room = Arc::clone(room).acquire_owned() => room,
-            () = worker.shutdown.cancelled() => return,
-        };
-        let Ok(room) = accepted else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = worker.shutdown.cancelled() => return,
@@ -203,11 +200,23 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
                 let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
                 let (peer, local) = (canonical(peer), stream.local_addr().ok().map(canonical));
                 let _ = stream.set_nodelay(true);
+                let seat = Arc::new(Shared::default());
+                seat.touch(room.turn());
+                let source = (!worker.gateway.trusted_peer(peer.ip())).then(|| peer.ip());
+                // No more are taken in than may be open; those beyond this one wait in the backlog.
+                let place = tokio::select! {
+                    place = room.enter(source, Arc::clone(&seat) as _) => place,
+                    () = worker.shutdown.cancelled() => return,
+                };
+                let Ok(place) = place else {
+                    refuse(&stream, tls.is_some());
+                    continue;
+                };
                 let (worker, tls) = (Rc::clone(worker), tls.clone());
                 tokio::task::spawn_local(async move {
-                    let room = Arc::new(room);
+                    let room = Arc::new(place);
                     let Some((tls, judge)) = tls else {
-                        let opened = Opened { door, peer, local, tls: false, http2: None, certificate: None, room };
+                        let opened = Opened { door, peer, local, tls: false, http2: None, certificate: None, room, seat };
                         return connection(&worker, stream, opened).await;
                     };
                     let handshake = async {
@@ -221,9 +230,13 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
                         Ok::<_, io::Error>((stream, http2, certificate))
                     };
                     // What a handshake takes is not kept for the life of the connection.
-                    if let Ok(Ok((stream, http2, certificate))) = Box::pin(tokio::time::timeout(HEAD_TIME, handshake)).await {
+                    let shaken = tokio::select! {
+                        shaken = Box::pin(tokio::time::timeout(HEAD_TIME, handshake)) => shaken,
+                        () = seat.asked_to_end() => return,
+                    };
+                    if let Ok(Ok((stream, http2, certificate))) = shaken {
                         // Boxed: what serves it is moved from hand to hand.
-                        connection(&worker, Box::new(stream), Opened { door, peer, local, tls: true, http2, certificate, room }).await;
+                        connection(&worker, Box::new(stream), Opened { door, peer, local, tls: true, http2, certificate, room, seat }).await;
                     }
                 });
             }
@@ -232,6 +245,14 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
+    }
+}
+
+/// Tells a source that holds too many connections so, if that can be told without waiting.
+fn refuse(stream: &tokio::net::TcpStream, tls: bool) {
+    const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    if !tls {
+        let _ = stream.try_write(BUSY);
     }
 }
 
@@ -252,7 +273,8 @@ struct Opened {
     /// What ALPN chose; `None` lets the first octets say.
     http2: Option<bool>,
     certificate: Option<Standing>,
-    room: Arc<OwnedSemaphorePermit>,
+    room: Arc<Place>,
+    seat: Arc<Shared>,
 }
 
 /// Serves one connection.
@@ -260,19 +282,24 @@ async fn connection<T>(worker: &Rc<Worker>, mut io: T, opened: Opened)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Opened { door, peer, local, tls, http2, certificate, room } = opened;
-    let shared = Arc::new(Shared::default());
+    let Opened { door, peer, local, tls, http2, certificate, room, seat: shared } = opened;
     let _entered = worker.enter(&shared);
     let mut first = Vec::new();
     let http2 = match http2 {
         Some(chosen) => chosen,
-        None => match tokio::time::timeout(HEAD_TIME, sniff(&mut io, &mut first, &worker.shutdown)).await {
-            Ok(Ok(http2)) => http2,
-            _ => return,
-        },
+        None => {
+            let seen = tokio::select! {
+                seen = tokio::time::timeout(HEAD_TIME, sniff(&mut io, &mut first, &worker.shutdown)) => seen,
+                () = shared.asked_to_end() => return,
+            };
+            match seen {
+                Ok(Ok(http2)) => http2,
+                _ => return,
+            }
+        }
     };
     let trusted = worker.gateway.trusted_peer(peer.ip());
-    let conn = Rc::new(Conn { peer, local, tls, trusted, certificate, shared: (!http2).then(|| Arc::clone(&shared)) });
+    let conn = Rc::new(Conn { peer, local, tls, trusted, certificate, shared: (!http2).then(|| Arc::clone(&shared)), seat: Arc::clone(&shared) });
     let service = || {
         let (worker, conn) = (Rc::clone(worker), Rc::clone(&conn));
         service_fn(move |request: Request<Incoming>| match door {
@@ -281,7 +308,7 @@ where
         })
     };
     if http2 {
-        return Box::pin(http2_connection(worker, Rewound { io, first, at: 0 }, service())).await;
+        return Box::pin(http2_connection(worker, Rewound { io, first, at: 0 }, service(), &shared)).await;
     }
     let home: Home<T> = Arc::default();
     loop {
@@ -303,7 +330,7 @@ where
 }
 
 /// Serves one HTTP/2 connection.
-async fn http2_connection<T, S>(worker: &Worker, io: Rewound<T>, service: S)
+async fn http2_connection<T, S>(worker: &Worker, io: Rewound<T>, service: S, seat: &Shared)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<AnswerBody>, Error = Infallible>,
@@ -325,6 +352,14 @@ where
     tokio::select! {
         _ = served.as_mut() => return,
         () = worker.shutdown.cancelled() => served.as_mut().graceful_shutdown(),
+        // Whoever comes after the word was given is served until the end.
+        () = worker.gateway.parts().settings.leaving.cancelled(), if !worker.leaving.get() => served.as_mut().graceful_shutdown(),
+        () = seat.evicted() => {
+            served.as_mut().graceful_shutdown();
+            // A peer that does not answer holds no place by that.
+            let _ = tokio::time::timeout(FAREWELL, served).await;
+            return;
+        }
     }
     let _ = served.await;
 }

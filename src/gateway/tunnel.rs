@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use crate::{
     body::Held,
     bounds::Stay,
+    framed::Busy,
     live::Lease,
     worker::{Entered, Worker},
 };
@@ -25,7 +26,7 @@ pub(crate) fn join(
     (client, upstream): (OnUpgrade, OnUpgrade),
     lease: Option<Lease>,
     stay: Option<Stay>,
-    counted: (Held, Option<Entered>),
+    counted: (Held, Option<Entered>, Busy),
 ) {
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {

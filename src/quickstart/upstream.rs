@@ -6,14 +6,14 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Map, Value, json};
 
-use crate::listen::{Listener, Shutdown, Timed, serve_http};
+use crate::listen::{Bounds, Listener, Shutdown, Timed, serve_http};
 
 /// Starts it on a free loopback port.
 ///
 /// # Errors
 /// No port is free.
 pub fn start(shutdown: &Shutdown) -> std::io::Result<SocketAddr> {
-    let listener = Listener::bind("demo", SocketAddr::from(([127, 0, 0, 1], 0)), None, 256)?;
+    let listener = Listener::bind("demo", SocketAddr::from(([127, 0, 0, 1], 0)), None, Bounds { most: 256, ..Bounds::default() })?;
     let at = listener.at;
     let serving = listener.accept(shutdown.clone(), |accepted| serve_http(accepted, |request, _| async move { answer(&request) }));
     tokio::spawn(serving);

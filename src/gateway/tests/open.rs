@@ -353,12 +353,22 @@ async fn no_more_connections_are_served_than_may_be_open() {
     for stream in &mut open {
         assert_eq!(ask(stream).await, 200);
     }
+    // The first is the longest unused: it makes room. The second is in use and stays.
+    open[1].write_all(b"POST /public/x HTTP/1.1\r\nHost: gw\r\nContent-Length: 2\r\n\r\na").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
     let mut third = TcpStream::connect(at).await.unwrap();
-    third.write_all(b"GET /public/x HTTP/1.1\r\nHost: gw\r\n\r\n").await.unwrap();
+    third.write_all(b"POST /public/x HTTP/1.1\r\nHost: gw\r\nContent-Length: 2\r\n\r\na").await.unwrap();
     let mut octets = [0; 64];
-    assert!(timeout(Duration::from_millis(60), third.read(&mut octets)).await.is_err(), "it waits");
-    drop(open);
-    assert!(timeout(Duration::from_secs(2), third.read(&mut octets)).await.unwrap().unwrap() > 0, "until another has gone");
+    assert_eq!(timeout(Duration::from_secs(2), open[0].read(&mut octets)).await.unwrap().unwrap(), 0, "closed");
+    // Now both are in use: the next one waits until there is a place.
+    let mut fourth = TcpStream::connect(at).await.unwrap();
+    fourth.write_all(b"GET /public/x HTTP/1.1\r\nHost: gw\r\n\r\n").await.unwrap();
+    assert!(timeout(Duration::from_millis(200), fourth.read(&mut octets)).await.is_err(), "it waits");
+    for stream in [&mut open[1], &mut third] {
+        stream.write_all(b"b").await.unwrap();
+        assert_eq!(status(&read_all(stream, Duration::from_millis(200)).await.0), 200);
+    }
+    assert!(timeout(Duration::from_secs(2), fourth.read(&mut octets)).await.unwrap().unwrap() > 0, "until another may go");
 }
 
 #[tokio::test(flavor = "multi_thread")]
