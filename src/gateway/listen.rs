@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use tokens::certificate::{Certificate, Doubt};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     sync::Notify,
     task::LocalSet,
 };
@@ -366,16 +366,22 @@ where
 
 /// Reads until it is clear whether this is HTTP/2 by prior knowledge (RFC 9113 §3.3).
 async fn sniff(io: &mut (impl AsyncRead + Unpin), first: &mut Vec<u8>, shutdown: &CancellationToken) -> io::Result<bool> {
-    let mut octets = [0; 4096];
     loop {
+        // The room to read into is the stack's: a task has it for all its life.
+        let more = std::future::poll_fn(|cx| {
+            let mut octets = [0; 4096];
+            let mut into = ReadBuf::new(&mut octets);
+            ready!(Pin::new(&mut *io).poll_read(cx, &mut into))?;
+            first.extend_from_slice(into.filled());
+            Poll::Ready(io::Result::Ok(into.filled().len()))
+        });
         let n = tokio::select! {
-            n = io.read(&mut octets) => n?,
+            n = more => n?,
             () = shutdown.cancelled() => 0,
         };
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        first.extend_from_slice(octets.get(..n).unwrap_or_default());
         if first.starts_with(PREFACE) {
             return Ok(true);
         }

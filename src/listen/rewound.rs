@@ -2,10 +2,10 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// HTTP/2's preface (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -17,6 +17,13 @@ pub struct Rewound<T> {
     at: usize,
 }
 
+impl<T> Rewound<T> {
+    /// Gives octets that were read from a connection to whoever reads on.
+    pub const fn again(io: T, first: Vec<u8>) -> Self {
+        Self { io, first, at: 0 }
+    }
+}
+
 impl<T: AsyncRead + Unpin> Rewound<T> {
     /// Reads until it is clear whether the peer begins with HTTP/2's preface. A peer that sends a part of it and no more costs nothing
     /// while it is silent.
@@ -25,13 +32,18 @@ impl<T: AsyncRead + Unpin> Rewound<T> {
     /// The connection broke or ended before.
     pub async fn sniff(mut io: T) -> io::Result<(Self, bool)> {
         let mut first = Vec::new();
-        let mut octets = [0; 1024];
         loop {
-            let count = io.read(&mut octets).await?;
-            if count == 0 {
+            // The room to read into is the stack's: a task has it for all its life.
+            let more = std::future::poll_fn(|cx| {
+                let mut octets = [0; 1024];
+                let mut into = ReadBuf::new(&mut octets);
+                ready!(Pin::new(&mut io).poll_read(cx, &mut into))?;
+                first.extend_from_slice(into.filled());
+                Poll::Ready(io::Result::Ok(into.filled().len()))
+            });
+            if more.await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            first.extend_from_slice(octets.get(..count).unwrap_or_default());
             let whole = first.starts_with(PREFACE);
             if whole || !PREFACE.starts_with(&first) {
                 return Ok((Self { io, first, at: 0 }, whole));
@@ -84,7 +96,10 @@ mod tests {
         time::Duration,
     };
 
-    use tokio::{io::AsyncWriteExt as _, time::timeout};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::timeout,
+    };
 
     use super::*;
 
