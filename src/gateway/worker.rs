@@ -75,6 +75,8 @@ pub(crate) struct Worker {
     pub abroad: RefCell<Abroad>,
     pub asking: RefCell<AHashMap<Box<str>, Asking>>,
     pub shutdown: CancellationToken,
+    /// Whether the process has said that it will leave.
+    pub leaving: Cell<bool>,
     /// Names requests.
     pub ids: Ids,
     /// Finished requests nobody was told of yet.
@@ -99,6 +101,7 @@ impl Worker {
             abroad: RefCell::new(Abroad::new(parts.settings.remembered_tokens / 2, &*parts.entropy)),
             asking: RefCell::default(),
             shutdown,
+            leaving: Cell::new(false),
             ids: Ids::new(&*parts.entropy),
             untold: RefCell::default(),
             current: RefCell::new(Current::new(parts.table.load_full())),
@@ -141,6 +144,12 @@ impl Worker {
     /// How many connections are open.
     pub(crate) fn open(&self) -> usize {
         self.open.get()
+    }
+
+    /// Notes when the process says that it will leave.
+    pub(crate) async fn hear_of_leaving(self: Rc<Self>) {
+        self.gateway.parts().settings.leaving.cancelled().await;
+        self.leaving.set(true);
     }
 
     /// Asks every connection to end when it is idle.

@@ -1,0 +1,232 @@
+//! The lane of a connection's first requests: while they are plain and for the endpoints of [`web::quick`], they are answered here, one
+//! read and one write each (decision 0025). With the first that is anything else the connection belongs to the HTTP library.
+use std::{
+    future::Future,
+    net::SocketAddr,
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use axum::{body::Body, response::Response};
+use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::FutureExt as _;
+use http::StatusCode;
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use httpdate::HttpDate;
+use tokio::{
+    io::AsyncWriteExt as _,
+    time::{Instant, Sleep, sleep_until},
+};
+use tokio_util::{io::poll_read_buf, sync::CancellationToken};
+use web::{
+    App, Peer,
+    quick::{self, Place, Whole},
+    wire,
+};
+
+use super::{HEAD_TIMEOUT, Leaving, Seat, Stream, head::Head};
+
+/// The authorization server now, if this process plays it.
+pub type Choose = Arc<dyn Fn() -> Option<Arc<App>> + Send + Sync>;
+
+/// How long a body is waited for here; after that the library waits.
+const BODY_HERE: Duration = Duration::from_millis(200);
+/// Room for a request, and what stays of it between requests.
+const ROOM: usize = 4 * 1024;
+/// A body up to here is copied behind its head.
+const SMALL: usize = 2 * 1024;
+
+/// What came of waiting for octets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    More,
+    /// The other end is done, or the connection is broken.
+    Ended,
+    Silence,
+    /// The process stops, or somebody else needs the place.
+    Called,
+}
+
+/// Serves a connection while its requests are plain. What is left is given back with the octets that were read of its next request; nothing
+/// if the connection is done.
+pub(super) async fn serve<S: Stream>(
+    stream: S,
+    peer: SocketAddr,
+    (stop, leaving, seat): (&CancellationToken, &Leaving, &Arc<Seat>),
+    choose: &Choose,
+) -> Option<(S, BytesMut)> {
+    let mut lane = Lane { stream, held: BytesMut::with_capacity(ROOM), out: Vec::with_capacity(ROOM), date: Date::default() };
+    let mut called = pin!(async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = seat.asked() => {}
+        }
+    });
+    let mut sleep = pin!(sleep_until(Instant::now() + HEAD_TIMEOUT));
+    loop {
+        if lane.held.is_empty() {
+            let until = Instant::now() + HEAD_TIMEOUT;
+            if lane.hear(sleep.as_mut(), until, Some(called.as_mut())).await != Heard::More {
+                break;
+            }
+        }
+        let _busy = seat.begin();
+        let Some(app) = choose() else { return Some((lane.stream, lane.held)) };
+        let found = Head::read(&lane.held, quick::LONGEST);
+        let found = found.and_then(|head| quick::place(&app, head.get, head.target(&lane.held)).map(|place| (head, place)));
+        let Some((head, place)) = found else { return Some((lane.stream, lane.held)) };
+        let whole = head.end + head.length;
+        if lane.held.len() < whole {
+            lane.held.reserve(whole - lane.held.len());
+            let until = Instant::now() + BODY_HERE;
+            while lane.held.len() < whole {
+                match lane.hear(sleep.as_mut(), until, None::<Pin<&mut std::future::Ready<()>>>).await {
+                    Heard::More => {}
+                    Heard::Ended => return None,
+                    Heard::Silence | Heard::Called => return Some((lane.stream, lane.held)),
+                }
+            }
+        }
+        let document = if head.conditional { None } else { quick::whole(&app, place) };
+        let sent = match document {
+            Some(document) => {
+                lane.held.advance(whole);
+                let last = leaving.told();
+                lane.send_whole(&app, document, last).await && !last
+            }
+            // A document with conditions is answered by its router.
+            None if matches!(place, Place::Keys | Place::Metadata) => return Some((lane.stream, lane.held)),
+            None => {
+                let octets = lane.held.split_to(whole).freeze();
+                let headers = head.headers(&octets)?;
+                let body = octets.slice(head.end..);
+                drop(octets);
+                let response = answered(&app, place, headers, body, Peer(peer)).await;
+                let last = leaving.told();
+                lane.send(&app, response, last).await && !last
+            }
+        };
+        if !sent {
+            break;
+        }
+    }
+    let _ = lane.stream.shutdown().await;
+    None
+}
+
+/// The endpoint's answer; a panic is answered 500 and counted.
+async fn answered(app: &App, place: Place, headers: http::HeaderMap, body: Bytes, peer: Peer) -> Response {
+    match AssertUnwindSafe(quick::answer(app, place, headers, body, peer)).catch_unwind().await {
+        Ok(Some(response)) => response,
+        Ok(None) | Err(_) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
+    }
+}
+
+struct Lane<S> {
+    stream: S,
+    /// What was read and not answered.
+    held: BytesMut,
+    out: Vec<u8>,
+    date: Date,
+}
+
+impl<S: Stream> Lane<S> {
+    /// Reads what there is, or waits for it. The timer is armed once and looked at when it rings.
+    async fn hear<F: Future<Output = ()>>(&mut self, mut sleep: Pin<&mut Sleep>, until: Instant, mut called: Option<Pin<&mut F>>) -> Heard {
+        if self.held.capacity() - self.held.len() < ROOM / 4 {
+            self.held.reserve(ROOM);
+        }
+        std::future::poll_fn(|cx| {
+            match poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.held) {
+                Poll::Ready(Ok(1..)) => return Poll::Ready(Heard::More),
+                Poll::Ready(Ok(_) | Err(_)) => return Poll::Ready(Heard::Ended),
+                Poll::Pending => {}
+            }
+            if called.as_mut().is_some_and(|called| called.as_mut().poll(cx).is_ready()) {
+                return Poll::Ready(Heard::Called);
+            }
+            if sleep.deadline() > until {
+                sleep.as_mut().reset(until);
+            }
+            while sleep.as_mut().poll(cx).is_ready() {
+                if Instant::now() >= until {
+                    return Poll::Ready(Heard::Silence);
+                }
+                sleep.as_mut().reset(until);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    async fn send_whole(&mut self, app: &App, whole: Whole, last: bool) -> bool {
+        self.out.clear();
+        self.out.extend_from_slice(&whole.head);
+        self.finish_head(app, last);
+        self.write(whole.body).await
+    }
+
+    async fn send(&mut self, app: &App, response: Response, last: bool) -> bool {
+        let (parts, mut body) = response.into_parts();
+        let mut octets = match body.frame().await {
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            Some(Err(_)) => return false,
+            None => Bytes::new(),
+        };
+        if !body.is_end_stream() {
+            // None of these endpoints gives its answer in pieces.
+            let Ok(rest) = body.collect().await else { return false };
+            octets = [octets, rest.to_bytes()].concat().into();
+        }
+        self.out.clear();
+        wire::head(&mut self.out, parts.status, &parts.headers, octets.len());
+        self.finish_head(app, last);
+        self.write(octets).await
+    }
+
+    fn finish_head(&mut self, app: &App, last: bool) {
+        if last {
+            self.out.extend_from_slice(b"connection: close\r\n");
+        }
+        self.out.extend_from_slice(b"date: ");
+        self.out.extend_from_slice(self.date.at(app.clock.now()));
+        self.out.extend_from_slice(b"\r\n\r\n");
+    }
+
+    /// One write, if the other end takes it.
+    async fn write(&mut self, body: Bytes) -> bool {
+        let written = if body.len() <= SMALL {
+            self.out.extend_from_slice(&body);
+            self.stream.write_all(&self.out).await
+        } else {
+            self.stream.write_all_buf(&mut self.out.as_slice().chain(body)).await
+        };
+        written.is_ok() && self.stream.flush().await.is_ok()
+    }
+}
+
+/// `Date` (RFC 9110 §6.6.1), written anew when the second changes.
+#[derive(Default)]
+struct Date {
+    second: i64,
+    text: String,
+}
+
+impl Date {
+    fn at(&mut self, now: i64) -> &[u8] {
+        if self.second != now || self.text.is_empty() {
+            let since = Duration::from_secs(u64::try_from(now).unwrap_or_default());
+            self.text = HttpDate::from(UNIX_EPOCH + since).to_string();
+            self.second = now;
+        }
+        self.text.as_bytes()
+    }
+}
