@@ -20,6 +20,7 @@ use crate::{
     oauth::{discovery::Published, status::Lists},
     ping::Pings,
     policies::Policies,
+    quick::Quick,
     relying::Relying,
     signals::Happened,
 };
@@ -106,6 +107,8 @@ pub struct App {
     pub(crate) credentials: Credentials,
     /// Discovery documents and key set, ready to send.
     pub(crate) published: Published,
+    /// The endpoints that are answered without a router.
+    pub(crate) quick: Quick,
     /// Gives tokens their places in status lists.
     pub(crate) slots: Slots,
     /// Status lists made so far.
@@ -142,6 +145,7 @@ impl App {
         parts.store.listen(Arc::clone(&pings) as Arc<dyn Listener>);
         let relying = Relying::new(Arc::clone(&parts.outbound) as _, Arc::clone(&parts.clock), Arc::clone(&parts.counters));
         let published = Published::new(&parts.settings, parts.keys.load_full());
+        let quick = Quick::new(&parts.settings);
         Arc::new(Self {
             settings: parts.settings,
             store: parts.store,
@@ -164,6 +168,7 @@ impl App {
             policies,
             credentials: Credentials::default(),
             published,
+            quick,
             slots: Slots::default(),
             lists: Lists::default(),
             committed,

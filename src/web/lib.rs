@@ -15,11 +15,13 @@ pub mod oauth;
 pub mod pages;
 pub(crate) mod ping;
 mod policies;
+pub mod quick;
 pub mod relying;
 pub mod reply;
 pub mod routes;
 pub mod sessions;
 pub mod signals;
+pub mod wire;
 
 pub use app::{App, Parts, Peer};
 pub use oauth::discovery::ready;

@@ -101,7 +101,7 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 /// How long an endpoint takes: the histogram of the answer everybody hopes for is looked up once.
-struct Meter {
+pub(crate) struct Meter {
     endpoint: &'static str,
     /// Whether scripts of other origins may read the answers.
     open: bool,
@@ -109,6 +109,21 @@ struct Meter {
 }
 
 impl Meter {
+    pub(crate) const fn new(endpoint: &'static str, open: bool) -> Self {
+        Self { endpoint, open, ok: OnceLock::new() }
+    }
+
+    /// Counts an answer, and lets scripts of other origins read it if they may.
+    pub(crate) fn finish(&self, mut response: Response, took: Duration) -> Response {
+        self.record(response.status(), took);
+        if self.open {
+            response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+            let exposed = HeaderValue::from_static("DPoP-Nonce, WWW-Authenticate");
+            response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+        }
+        response
+    }
+
     fn record(&self, status: StatusCode, took: Duration) {
         let histogram = |status: String| metrics::histogram!("http_request_seconds", "endpoint" => self.endpoint, "status" => status);
         if status == StatusCode::OK {
@@ -121,14 +136,14 @@ impl Meter {
 
 /// Measures a route as `http_request_seconds{endpoint,status}`.
 pub(crate) fn timed(endpoint: &'static str, route: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App>> {
-    measured(Meter { endpoint, open: false, ok: OnceLock::new() }, route)
+    measured(Meter::new(endpoint, false), route)
 }
 
 /// The same, of an endpoint that clients in a browser call from their own origins (Fetch, CORS protocol). Nothing here
 /// looks at a cookie, so every origin may; credentials of the browser's own are never invited.
 fn open(endpoint: &'static str, methods: &'static str, route: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App>> {
     let preflight = move || std::future::ready(reply::preflight(methods));
-    measured(Meter { endpoint, open: true, ok: OnceLock::new() }, route.options(preflight))
+    measured(Meter::new(endpoint, true), route.options(preflight))
 }
 
 fn measured(meter: Meter, route: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App>> {
@@ -137,14 +152,8 @@ fn measured(meter: Meter, route: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App
         let meter = Arc::clone(&meter);
         async move {
             let begun = tokio::time::Instant::now();
-            let mut response = next.run(request).await;
-            meter.record(response.status(), begun.elapsed());
-            if meter.open {
-                response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-                let exposed = HeaderValue::from_static("DPoP-Nonce, WWW-Authenticate");
-                response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
-            }
-            response
+            let response = next.run(request).await;
+            meter.finish(response, begun.elapsed())
         }
     }))
 }
