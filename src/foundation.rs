@@ -150,7 +150,8 @@ impl Foundation {
             store.listen(Arc::new(HearsSessions(revoked.clone())));
             fill_sessions(&*store, &revoked, clock.now()).await?;
         }
-        Ok(Self { database, store, clock, entropy, keys, revoked, kek, settings: config.settings(), key_uses: Arc::default() })
+        let settings = Settings { not_before: restored::at(&*store).await?, ..config.settings() };
+        Ok(Self { database, store, clock, entropy, keys, revoked, kek, settings, key_uses: Arc::default() })
     }
 
     /// Pages and counts, from replicas where there are some that do.

@@ -5,10 +5,10 @@ use ledger::{Listings, RevocationSet, Store, StoreError};
 use metrics_exporter_prometheus::PrometheusHandle;
 use store::Database;
 use tokens::Clock;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{foundation::Foundation, key_uses, operations::PURGE_BATCH, telemetry};
+use crate::{foundation::Foundation, key_uses, operations::PURGE_BATCH, settled::Settled, telemetry};
 
 const PURGE_EVERY: Duration = Duration::from_secs(10);
 /// What has expired is deleted this much later, seconds: a node whose clock is ahead must not forget for those whose clock is behind
@@ -16,10 +16,33 @@ const PURGE_EVERY: Duration = Duration::from_secs(10);
 const CLOCKS_APART_S: i64 = 60;
 const TRUNCATE_EVERY: Duration = Duration::from_secs(600);
 const GAUGES_EVERY: Duration = Duration::from_secs(10);
-/// Between two batches, so that they never hold up the changes that people wait for.
-const BREATH: Duration = Duration::from_millis(20);
-/// At most so many batches in one go.
-const BATCHES: u32 = 200;
+/// The least and the most between two batches: as long as the last one took, so that changes that people wait for have the writer half of the time.
+const BREATH: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+
+/// How many rows a batch of the purge takes. While batches come back full they grow, so that deleting always outruns what expires: a row costs
+/// far less to delete than it cost to issue. A round ends only when a batch was not full.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Gear {
+    full: u32,
+}
+
+impl Gear {
+    /// Full batches after which the next are twice as large.
+    const STEP: u32 = 16;
+    /// So often at most.
+    const DOUBLED: u32 = 3;
+
+    fn batch(self) -> u32 {
+        PURGE_BATCH << (self.full / Self::STEP).min(Self::DOUBLED)
+    }
+
+    /// Whether there may be more, after a batch that removed so many rows.
+    fn more(&mut self, gone: u64) -> bool {
+        let full = gone >= u64::from(self.batch());
+        self.full = if full { self.full.saturating_add(1) } else { 0 };
+        full
+    }
+}
 
 /// Tells the sizes of a process's caches.
 pub type CacheSizes = Arc<dyn Fn() -> Vec<(String, u64)> + Send + Sync>;
@@ -37,9 +60,10 @@ pub fn start(foundation: &Foundation, keep: i64, numbers: Numbers, stop: &Cancel
     if let Some(keys) = foundation.keys.clone() {
         spawn(tasks, stop, async move { keys.follow().await });
     }
-    let (store, clock, revoked) = (foundation.store.clone(), foundation.clock.clone(), foundation.revoked.clone());
+    let settled = Arc::new(Settled::new(foundation.clock.clone()));
+    let (store, clock, revoked) = (foundation.store.clone(), settled.clone(), foundation.revoked.clone());
     spawn(tasks, stop, async move { purge(&*store, &*clock, &revoked).await });
-    let (database, clock) = (foundation.database.clone(), foundation.clock.clone());
+    let (database, clock) = (foundation.database.clone(), settled);
     spawn(tasks, stop, async move { truncate(&*database, &*clock, keep).await });
     let (store, clock, uses) = (foundation.store.clone(), foundation.clock.clone(), foundation.key_uses.clone());
     spawn(tasks, stop, async move { key_uses::keep(&*store, &*clock, &uses).await });
@@ -57,22 +81,30 @@ pub fn spawn(tasks: &TaskTracker, stop: &CancellationToken, job: impl Future<Out
 
 async fn purge(store: &dyn Store, clock: &dyn Clock, revoked: &RevocationSet) {
     let purged = metrics::counter!("store_purged_rows_total");
+    let runs = metrics::counter!("store_purge_runs_total");
     let mut ticks = interval(PURGE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        runs.increment(1);
         revoked.purge(clock.now());
-        for _ in 0..BATCHES {
-            match store.purge(clock.now().saturating_sub(CLOCKS_APART_S), PURGE_BATCH).await {
-                Ok(0) => break,
-                Ok(gone) => purged.increment(gone),
-                Err(error) => {
-                    tracing::warn!(%error, "expired rows could not be deleted; trying again");
-                    break;
-                }
-            }
-            sleep(BREATH).await;
+        if let Err(error) = round(store, clock).await {
+            tracing::warn!(%error, "expired rows could not be deleted; trying again");
         }
+    }
+}
+
+/// Deletes whatever has expired, however much it is.
+async fn round(store: &dyn Store, clock: &dyn Clock) -> Result<(), StoreError> {
+    let (purged, mut gear) = (metrics::counter!("store_purged_rows_total"), Gear::default());
+    loop {
+        let began = Instant::now();
+        let gone = store.purge(clock.now().saturating_sub(CLOCKS_APART_S), gear.batch()).await?;
+        purged.increment(gone);
+        if !gear.more(gone) {
+            return Ok(());
+        }
+        sleep(began.elapsed().clamp(BREATH.0, BREATH.1)).await;
     }
 }
 
@@ -144,6 +176,50 @@ mod tests {
         fn now_ms(&self) -> i64 {
             self.0.load(Ordering::SeqCst)
         }
+    }
+
+    #[test]
+    fn batches_grow_while_they_come_back_full_and_a_round_ends_when_one_does_not() {
+        let mut gear = Gear::default();
+        for _ in 0..200 {
+            assert!(gear.more(u64::from(gear.batch())), "however many there are");
+        }
+        assert_eq!(gear.batch(), PURGE_BATCH * 8);
+        assert!(!gear.more(u64::from(gear.batch()) - 1));
+        assert_eq!(gear, Gear::default());
+    }
+
+    #[tokio::test]
+    async fn one_round_outruns_whatever_has_expired() {
+        let home = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", home.path().join("a.db").display());
+        let clock = Arc::new(At(AtomicI64::new(0)));
+        let database = store::open(&url, &Options { connections: 2, ..Options::default() }, clock.clone()).await.unwrap();
+        // More than the rounds of before took in two ticks.
+        for n in 0..60_u32 {
+            let put = |m: u32| {
+                let id = (n * 2000 + m).to_be_bytes().to_vec();
+                let (kind, document) = (ledger::ArtefactKind::Form, String::new());
+                let row = ledger::Artefact {
+                    kind,
+                    id,
+                    mac: Vec::new(),
+                    grant: None,
+                    document,
+                    created_at: 0,
+                    expires_at: 1,
+                    consumed_at: None,
+                    successor: None,
+                    seq: 0,
+                };
+                ledger::Step::Put(row)
+            };
+            assert!(database.apply((0..2000).map(put).fold(Change::new(), Change::step)).await.unwrap().applied());
+        }
+        clock.0.store(1_000_000, Ordering::SeqCst);
+        round(&*database, &*clock).await.unwrap();
+        let left = database.counts().await.unwrap();
+        assert_eq!(left.iter().find(|(table, _)| *table == "artefacts"), Some(&("artefacts", 0)));
     }
 
     #[tokio::test]

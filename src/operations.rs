@@ -393,8 +393,8 @@ pub async fn backup(config: &Config, to: &Path) -> Result<(), Failure> {
     say_json(&json!({ "file": to.display().to_string(), "rows": saved.rows, "head": saved.head }))
 }
 
-/// Fills an empty database from a backup; opening it then ends what may have been revoked since: grants, sessions, and every
-/// signing key.
+/// Fills an empty database from a backup; opening it then ends what may have been revoked since: grants, sessions, API keys,
+/// and every signing key.
 ///
 /// # Errors
 /// The database is not empty, the file is not a whole backup, or the key-encryption key is not the one it was made with.
@@ -404,7 +404,7 @@ pub async fn restore(config: &Config, from: &Path) -> Result<(), Failure> {
     Foundation::over(config, database, false).await.context(
         "the backup is restored, but what it lets in is not ended yet; the next command or start on this database goes on with it",
     )?;
-    say_json(&json!({ "rows": restored.rows, "head": restored.head, "ended": "grants, sessions and signing keys of the backup" }))
+    say_json(&json!({ "rows": restored.rows, "head": restored.head, "ended": "grants, sessions, API keys and signing keys of the backup" }))
 }
 
 /// Prints the numbers this version enforces.

@@ -3,16 +3,19 @@
 //! What was revoked after a backup is alive in it. The transaction that brings the rows leaves a note ([`store::RESTORE_PENDING`]);
 //! it is removed when everything is ended, so that a process that dies in between leaves the rest to the next one.
 use admin::Actor;
-use ledger::{Change, EventKind, KeyState, NewEvent, RevocationKind, Step, StoreError, revocation::KEPT_LONGER_S};
+use ledger::{
+    Change, EventKind, KeyState, NewEvent, ObjectKind, RevocationKind, Step, Store, StoreError,
+    revocation::{API_KEY, KEPT_LONGER_S},
+};
 use protocol::Settings;
-use store::RESTORE_PENDING;
+use store::{RESTORE_PENDING, RESTORED_AT};
 
 use crate::foundation::Foundation;
 
-/// Sessions ended in one transaction.
+/// Sessions or API keys ended in one transaction.
 const SESSIONS: u32 = 200;
 
-/// Ends every grant, session and signing key if the note is there.
+/// Ends every grant, session, API key and signing key if the note is there.
 ///
 /// # Errors
 /// Storage failed; the note stays.
@@ -20,7 +23,7 @@ pub async fn finish(foundation: &Foundation) -> anyhow::Result<()> {
     if !pending(foundation).await? {
         return Ok(());
     }
-    tracing::warn!("this database comes from a backup: grants, sessions and signing keys of the backup are being ended");
+    tracing::warn!("this database comes from a backup: grants, sessions, API keys and signing keys of the backup are being ended");
     let actor = Actor::command("restore");
     let now_ms = foundation.clock.now_ms();
     let now = now_ms.div_euclid(1000);
@@ -40,6 +43,18 @@ pub async fn finish(foundation: &Foundation) -> anyhow::Result<()> {
         });
         foundation.store.apply(change).await?;
     }
+    // Their versions stayed behind; whatever is remembered of them goes too.
+    let mut after = None::<String>;
+    loop {
+        let page = foundation.store.objects(ObjectKind::ApiKey, after.as_deref(), SESSIONS).await?;
+        let Some(last) = page.items.last() else { break };
+        after = Some(last.id.clone());
+        let change = page.items.iter().fold(Change::new(), |change, key| {
+            let told = event(EventKind::ApiKeyRevoked).with("id", key.id.as_str());
+            change.event(told).revoke(RevocationKind::Key, &format!("{API_KEY}{}", key.id), now_ms, until)
+        });
+        foundation.store.apply(change).await?;
+    }
     if let Some(keys) = &foundation.keys {
         for row in foundation.store.keys().await?.into_iter().filter(|row| row.state != KeyState::Revoked) {
             // Another node may have finished meanwhile: its new keys stay.
@@ -51,6 +66,16 @@ pub async fn finish(foundation: &Foundation) -> anyhow::Result<()> {
     }
     foundation.store.apply(Change::new().step(Step::RemoveMeta { name: RESTORE_PENDING.to_owned() })).await?;
     Ok(())
+}
+
+/// When this database was restored, seconds since the epoch; 0 if it never was.
+///
+/// # Errors
+/// Storage failed.
+pub async fn at(store: &dyn Store) -> Result<i64, StoreError> {
+    let stored = store.meta(RESTORED_AT).await?;
+    let at_ms = stored.and_then(|text| String::from_utf8(text).ok()?.parse::<i64>().ok()).unwrap_or(0);
+    Ok(at_ms.div_euclid(1000))
 }
 
 /// Whether the note is there.

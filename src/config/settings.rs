@@ -17,6 +17,7 @@ impl Config {
             profile: protocol::Profile::parse(&self.server.profile).unwrap_or_default(),
             dpop_nonce: self.server.dpop_nonce,
             cross_site_session_state: self.server.cross_site_session_state,
+            not_before: 0,
             mtls_origin: self.mtls_origin(),
             mtls: self.mtls_origin().is_some()
                 || self.public_tls.as_ref().is_some_and(|tls| tls.any_client || !tls.client_ca_files.is_empty()),

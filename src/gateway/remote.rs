@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
@@ -35,6 +35,8 @@ use crate::{
 const TIME: Duration = Duration::from_secs(5);
 /// A feed that says nothing for this long is taken for dead (it beats every second).
 const SILENCE: Duration = Duration::from_secs(4);
+/// A clock that lost more than this against the passing of time was set back.
+const SET_BACK_MS: i64 = 1_000;
 const RETRY: Duration = Duration::from_millis(250);
 const MAX_ANSWER: usize = 1024 * 1024;
 const MAX_EVENT: usize = 64 * 1024 * 1024;
@@ -99,6 +101,8 @@ pub struct Remote {
     keys: ArcSwapOption<Jwks>,
     token: Mutex<Option<OwnToken>>,
     fresh_at: AtomicI64,
+    /// When that was heard, in time that nobody sets.
+    heard_at: parking_lot::Mutex<Instant>,
 }
 
 impl Remote {
@@ -122,6 +126,7 @@ impl Remote {
             keys: ArcSwapOption::empty(),
             token: Mutex::new(None),
             fresh_at: AtomicI64::new(0),
+            heard_at: parking_lot::Mutex::new(Instant::now()),
         }))
     }
 
@@ -133,8 +138,15 @@ impl Remote {
             issuer: Arc::clone(&self.issuer),
             keys: Arc::clone(self) as Arc<dyn KeySource>,
             introspect: Arc::clone(self) as Arc<dyn Introspect>,
-            fresh_at_ms: Arc::new(move || fresh.fresh_at.load(Ordering::Acquire)),
+            fresh_at_ms: Arc::new(move || fresh.fresh_at_ms()),
         }
+    }
+
+    /// What was last heard is as old as the server said, and then by as much as has passed: a clock that was set back makes nobody look fresh.
+    fn fresh_at_ms(&self) -> i64 {
+        let (at_ms, now_ms) = (self.fresh_at.load(Ordering::Acquire), self.clock.now_ms());
+        let passed = i64::try_from(self.heard_at.lock().elapsed().as_millis()).unwrap_or(i64::MAX);
+        if now_ms - at_ms < passed - SET_BACK_MS { now_ms - passed } else { at_ms }
     }
 
     /// Follows the feed until `shutdown`, telling the gateway of every revocation; keeps the keys fresh.
@@ -292,6 +304,7 @@ impl Remote {
                     gateway.committed(&Committed { events: Vec::new(), revocations: beat.revocations, head: beat.head });
                 }
                 // The server's word for when it knew; never later than we heard it, and back with our clock when that is set back.
+                *self.heard_at.lock() = Instant::now();
                 self.fresh_at.store(beat.at_ms.min(self.clock.now_ms()), Ordering::Release);
             }
             "revocation" => {

@@ -48,6 +48,9 @@ pub struct Settings {
     pub post_quantum: bool,
     /// Whether clients of other sites may ask for the state of the login too, by a cookie of its own.
     pub cross_site_session_state: bool,
+    /// No assertion made before this counts, seconds since the epoch: the database was restored then, and which were used after its backup
+    /// is not known. 0 where it never was.
+    pub not_before: i64,
 }
 
 /// The set of rules a deployment lives by.
@@ -113,6 +116,7 @@ impl Settings {
             mtls_authorities: false,
             post_quantum: false,
             cross_site_session_state: false,
+            not_before: 0,
         }
     }
 

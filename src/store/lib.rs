@@ -10,6 +10,7 @@ mod contract;
 mod engine;
 mod exec;
 mod follow;
+mod group;
 pub mod memory;
 mod migrate;
 mod open;

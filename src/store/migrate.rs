@@ -34,6 +34,15 @@ pub(crate) fn newest() -> i64 {
     crate::sqlite::MIGRATIONS.last().map_or(0, |m| m.version)
 }
 
+/// What the name of a migration ends in that a doorward which does not know it cannot live with. All others only add: what was there before
+/// stays readable and writable as it was, so that nodes of the version before serve on, and start, beside the new one (decision 0022).
+pub(crate) const BREAKING: &str = ".breaking";
+
+/// The newest migration of a database.
+pub(crate) async fn schema<E: Exec>(e: &mut E) -> Result<i64, StoreError> {
+    Ok(applied(e).await?.keys().next_back().copied().unwrap_or(0))
+}
+
 fn checksum(text: &str) -> String {
     digest(&SHA256, text.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -43,6 +52,10 @@ pub(crate) async fn migrate<E: Exec>(e: &mut E, known: &'static [Migration]) -> 
     e.script(sql::CREATE_MIGRATIONS).await?;
     let applied = applied(e).await?;
     check(&applied, known)?;
+    let newest = known.last().map_or(0, |m| m.version);
+    if let Some((version, (name, _))) = applied.range(newest + 1..).next_back() {
+        tracing::warn!(version, name, "the database has been upgraded by a newer doorward, beside which this one can serve");
+    }
     for migration in known.iter().filter(|m| !applied.contains_key(&m.version)) {
         let done = one(e, migration).await;
         if let Err(fault) = done {
@@ -54,7 +67,7 @@ pub(crate) async fn migrate<E: Exec>(e: &mut E, known: &'static [Migration]) -> 
     Ok(())
 }
 
-/// Refuses a schema that is not exactly the one this binary makes. Changes nothing.
+/// Refuses a schema that lacks what this binary needs, or has what it cannot live with. Changes nothing.
 pub(crate) async fn current<E: Exec>(e: &mut E, known: &'static [Migration]) -> Result<(), OpenError> {
     let applied = match applied(e).await {
         Ok(applied) => applied,
@@ -89,8 +102,12 @@ async fn one<E: Exec>(e: &mut E, migration: &Migration) -> Result<(), StoreError
 fn check(applied: &BTreeMap<i64, (String, String)>, known: &[Migration]) -> Result<(), OpenError> {
     for (version, (name, stored)) in applied {
         let Some(ours) = known.iter().find(|m| m.version == *version) else {
+            if !name.ends_with(BREAKING) {
+                continue;
+            }
             return Err(OpenError::Schema(format!(
-                "the database has migration {version} ({name}), which this doorward does not know: start the newer doorward that made it"
+                "the database has migration {version} ({name}), which this doorward does not know and could not live with: start the newer \
+                 doorward that made it"
             )));
         };
         if &checksum(ours.sql) != stored {
@@ -137,6 +154,52 @@ mod tests {
         let row = |version, sum: String| BTreeMap::from([(version, ("x".to_owned(), sum))]);
         assert!(check(&row(1, checksum("A")), KNOWN).is_ok());
         assert!(check(&row(1, checksum("B")), KNOWN).is_err_and(|e| e.to_string().contains("checksum")));
-        assert!(check(&row(2, checksum("A")), KNOWN).is_err_and(|e| e.to_string().contains("does not know")));
+        let newer = |name: &str| {
+            let mut applied = row(1, checksum("A"));
+            applied.insert(2, (name.to_owned(), checksum("later")));
+            check(&applied, KNOWN)
+        };
+        assert!(newer("0002_more").is_ok(), "it only adds");
+        assert!(newer("0002_less.breaking").is_err_and(|e| e.to_string().contains("does not know")));
+        assert!(check(&row(2, checksum("A")), KNOWN).is_err(), "what came before it is missing");
+    }
+
+    /// Why a statement is more than an addition, if it is.
+    fn takes_away(statement: &str) -> Option<&'static str> {
+        let words: Vec<String> = statement.to_uppercase().split_whitespace().map(str::to_owned).collect();
+        let has = |pair: &[&str]| words.windows(pair.len()).any(|w| w == pair);
+        match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["CREATE", "TABLE", ..] | ["CREATE", "INDEX", ..] | ["DROP", "INDEX", ..] => None,
+            ["ALTER", "TABLE", _, "ADD", "COLUMN", ..] if has(&["NOT", "NULL"]) && !words.iter().any(|w| w == "DEFAULT") => {
+                Some("whoever does not know the column cannot insert a row")
+            }
+            ["ALTER", "TABLE", _, "ADD", "COLUMN", ..] if has(&["UNIQUE"]) || has(&["CHECK"]) || has(&["REFERENCES"]) => {
+                Some("a constraint refuses what was right before")
+            }
+            ["ALTER", "TABLE", _, "ADD", "COLUMN", ..] => None,
+            ["ALTER", "TABLE", _, "SET", rest, ..] if rest.starts_with('(') => None,
+            _ => Some("only CREATE TABLE, CREATE INDEX, DROP INDEX and ADD COLUMN add"),
+        }
+    }
+
+    #[test]
+    fn every_migration_after_the_first_only_adds_or_says_that_it_does_not() {
+        for (engine, known) in [("sqlite", crate::sqlite::MIGRATIONS), ("postgres", crate::postgres::MIGRATIONS)] {
+            for migration in known.iter().skip(1).filter(|m| !m.name.ends_with(BREAKING)) {
+                let text: String = migration.sql.lines().map(|l| l.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+                for statement in text.split(';').map(str::trim).filter(|s| !s.is_empty()) {
+                    assert_eq!(takes_away(statement), None, "{engine} {}: {statement}", migration.name);
+                }
+            }
+        }
+        for statement in [
+            "ALTER TABLE grants DROP COLUMN scope",
+            "ALTER TABLE grants ADD COLUMN x TEXT NOT NULL",
+            "CREATE UNIQUE INDEX a ON b (c)",
+            "UPDATE a SET b = 1",
+        ] {
+            assert!(takes_away(statement).is_some(), "{statement}");
+        }
+        assert!(takes_away("ALTER TABLE grants ADD COLUMN x BIGINT NOT NULL DEFAULT 0").is_none());
     }
 }

@@ -115,6 +115,9 @@ pub(super) fn believe(shown: &Shown, client: &Client, means: &Means<'_>) -> Resu
     if expires_at.saturating_sub(issued_at) > LONGEST {
         return Err(refuse("the assertion lives for too long"));
     }
+    if issued_at <= means.settings.not_before {
+        return Err(refuse("the assertion is older than the database, which was restored since"));
+    }
     let jti = text("jti").filter(|jti| !jti.is_empty() && jti.len() <= LONGEST_ID).ok_or(refuse("the assertion lacks jti"))?;
     Ok(once(&client.client_id, jti, means.now, expires_at))
 }

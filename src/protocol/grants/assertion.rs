@@ -103,6 +103,9 @@ pub fn believe(parsed: &Parsed<'_>, keys: &KeySet, trust: &Trust<'_>, settings: 
     if time("nbf")?.is_some_and(|nbf| nbf > latest) || time("iat")?.is_some_and(|iat| iat > latest) {
         return Err("not yet valid");
     }
+    if time("iat")?.unwrap_or(exp - LIFE) <= settings.not_before {
+        return Err("older than the database, which was restored since");
+    }
     if text("sub").is_none_or(str::is_empty) {
         return Err("sub is missing");
     }
@@ -147,6 +150,22 @@ mod tests {
         let token = key.sign_jwt(typ, &claims).unwrap();
         let keys = KeySet::new(vec![key.verifying()]);
         believe(&Parsed::parse(&token).unwrap(), &keys, trust, &Settings::for_issuer("https://id"), NOW)
+    }
+
+    #[test]
+    fn none_from_before_a_restore_is_believed() {
+        let key = SigningKey::generate(Alg::ES256).unwrap().0;
+        let trust = Trust { issuer: "https://other", algs: &[Alg::ES256], claim: "sub", person: true };
+        let settings = Settings { not_before: NOW - 5, ..Settings::for_issuer("https://id") };
+        let tried = |times: Value| {
+            let mut claims = json!({"iss": "https://other", "sub": "alice", "aud": "https://id", "jti": "j"});
+            claims.as_object_mut().unwrap().extend(times.as_object().unwrap().clone());
+            let token = key.sign_jwt("JWT", &claims).unwrap();
+            believe(&Parsed::parse(&token).unwrap(), &KeySet::new(vec![key.verifying()]), &trust, &settings, NOW).is_ok()
+        };
+        assert!(tried(json!({"exp": NOW + 60, "iat": NOW - 4})));
+        assert!(!tried(json!({"exp": NOW + 60, "iat": NOW - 5})));
+        assert!(!tried(json!({"exp": NOW + 60})), "made at an unknown time, perhaps before");
     }
 
     #[test]

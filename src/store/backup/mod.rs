@@ -71,6 +71,16 @@ pub enum BackupError {
         /// In this binary.
         ours: i64,
     },
+    /// The database holds what this binary does not know.
+    #[error(
+        "the database has schema {found}, of which this doorward knows {ours}: make the backup with the newer doorward, which knows all of it"
+    )]
+    Newer {
+        /// In the database.
+        found: i64,
+        /// In this binary.
+        ours: i64,
+    },
     /// A restore would mix two histories.
     #[error("the database is not empty: restore into a new one")]
     NotEmpty,
@@ -122,6 +132,10 @@ pub(crate) async fn save<E: Exec>(e: &mut E, path: &Path, at_ms: i64, total: u64
     if path.exists() {
         return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "is there already")));
     }
+    let found = migrate::schema(e).await?;
+    if found > migrate::newest() {
+        return Err(BackupError::Newer { found, ours: migrate::newest() });
+    }
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let part = Path::new(&part);
@@ -130,12 +144,18 @@ pub(crate) async fn save<E: Exec>(e: &mut E, path: &Path, at_ms: i64, total: u64
         Err(error) => return Err(file_error(part)(error)),
     };
     match saved {
-        Ok(saved) => std::fs::rename(part, path).map(|()| saved).map_err(failed),
+        Ok(saved) => std::fs::rename(part, path).and_then(|()| named(path)).map(|()| saved).map_err(failed),
         Err(error) => {
             let _ = std::fs::remove_file(part);
             Err(error)
         }
     }
+}
+
+/// The name is on disk too.
+fn named(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
 }
 
 fn create(path: &Path) -> io::Result<File> {

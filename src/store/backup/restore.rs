@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     apply::{Columns, insert_many},
-    engine::RESTORE_PENDING,
+    engine::{RESTORE_PENDING, RESTORED_AT},
     exec::{Cell, Exec, Value, Write, args, place},
     migrate, purge, statements as sql,
 };
@@ -131,19 +131,24 @@ async fn fill<W: Write>(
         .map_err(|e| BackupError::Malformed { line: 1, why: format!("the ledger in the backup does not verify: {e}") })?;
     let head = announce(w, header, rows, at_ms).await?;
     w.run(sql::PUT_META, args![RESTORE_PENDING, head.to_string().as_bytes()]).await?;
+    w.run(sql::PUT_META, args![RESTORED_AT, at_ms.to_string().as_bytes()]).await?;
     w.commit(Some(head)).await?;
     progress(rows, total);
     Ok(Restored { rows, head })
 }
 
-/// Whether a row is something that whoever holds its text could use without anything else being looked at.
+/// Whether a row is something that whoever holds its text could use: it may have been used, or have ended, after the backup.
 fn alive(table: usize, row: &Line) -> bool {
-    use ArtefactKind::{Access, Browser, Code, Form, Interaction};
+    use ArtefactKind::{
+        Access, ApiKey, Backchannel, Browser, Code, DeviceCode, Enrolment, Form, GatewaySession, Interaction, Login, Pushed,
+    };
     let kind = match (TABLES.get(table).map(|t| t.name), row.cells.first()) {
         (Some("artefacts"), Some(Cell::Text(kind))) => kind,
         _ => return false,
     };
-    [Access, Browser, Code, Form, Interaction].iter().any(|k| k.as_str() == kind)
+    [Access, ApiKey, Backchannel, Browser, Code, DeviceCode, Enrolment, Form, GatewaySession, Interaction, Login, Pushed]
+        .iter()
+        .any(|k| k.as_str() == kind)
 }
 
 async fn empty<E: Exec>(e: &mut E) -> Result<bool, StoreError> {

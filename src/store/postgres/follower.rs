@@ -8,6 +8,7 @@ use std::{
 };
 
 use ledger::StoreError;
+use parking_lot::Mutex;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::{
     sync::Notify,
@@ -34,15 +35,27 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// When this node last knew it had seen every commit.
 pub(crate) struct Freshness {
     at_ms: AtomicI64,
+    /// When that was, in time that nobody sets.
+    at: Mutex<std::time::Instant>,
     wake: Notify,
 }
 
+/// A clock that lost more than this against the passing of time was set back, milliseconds.
+const SET_BACK: i64 = 1_000;
+
 impl Freshness {
     pub(crate) fn new(at_ms: i64) -> Self {
-        Self { at_ms: AtomicI64::new(at_ms), wake: Notify::new() }
+        Self { at_ms: AtomicI64::new(at_ms), at: Mutex::new(std::time::Instant::now()), wake: Notify::new() }
     }
-    pub(crate) fn at_ms(&self) -> i64 {
-        self.at_ms.load(Ordering::Acquire)
+    /// In the time of a clock that says `now_ms`: one that was set back makes nobody look fresh.
+    pub(crate) fn at_ms(&self, now_ms: i64) -> i64 {
+        let at_ms = self.at_ms.load(Ordering::Acquire);
+        let passed = i64::try_from(self.at.lock().elapsed().as_millis()).unwrap_or(i64::MAX);
+        if now_ms - at_ms < passed - SET_BACK { now_ms - passed } else { at_ms }
+    }
+    fn seen(&self, at_ms: i64, at: std::time::Instant) {
+        *self.at.lock() = at;
+        self.at_ms.store(at_ms, Ordering::Release);
     }
     /// Look now.
     pub(crate) fn wake(&self) {
@@ -103,10 +116,10 @@ async fn look(options: &PgConnectOptions, kept: &mut Option<Direct>, shared: &Sh
         Some(connection) => connection,
         None => Direct::connect(options).await?,
     };
-    let began = shared.clock.now_ms();
+    let (began, at) = (shared.clock.now_ms(), std::time::Instant::now());
     follow::catch_up(&mut connection, shared).await?;
     // Not the furthest of all: a clock that was set back must not make this node look fresh.
-    fresh.at_ms.store(began, Ordering::Release);
+    fresh.seen(began, at);
     *kept = Some(connection);
     Ok(())
 }

@@ -2,21 +2,24 @@
 //! gap-free and in commit order over all nodes.
 use std::{sync::Arc, time::Duration};
 
-use ledger::StoreError;
+use ledger::{Artefact, Event, StoreError};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, postgres::PgConnectOptions};
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     exec::{Exec, Row, Value, Write},
+    group::{Reads, Takes},
     postgres::{
         CHANNEL,
         connection::{self, away, fault},
         follower::Freshness,
+        many,
     },
     writer::{self, BATCH, Job, Shared},
 };
 
 const BEGIN: &str = "BEGIN; SELECT seq, hash FROM chain WHERE one = 1 FOR UPDATE";
+const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// A batch that takes longer is given up: its connection is dropped, its callers hear that storage is away.
@@ -31,6 +34,8 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(options: PgConnectOptions) -> Self {
+        // Every statement of the writer goes by a key. A plan that was made while a table was empty must not read all of it later.
+        let options = options.options([("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
         Self { options, connection: None, retry_at: None, wait: FIRST_WAIT }
     }
 
@@ -43,7 +48,9 @@ impl Writer {
             return Err(away("PostgreSQL is away".to_owned()));
         }
         match connection::connect(&self.options).await {
-            Ok(connection) => {
+            Ok(mut connection) => {
+                // Nothing is acknowledged before it is on disk, whatever the server's configuration says of everybody else.
+                connection::script(&mut connection, DURABLE).await?;
                 self.connection = Some(connection);
                 (self.retry_at, self.wait) = (None, FIRST_WAIT);
                 Ok(())
@@ -95,6 +102,7 @@ impl Exec for Writer {
 
 impl Write for Writer {
     const ENGINE: &'static str = "postgres";
+    const TOGETHER: bool = true;
 
     async fn begin(&mut self) -> Result<(u64, [u8; 32]), StoreError> {
         let used = self.connection.is_some();
@@ -119,6 +127,26 @@ impl Write for Writer {
             None => connection.execute(sqlx::raw_sql("COMMIT")).await,
         };
         let result = result.map(|_| ()).map_err(|e| fault(&e));
+        self.heed(result)
+    }
+
+    async fn stand(&mut self, reads: &[Reads<'_>]) -> Result<Vec<bool>, StoreError> {
+        let result = many::stand(self.current()?, reads).await;
+        self.heed(result)
+    }
+
+    async fn take(&mut self, takes: &[Takes<'_>]) -> Result<Vec<bool>, StoreError> {
+        let result = many::take(self.current()?, takes).await;
+        self.heed(result)
+    }
+
+    async fn put(&mut self, rows: &[&Artefact]) -> Result<u64, StoreError> {
+        let result = many::put(self.current()?, rows).await;
+        self.heed(result)
+    }
+
+    async fn append(&mut self, events: &[Event], head: u64, hash: &[u8; 32]) -> Result<(), StoreError> {
+        let result = many::append(self.current()?, events, (head, hash.as_slice())).await;
         self.heed(result)
     }
 
