@@ -79,7 +79,7 @@ pub trait Store: Send + Sync {
     }
     /// A grant, ended ones included.
     async fn grant(&self, id: &str) -> Result<Option<Grant>, StoreError>;
-    /// Live grants, newest last, of a subject and/or client.
+    /// Live grants of a subject and/or client, newest last; of everybody by id.
     async fn grants(
         &self,
         subject: Option<&str>,

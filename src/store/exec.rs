@@ -1,7 +1,13 @@
 //! What both engines can do for a statement: run it, or give its rows.
 use std::future::Future;
 
-use ledger::StoreError;
+use ledger::{Artefact, Event, StoreError};
+
+use crate::{
+    apply::insert_many,
+    group::{Reads, Takes},
+    statements as sql,
+};
 
 /// A parameter. The type is known even where the value is absent.
 #[derive(Debug, Clone, Copy)]
@@ -142,15 +148,40 @@ pub(crate) trait Exec: Send {
 }
 
 /// A connection that writes: one transaction at a time, which holds the ledger's head from begin to end.
-pub(crate) trait Write: Exec {
+pub(crate) trait Write: Exec + Sized {
     /// The engine's name in metrics.
     const ENGINE: &'static str;
+    /// Whether a run of changes is decided together ([`crate::group`]): where a statement is a way to a server and back.
+    const TOGETHER: bool = false;
     /// Begins a transaction and locks the ledger's head; gives its position and chain value.
     fn begin(&mut self) -> impl Future<Output = Result<(u64, [u8; 32]), StoreError>> + Send;
     /// Makes it durable. `head` is the new position if events were appended.
     fn commit(&mut self, head: Option<u64>) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Outside of a transaction: gives back a little of what is not used any more.
+    fn tidy(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(Ok(()))
+    }
     /// Undoes it. A transaction that is already gone is no error.
     fn rollback(&mut self) -> impl Future<Output = ()> + Send;
+    /// Which of these guards stand. Asked where changes are decided together.
+    fn stand(&mut self, _reads: &[Reads<'_>]) -> impl Future<Output = Result<Vec<bool>, StoreError>> + Send {
+        std::future::ready(Err(StoreError::Corrupt("this engine is asked one by one".to_owned())))
+    }
+    /// Consumes and rotates rows, no two the same; says which were there to be. Asked where changes are decided together.
+    fn take(&mut self, _takes: &[Takes<'_>]) -> impl Future<Output = Result<Vec<bool>, StoreError>> + Send {
+        std::future::ready(Err(StoreError::Corrupt("this engine is asked one by one".to_owned())))
+    }
+    /// Stores new short-lived things; returns how many were not there.
+    fn put(&mut self, rows: &[&Artefact]) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        insert_many(self, &sql::PUT_ARTEFACTS, rows)
+    }
+    /// Appends events and moves the ledger's head to the last of them.
+    fn append(&mut self, events: &[Event], head: u64, hash: &[u8; 32]) -> impl Future<Output = Result<(), StoreError>> + Send {
+        async move {
+            insert_many(self, &sql::APPEND_EVENTS, events).await?;
+            self.run(sql::SET_HEAD, args![place(head)?, hash.as_slice()]).await.map(|_| ())
+        }
+    }
 }
 
 /// The first row, if any.

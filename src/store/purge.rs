@@ -16,8 +16,11 @@ pub(crate) const CHECKPOINT: &str = "ledger.checkpoint";
 /// Deletes at most `batch` expired rows a table. Returns how many went.
 pub(crate) async fn purge<W: Write>(w: &mut W, now: i64, batch: u32) -> Result<u64, StoreError> {
     let done = purge_all(w, now, i64::from(batch)).await;
-    if done.is_err() {
-        w.rollback().await;
+    match &done {
+        Err(_) => w.rollback().await,
+        // Nothing waits behind: time to give back what was freed.
+        Ok(gone) if *gone < u64::from(batch) => w.tidy().await?,
+        Ok(_) => {}
     }
     done
 }

@@ -112,7 +112,7 @@ pub(crate) async fn grants<E: Exec>(
         (Some(s), Some(c)) => e.rows(sql::GRANTS_OF_BOTH, args![s, c, at, id, now, more]).await?,
         (Some(s), None) => e.rows(sql::GRANTS_OF_SUBJECT, args![s, at, id, now, more]).await?,
         (None, Some(c)) => e.rows(sql::GRANTS_OF_CLIENT, args![c, at, id, now, more]).await?,
-        (None, None) => e.rows(sql::GRANTS, args![at, id, now, more]).await?,
+        (None, None) => e.rows(sql::GRANTS, args![id, now, more]).await?,
     };
     page(rows, limit, to_grant, |g| format!("{}.{}", g.created_at, g.id))
 }

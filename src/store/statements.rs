@@ -71,7 +71,7 @@ statements! {
     GRANTS_OF_CLIENT = "SELECT id, subject, client_id, session, scope, document, created_at, expires_at, ended_at FROM grants \
         WHERE client_id = $1 AND ended_at IS NULL AND (created_at, id) > ($2, $3) AND expires_at > $4 ORDER BY created_at, id LIMIT $5";
     GRANTS = "SELECT id, subject, client_id, session, scope, document, created_at, expires_at, ended_at FROM grants \
-        WHERE ended_at IS NULL AND (created_at, id) > ($1, $2) AND expires_at > $3 ORDER BY created_at, id LIMIT $4";
+        WHERE ended_at IS NULL AND id > $1 AND expires_at > $2 ORDER BY id LIMIT $3";
 
     // Sessions.
     SESSION_LIVE = "SELECT 1 FROM sessions WHERE id = $1 AND ended_at IS NULL AND expires_at > $2";

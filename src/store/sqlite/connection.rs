@@ -13,7 +13,7 @@ use rusqlite::{
 };
 
 use crate::{
-    exec::{Cell, Exec, Row, Value, Write},
+    exec::{Cell, Exec, Row, Value, Write, args},
     open::OpenError,
     read,
     sqlite::{file_error, lock::private, place::Place},
@@ -26,23 +26,25 @@ const STATEMENTS: usize = 256;
 
 /// The file is not mapped: after each commit a mapping is given up and made anew by the next read, which costs three times the read.
 const COMMON: &str = "PRAGMA busy_timeout = 5000; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0;";
-const WRITING: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16384; \
+/// Pages can be given back only if a file was begun so.
+const WRITING: &str = "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16384; \
     PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;";
 const READING: &str = "PRAGMA query_only = ON; PRAGMA cache_size = -4096;";
 
-/// Positions in the ledger have no gap: nothing is counted there.
-const COUNTS: [(&str, &str); 10] = [
-    ("artefacts", "SELECT count(*) FROM artefacts"),
-    ("grants", "SELECT count(*) FROM grants"),
-    ("sessions", "SELECT count(*) FROM sessions"),
-    ("consents", "SELECT count(*) FROM consents"),
-    ("objects", "SELECT count(*) FROM objects"),
-    ("secrets", "SELECT count(*) FROM secrets"),
-    ("keys", "SELECT count(*) FROM keys"),
-    ("meta", "SELECT count(*) FROM meta"),
-    ("revocations", "SELECT count(*) FROM revocations"),
-    ("events", "SELECT COALESCE((SELECT MAX(seq) FROM events) - (SELECT MIN(seq) FROM events) + 1, 0)"),
-];
+/// Up to here rows are counted one by one.
+const EXACT: i64 = 50_000;
+/// Above, so many stretches of a table's row ids are looked at, each so long.
+const STRETCHES: i64 = 64;
+const LENGTH: i64 = 64;
+
+/// The tables that are counted; positions in the ledger have no gap and its events need no counting.
+const COUNTED: [&str; 9] = ["artefacts", "grants", "sessions", "consents", "objects", "secrets", "keys", "meta", "revocations"];
+const EVENTS: &str = "SELECT COALESCE((SELECT MAX(seq) FROM events) - (SELECT MIN(seq) FROM events) + 1, 0)";
+
+/// Pages given back at once.
+const GIVEN_BACK: i64 = 1000;
+/// Free pages that are kept for what comes next, whatever the size of the file.
+const KEPT_FREE: i64 = 1000;
 
 fn fault(e: &rusqlite::Error) -> StoreError {
     use ErrorCode::{
@@ -99,6 +101,35 @@ fn rows(c: &Connection, sql: &str, args: &[Value<'_>]) -> Result<Vec<Row>, Store
     Ok(found)
 }
 
+/// The number a statement gives.
+fn number(c: &Connection, sql: &str, args: &[Value<'_>]) -> Result<u64, StoreError> {
+    rows(c, sql, args)?.into_iter().next().map_or(Ok(0), |mut r| Ok(u64::try_from(r.maybe_int()?.unwrap_or(0)).unwrap_or(0)))
+}
+
+/// About how many rows a table has.
+fn about(c: &Connection, table: &str) -> Result<u64, StoreError> {
+    let few = number(c, &format!("SELECT count(*) FROM (SELECT 1 FROM {table} LIMIT {EXACT})"), &[])?;
+    if few < EXACT.unsigned_abs() {
+        return Ok(few);
+    }
+    let end = |which: &str| rows(c, &format!("SELECT {which}(rowid) FROM {table}"), &[])?.into_iter().next().map_or(Ok(0), |mut r| r.int());
+    let (first, last) = (end("min")?, end("max")?);
+    let step = (last - first) / STRETCHES;
+    if step <= LENGTH {
+        return number(c, &format!("SELECT count(*) FROM {table}"), &[]);
+    }
+    let stretch = format!("SELECT count(*) FROM {table} WHERE rowid >= $1 AND rowid < $2");
+    let mut seen = 0;
+    for n in 0..STRETCHES {
+        // Not always at the same place of a step: what comes in rounds would be seen always or never.
+        let from = first + n * step + (n * 7919) % (step - LENGTH);
+        seen += number(c, &stretch, args![from, from + LENGTH])?;
+    }
+    let of = u128::from((last - first).unsigned_abs()) + 1;
+    let all = u128::from(seen) * of / u128::from((STRETCHES * LENGTH).unsigned_abs());
+    Ok(u64::try_from(all).unwrap_or(u64::MAX).max(few))
+}
+
 fn cell(value: ValueRef<'_>) -> Result<Cell, StoreError> {
     match value {
         ValueRef::Null => Ok(Cell::Null),
@@ -109,6 +140,15 @@ fn cell(value: ValueRef<'_>) -> Result<Cell, StoreError> {
         }
         ValueRef::Real(_) => Err(StoreError::Corrupt("a column holds a fraction".to_owned())),
     }
+}
+
+fn give_back(c: &Connection) -> Result<(), StoreError> {
+    let pragma = |sql| c.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(|e| fault(&e));
+    let (free, all) = (pragma("PRAGMA freelist_count")?, pragma("PRAGMA page_count")?);
+    if free <= KEPT_FREE || free <= all / 4 {
+        return Ok(());
+    }
+    c.execute_batch(&format!("PRAGMA incremental_vacuum({})", GIVEN_BACK.min(free - KEPT_FREE))).map_err(|e| fault(&e))
 }
 
 /// The writing connection.
@@ -180,6 +220,10 @@ impl Write for Writer {
         // Looked at again behind it: what was committed to files that are gone is not durable.
         std::future::ready(run(&self.connection, "COMMIT", &[]).and_then(|_| self.present()))
     }
+    /// Gives pages back while more than a quarter of the file is free: what will be used again soon is not moved about.
+    fn tidy(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(self.present().and_then(|()| give_back(&self.connection)))
+    }
     fn rollback(&mut self) -> impl Future<Output = ()> + Send {
         if !self.connection.is_autocommit()
             && let Err(error) = run(&self.connection, "ROLLBACK", &[])
@@ -241,10 +285,12 @@ impl Reader {
         self.connection.as_ref().ok_or_else(|| StoreError::Unavailable("the connection is closed".to_owned()))
     }
 
-    /// Rows per table.
+    /// Rows per table: exactly while they are few, else as many as a sample of the row ids lets expect. Never the work of reading a table.
     pub(crate) fn count(&self) -> Result<Vec<(&'static str, u64)>, StoreError> {
-        let count = |sql| rows(self.connection()?, sql, &[])?.into_iter().next().map_or(Ok(0), |mut r| r.place());
-        COUNTS.into_iter().map(|(table, sql)| Ok((table, count(sql)?))).collect()
+        let c = self.connection()?;
+        let mut counts = COUNTED.into_iter().map(|table| Ok((table, about(c, table)?))).collect::<Result<Vec<_>, StoreError>>()?;
+        counts.push(("events", number(c, EVENTS, &[])?));
+        Ok(counts)
     }
 }
 

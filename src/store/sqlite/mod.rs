@@ -37,7 +37,7 @@ use crate::{
 };
 
 pub(crate) const MIGRATIONS: &[Migration] =
-    migrations!("sqlite": 1 "0001_ledger", 2 "0002_ends", 3 "0003_waiting", 4 "0004_participants", 5 "0005_api_keys");
+    migrations!("sqlite": 1 "0001_ledger", 2 "0002_ends", 3 "0003_waiting", 4 "0004_participants", 5 "0005_api_keys", 6 "0006_growth");
 
 /// Counting rows walks indexes: not more often than this.
 const COUNTS_FOR: Duration = Duration::from_secs(5);
@@ -199,6 +199,12 @@ impl Drop for Sqlite {
             let _ = thread.join();
         }
     }
+}
+
+/// A writing connection for a test.
+#[cfg(test)]
+pub(crate) fn writer(path: &Path) -> Writer {
+    Writer::open(path).expect("opens")
 }
 
 fn file_error(path: &Path, why: &impl ToString) -> OpenError {
