@@ -395,7 +395,8 @@ fn refusal<B>(status: StatusCode) -> Response<Reply<B>> {
 
 /// An answer's body, or that of a refusal.
 enum Reply<B> {
-    Body(B, Busy),
+    /// With what keeps its connection in use.
+    Body(B, #[expect(dead_code, reason = "counts by being there")] Busy),
     Refusal(Option<Bytes>),
 }
 

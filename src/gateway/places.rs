@@ -66,7 +66,7 @@ impl Places {
     #[must_use]
     pub fn new(name: &'static str, most: usize, of_source: usize) -> Arc<Self> {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
-        let of_source = if of_source == 0 { (most / 4 * 3).max(1) } else { of_source };
+        let of_source = if of_source == 0 { most - most / 4 } else { of_source };
         let room = Arc::new(Semaphore::new(most));
         Arc::new(Self { name, most, of_source, room, turn: AtomicU64::new(1), held: Mutex::default() })
     }
@@ -90,6 +90,7 @@ impl Places {
     pub async fn enter(self: &Arc<Self>, source: Option<IpAddr>, guest: Arc<dyn Guest>) -> Result<Place, TooMany> {
         let source = source.map(whole);
         if let Some(source) = source
+            && self.of_source < self.most
             && self.held.lock().of.get(&source).is_some_and(|held| *held >= self.of_source)
             && !self.make_room(1, Some(source))
         {
