@@ -4,6 +4,7 @@ use ledger::{Artefact, Change, Committed, Event, Guarded, ObjectKind, Outcome, R
 
 use crate::{
     exec::{Exec, Value, Write, args, place, row},
+    group::{self, Reads},
     statements::{self as sql, Many, SIZES},
 };
 
@@ -104,7 +105,15 @@ impl<'a> Batch<'a> {
     /// The quick pass. `None`: a change has to be undone on its own.
     async fn together<W: Write>(&mut self, w: &mut W, asks: &'a [Ask]) -> Result<Option<Vec<Answer>>, StoreError> {
         let mut answers = Vec::with_capacity(asks.len());
-        for ask in asks {
+        while let Some((ask, _)) = asks.get(answers.len()..).and_then(<[Ask]>::split_first) {
+            if W::TOGETHER && asks.len() > 1 {
+                match self.run(w, asks.get(answers.len()..).unwrap_or_default(), &mut answers).await {
+                    Ok(0) => {}
+                    Ok(_) => continue,
+                    Err(fault @ StoreError::Unavailable(_)) => return Err(fault),
+                    Err(_) => return Ok(None),
+                }
+            }
             let (puts, revocations) = (self.puts.len(), self.committed.revocations.len());
             match self.steps(w, ask, true).await {
                 Ok(Went::Well) => answers.push(Ok(self.tell(ask))),
@@ -122,11 +131,43 @@ impl<'a> Batch<'a> {
             }
         }
         let wanted = self.puts.len() as u64;
-        match insert_many(w, &sql::PUT_ARTEFACTS, &self.puts).await {
+        match w.put(&self.puts).await {
             Ok(stored) => Ok((stored == wanted).then_some(answers)),
             Err(StoreError::Corrupt(_)) if asks.len() > 1 => Ok(None),
             Err(fault) => Err(fault),
         }
+    }
+
+    /// Decides the run that these changes begin with, together; returns how many it had. One alone is none.
+    async fn run<W: Write>(&mut self, w: &mut W, asks: &'a [Ask], answers: &mut Vec<Answer>) -> Result<usize, StoreError> {
+        let run = group::run(asks.iter().map(|ask| ask.steps.as_slice()));
+        if run.len() < 2 {
+            return Ok(0);
+        }
+        let reads: Vec<Reads<'_>> = run.iter().flat_map(|plain| plain.reads.iter().map(|(_, read)| *read)).collect();
+        let mut stands = if reads.is_empty() { Vec::new() } else { w.stand(&reads).await? }.into_iter();
+        // The first guard of each that refuses, if one does; who is not refused takes.
+        let refused: Vec<Option<usize>> = run
+            .iter()
+            .map(|plain| {
+                let all = plain.reads.iter().map(|(at, _)| (*at, stands.next().unwrap_or(false))).collect::<Vec<_>>();
+                all.into_iter().find(|(_, stands)| !stands).map(|(at, _)| at)
+            })
+            .collect();
+        let through = |refused: &Option<usize>| refused.is_none();
+        let takes = run.iter().zip(&refused).filter(|(_, r)| through(r)).filter_map(|(p, _)| p.takes.map(|(_, takes)| takes)).collect::<Vec<_>>();
+        let mut taken = if takes.is_empty() { Vec::new() } else { w.take(&takes).await? }.into_iter();
+        for ((plain, refused), ask) in run.iter().zip(refused).zip(asks) {
+            let refused = refused.or_else(|| plain.takes.filter(|_| !taken.next().unwrap_or(false)).map(|(at, _)| at));
+            answers.push(Ok(match refused {
+                Some(step) => Outcome::Refused(Guarded { step }),
+                None => {
+                    self.puts.extend(&plain.puts);
+                    self.tell(ask)
+                }
+            }));
+        }
+        Ok(run.len())
     }
 
     /// The careful pass: a savepoint around each change.
@@ -160,8 +201,7 @@ impl<'a> Batch<'a> {
         let head = self.committed.head;
         let moved = head != self.before;
         if moved {
-            insert_many(w, &sql::APPEND_EVENTS, &self.committed.events).await?;
-            w.run(sql::SET_HEAD, args![place(head)?, self.hash.as_slice()]).await?;
+            w.append(&self.committed.events, head, &self.hash).await?;
         }
         w.commit(moved.then_some(head)).await?;
         Ok(Done { answers, before: self.before, committed: self.committed })

@@ -1,5 +1,6 @@
 //! What every engine must do: one list of tests, run on SQLite always and on PostgreSQL where
 //! `DOORWARD_TEST_POSTGRES` names a server on which databases may be created.
+mod batches;
 mod changes;
 pub(crate) mod kit;
 mod ledger_rows;
@@ -31,6 +32,10 @@ async fn run(mut world: World, test: impl AsyncFnOnce(&mut World)) {
 }
 
 contract! {
+    batches::each_of_a_batch_is_answered_as_if_alone,
+    batches::a_batch_that_is_broken_off_leaves_nothing,
+    batches::callers_that_go_away_while_they_wait_disturb_nobody,
+    batches::what_is_read_is_what_was_committed_last_whoever_asks,
     changes::a_consume_raced_200_times_wins_once,
     changes::a_put_of_a_taken_id_is_refused,
     changes::of_many_who_rotate_one_secret_one_goes_on_and_none_once_its_grant_ended,
