@@ -13,7 +13,7 @@ use oxide_auth::{
 };
 use url::Url;
 
-use super::{FAR, grant, pkce, refusal};
+use super::{grant, pkce, receipt as refreshed, refusal};
 use crate::OAuthError;
 
 /// A redemption whose client is authenticated and whose code was found.
@@ -119,8 +119,7 @@ fn extend(extensions: &mut Extensions, verifier: Option<&str>) -> Result<Extensi
 
 /// What the machine is told was issued: the tokens themselves are none of its business.
 fn receipt() -> Result<IssuedToken, OAuthError> {
-    let until = FAR.parse().map_err(|_| OAuthError::fault("a constant time does not parse"))?;
-    Ok(IssuedToken { token: String::new(), refresh: None, until, token_type: TokenType::Bearer })
+    Ok(IssuedToken { token: String::new(), refresh: None, until: refreshed()?.until, token_type: TokenType::Bearer })
 }
 
 fn refused(error: Error) -> OAuthError {

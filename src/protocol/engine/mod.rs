@@ -7,9 +7,14 @@ pub(crate) mod code;
 pub(crate) mod pkce;
 pub(crate) mod refresh;
 
+use std::sync::LazyLock;
+
 use oxide_auth::{
     code_grant::error::AccessTokenErrorType,
-    primitives::grant::{Extensions, Grant},
+    primitives::{
+        grant::{Extensions, Grant},
+        issuer::{RefreshedToken, TokenType},
+    },
 };
 use url::Url;
 
@@ -18,6 +23,21 @@ use crate::{Code, OAuthError};
 /// What the machines are shown instead of a secret, and as the end of things whose end was checked before.
 const FAR: &str = "9999-12-31T23:59:59Z";
 
+/// What the machines are told was issued, with that end: read once.
+static RECEIPT: LazyLock<Option<RefreshedToken>> = LazyLock::new(|| {
+    Some(RefreshedToken { token: String::new(), refresh: None, until: FAR.parse().ok()?, token_type: TokenType::Bearer })
+});
+/// The address of a grant that has none.
+static NOWHERE: LazyLock<Option<Url>> = LazyLock::new(|| Url::parse("about:blank").ok());
+
+fn receipt() -> Result<RefreshedToken, OAuthError> {
+    RECEIPT.clone().ok_or_else(|| OAuthError::fault("a constant time does not parse"))
+}
+
+fn nowhere() -> Result<Url, OAuthError> {
+    NOWHERE.clone().ok_or_else(|| OAuthError::fault("a constant URI does not parse"))
+}
+
 /// A grant in the machines' vocabulary.
 fn grant(client_id: &str, owner: &str, scope: &str, redirect_uri: Url, extensions: Extensions) -> Result<Box<Grant>, OAuthError> {
     Ok(Box::new(Grant {
@@ -25,7 +45,7 @@ fn grant(client_id: &str, owner: &str, scope: &str, redirect_uri: Url, extension
         client_id: client_id.to_owned(),
         scope: scope.parse().map_err(|_| OAuthError::fault("a stored scope does not parse"))?,
         redirect_uri,
-        until: FAR.parse().map_err(|_| OAuthError::fault("a constant time does not parse"))?,
+        until: receipt()?.until,
         extensions,
     }))
 }

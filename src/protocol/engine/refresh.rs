@@ -3,14 +3,10 @@ use std::borrow::Cow;
 
 use oxide_auth::{
     code_grant::refresh::{Error, Input, Output, Refresh, Request},
-    primitives::{
-        grant::Extensions,
-        issuer::{RefreshedToken, TokenType},
-    },
+    primitives::grant::Extensions,
 };
-use url::Url;
 
-use super::{FAR, grant, refusal};
+use super::{grant, nowhere, receipt, refusal};
 use crate::{OAuthError, Scope};
 
 /// A refresh whose client is authenticated and whose token was found.
@@ -85,13 +81,7 @@ pub(crate) fn refresh<T>(refreshing: &Refreshing<'_>, issue: impl FnOnce(&Scope)
 
 fn recovered(refreshing: &Refreshing<'_>) -> Result<Box<oxide_auth::primitives::grant::Grant>, OAuthError> {
     // The machine's grant needs an address; a refresh has none.
-    let nowhere = Url::parse("about:blank").map_err(|_| OAuthError::fault("a constant URI does not parse"))?;
-    grant(refreshing.stored_client, refreshing.subject, refreshing.stored_scope, nowhere, Extensions::new())
-}
-
-fn receipt() -> Result<RefreshedToken, OAuthError> {
-    let until = FAR.parse().map_err(|_| OAuthError::fault("a constant time does not parse"))?;
-    Ok(RefreshedToken { token: String::new(), refresh: None, until, token_type: TokenType::Bearer })
+    grant(refreshing.stored_client, refreshing.subject, refreshing.stored_scope, nowhere()?, Extensions::new())
 }
 
 fn refused(error: Error) -> OAuthError {
