@@ -4,6 +4,7 @@
 pub mod apache;
 pub mod apart;
 pub mod authority;
+pub mod balancer;
 pub mod chrome;
 pub mod dpop;
 pub mod entrance;
@@ -22,6 +23,7 @@ pub mod own_redis;
 pub mod page;
 pub mod pki;
 pub mod raw;
+pub mod redis_cluster;
 pub mod registrant;
 pub mod script;
 pub mod seed;

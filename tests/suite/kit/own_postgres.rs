@@ -77,6 +77,22 @@ impl OwnPostgres {
         Some(own)
     }
 
+    /// A streaming replica of this one, in step with it.
+    pub fn replica(&self) -> Self {
+        let home = tempfile::Builder::new().prefix("doorward-postgres-").tempdir().expect("a directory");
+        if as_postgres("").len() > 1 {
+            let done = Command::new("chown").arg("postgres").arg(home.path()).status().expect("chown");
+            assert!(done.success(), "chown postgres");
+        }
+        let mut copy = command(&as_postgres(self.bin.join("pg_basebackup").to_str().expect("UTF-8")));
+        copy.args(["-d", &self.url(), "-R", "-X", "stream", "-c", "fast", "--no-sync", "-D"]).arg(home.path().join("data"));
+        let done = copy.output().expect("pg_basebackup runs");
+        assert!(done.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&done.stderr));
+        let mut own = Self { home, bin: self.bin.clone(), port: free_port(), running: None };
+        own.up();
+        own
+    }
+
     /// Starts it (again) and waits until it takes connections.
     pub fn up(&mut self) {
         let mut words: Vec<String> = ["-c", WATCHER, "watcher"].map(str::to_owned).to_vec();
