@@ -431,3 +431,22 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Rewound<T> {
         self.io.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what an asynchronous function of a connection makes.
+    fn size<'a, T, F: Future>(_: impl FnOnce(&'a Rc<Worker>, T, Opened) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_holds_no_buffer_in_its_task() {
+        let (plain, tls) = (
+            size(connection::<tokio::net::TcpStream>),
+            size(connection::<Box<tokio_rustls::server::TlsStream<tokio::net::TcpStream>>>),
+        );
+        assert!(plain <= 1536 && tls <= 1536, "plain {plain}, TLS {tls}");
+    }
+}
