@@ -80,7 +80,6 @@ pub fn spawn(tasks: &TaskTracker, stop: &CancellationToken, job: impl Future<Out
 }
 
 async fn purge(store: &dyn Store, clock: &dyn Clock, revoked: &RevocationSet) {
-    let purged = metrics::counter!("store_purged_rows_total");
     let runs = metrics::counter!("store_purge_runs_total");
     let mut ticks = interval(PURGE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

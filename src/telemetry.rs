@@ -13,12 +13,12 @@ use anyhow::Context as _;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{
     Layer as _,
-    filter::{LevelFilter, Targets},
+    filter::{FilterExt as _, LevelFilter, Targets},
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
 
-use crate::config::LogSection;
+use crate::{config::LogSection, log_bounds::Bounds};
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
@@ -40,7 +40,7 @@ pub fn start_logs(log: &LogSection) -> anyhow::Result<()> {
     };
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
     let layer = if log.format == "json" { layer.json().flatten_event(true).boxed() } else { layer.boxed() };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().context("logging is already started")
+    tracing_subscriber::registry().with(layer.with_filter(filter.and(Bounds::default()))).try_init().context("logging is already started")
 }
 
 /// What is logged. Below a warning the TLS library writes out what it sends, session tickets among it: whoever reads those could go on with
@@ -121,12 +121,18 @@ fn describe() {
     metrics::describe_counter!("assertions_signed_total", "Assertions signed for upstreams; most requests send one that is kept");
     metrics::describe_counter!("client_crl_reads_total", "Revocation lists of client certificates read anew or refused, by outcome");
     metrics::describe_counter!("client_ocsp_questions_total", "Questions to OCSP responders about client certificates, by outcome");
+    metrics::describe_counter!("log_lines_dropped_total", "Log lines of one place beyond so many a second");
+    metrics::describe_counter!("connections_evicted_total", "Unused connections that made room, by listener");
+    metrics::describe_counter!("connections_refused_total", "Connections of a source that held too many, by listener");
+    metrics::describe_counter!("password_queue_refused_total", "Passwords that found no place in the queue (full) or lost it to another source");
     metrics::describe_counter!("store_purged_rows_total", "Expired rows deleted");
+    metrics::describe_counter!("store_purge_runs_total", "Rounds of deleting expired rows that began");
     metrics::describe_gauge!("db_rows", "Rows by table");
     metrics::describe_gauge!("cache_entries", "Entries by cache");
     metrics::describe_gauge!("process_resident_memory_bytes", "Resident memory");
     metrics::describe_gauge!("process_open_fds", "Open file descriptors");
     metrics::describe_gauge!("connections_open", "Open connections by listener");
+    metrics::describe_counter!("http_handed_over_total", "Connections that asked for something other than what machines ask all the time");
     metrics::describe_histogram!("revocation_propagation_seconds", "From the commit of a revocation to its being known at the edge");
     metrics::counter!("panics_total").increment(0);
     metrics::counter!("jwks_fetch_total").increment(0);
