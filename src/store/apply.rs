@@ -155,7 +155,8 @@ impl<'a> Batch<'a> {
             })
             .collect();
         let through = |refused: &Option<usize>| refused.is_none();
-        let takes = run.iter().zip(&refused).filter(|(_, r)| through(r)).filter_map(|(p, _)| p.takes.map(|(_, takes)| takes)).collect::<Vec<_>>();
+        let takes =
+            run.iter().zip(&refused).filter(|(_, r)| through(r)).filter_map(|(p, _)| p.takes.map(|(_, takes)| takes)).collect::<Vec<_>>();
         let mut taken = if takes.is_empty() { Vec::new() } else { w.take(&takes).await? }.into_iter();
         for ((plain, refused), ask) in run.iter().zip(refused).zip(asks) {
             let refused = refused.or_else(|| plain.takes.filter(|_| !taken.next().unwrap_or(false)).map(|(at, _)| at));

@@ -180,7 +180,17 @@ impl<B: Backend> Store for Engine<B> {
         read::sessions(&mut self.backend.reader().await?, subject, self.shared.clock.now(), after, limit).await
     }
     async fn consent(&self, subject: &str, client_id: &str) -> Result<Option<Consent>, StoreError> {
-        read::consent(&mut self.backend.reader().await?, subject, client_id).await
+        let Some(recent) = self.shared.recent() else {
+            return read::consent(&mut self.backend.reader().await?, subject, client_id).await;
+        };
+        self.backend.present()?;
+        let began = match recent.consent(subject, client_id) {
+            Ok(found) => return Ok(found),
+            Err(began) => began,
+        };
+        let found = read::consent(&mut self.backend.reader().await?, subject, client_id).await?;
+        recent.read_consent(began, (subject, client_id), found.as_ref());
+        Ok(found)
     }
 
     async fn object(&self, kind: ObjectKind, id: &str) -> Result<Option<Object>, StoreError> {

@@ -6,8 +6,9 @@
 use std::{borrow::Borrow, hash::Hash, sync::Arc};
 
 use ahash::{AHashMap, RandomState};
-use ledger::{Artefact, ArtefactKind, Grant, Session, Step};
+use ledger::{Artefact, ArtefactKind, Consent, Grant, Session, Step};
 use parking_lot::Mutex;
+use serde_json::Value;
 
 /// Parts that are locked on their own.
 const STRIPES: usize = 16;
@@ -133,6 +134,27 @@ pub(crate) struct Recent {
     browsers: Rows<Vec<u8>, Artefact>,
     grants: Rows<String, Grant>,
     sessions: Rows<String, Session>,
+    /// By person and client; also that there is none.
+    consents: Rows<String, Option<Consent>>,
+}
+
+/// About how many octets a document takes.
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::String(text) => 32 + text.len(),
+        Value::Array(items) => 32 + items.iter().map(weight).sum::<usize>(),
+        Value::Object(members) => 64 + members.iter().map(|(name, value)| 32 + name.len() + weight(value)).sum::<usize>(),
+        _ => 32,
+    }
+}
+
+fn small(grant: &Grant) -> bool {
+    grant.scope.len() + weight(&grant.document) <= LONGEST
+}
+
+/// Neither name has a line feed in it where it is kept.
+fn both(subject: &str, client_id: &str) -> Option<String> {
+    (!subject.contains('\n') && !client_id.contains('\n')).then(|| format!("{subject}\n{client_id}"))
 }
 
 impl Recent {
@@ -144,6 +166,7 @@ impl Recent {
             browsers: Rows::new(),
             grants: Rows::new(),
             sessions: Rows::new(),
+            consents: Rows::new(),
         }
     }
 
@@ -185,7 +208,7 @@ impl Recent {
 
     /// What a read of a grant found.
     pub(crate) fn read_grant(&self, began: Began, found: Option<&Grant>) {
-        if let Some(found) = found {
+        if let Some(found) = found.filter(|grant| small(grant)) {
             self.grants.read(began, found.id.clone(), found.clone());
         }
     }
@@ -198,6 +221,19 @@ impl Recent {
     pub(crate) fn read_session(&self, began: Began, found: Option<&Session>) {
         if let Some(found) = found {
             self.sessions.read(began, found.id.clone(), found.clone());
+        }
+    }
+
+    /// What a person allowed a client, if that is known; or where a read of it begins.
+    pub(crate) fn consent(&self, subject: &str, client_id: &str) -> Result<Option<Consent>, Option<Began>> {
+        let key = both(subject, client_id).ok_or(None)?;
+        self.consents.find(key.as_str()).map(|found| (*found).clone()).map_err(Some)
+    }
+
+    /// What a read of it found.
+    pub(crate) fn read_consent(&self, began: Option<Began>, (subject, client_id): (&str, &str), found: Option<&Consent>) {
+        if let (Some(began), Some(key)) = (began, both(subject, client_id)) {
+            self.consents.read(began, key, found.cloned());
         }
     }
 
@@ -227,7 +263,8 @@ impl Recent {
                         });
                     }
                 }
-                Step::StartGrant(grant) => self.grants.wrote(grant.id.clone(), grant),
+                Step::StartGrant(grant) if small(&grant) => self.grants.wrote(grant.id.clone(), grant),
+                Step::StartGrant(grant) => self.grants.drop_one(grant.id.as_str()),
                 Step::UpdateGrant { id, .. } | Step::EndGrant { id, .. } => self.grants.drop_one(id.as_str()),
                 Step::EndGrantsOf { subject, client_id, .. } => self
                     .grants
@@ -237,6 +274,23 @@ impl Recent {
                 Step::UpdateSession(session) => self.sessions.drop_one(session.id.as_str()),
                 Step::EndSession { id, .. } => self.sessions.drop_one(id.as_str()),
                 Step::EndSessionsOf { subject, .. } => self.sessions.drop_if(|s| s.subject == subject),
+                Step::PutConsent(consent) => {
+                    if let Some(key) = both(&consent.subject, &consent.client_id) {
+                        self.consents.wrote(key, Some(consent));
+                    }
+                }
+                Step::ForgetConsents { subject, client_id: Some(client_id) } => {
+                    if let Some(key) = both(&subject, &client_id) {
+                        self.consents.drop_one(key.as_str());
+                    }
+                }
+                // Known to be absent stays known.
+                Step::ForgetConsents { subject, client_id: None } => {
+                    self.consents.drop_if(|c| c.as_ref().is_some_and(|c| c.subject == subject));
+                }
+                Step::ForgetConsentsOfClient { client_id } => {
+                    self.consents.drop_if(|c| c.as_ref().is_some_and(|c| c.client_id == client_id));
+                }
                 // Named one by one, so that a new step is thought of here.
                 Step::GrantLive { .. }
                 | Step::SessionLive { .. }
@@ -247,9 +301,6 @@ impl Recent {
                 | Step::DeleteObject { .. }
                 | Step::PutSecret { .. }
                 | Step::RemoveSecret { .. }
-                | Step::PutConsent(_)
-                | Step::ForgetConsents { .. }
-                | Step::ForgetConsentsOfClient { .. }
                 | Step::PutKey(_)
                 | Step::MoveKey { .. }
                 | Step::RemoveKey { .. }
@@ -268,6 +319,7 @@ impl Recent {
         }
         self.grants.drop_if(|_| true);
         self.sessions.drop_if(|_| true);
+        self.consents.drop_if(|_| true);
     }
 }
 
@@ -349,10 +401,33 @@ mod tests {
     }
 
     #[test]
+    fn what_was_allowed_is_known_until_it_is_forgotten_and_so_is_that_nothing_was() {
+        let recent = Recent::new();
+        let allowed = |client: &str| Consent { subject: "s".into(), client_id: client.into(), scopes: vec!["a".into()], granted_at: 1 };
+        let nothing = recent.consent("s", "c").expect_err("unknown");
+        recent.read_consent(nothing, ("s", "c"), None);
+        assert_eq!(recent.consent("s", "c").expect("known"), None);
+        recent.committed(vec![Step::PutConsent(allowed("c")), Step::PutConsent(allowed("d"))]);
+        assert_eq!(recent.consent("s", "c").expect("known"), Some(allowed("c")));
+        recent.committed(vec![Step::ForgetConsents { subject: "s".into(), client_id: Some("c".into()) }]);
+        assert!(recent.consent("s", "c").is_err() && recent.consent("s", "d").is_ok());
+        recent.committed(vec![Step::ForgetConsentsOfClient { client_id: "d".into() }]);
+        assert!(recent.consent("s", "d").is_err());
+        recent.committed(vec![Step::PutConsent(allowed("c")), Step::ForgetConsents { subject: "s".into(), client_id: None }]);
+        assert!(recent.consent("s", "c").is_err());
+        assert!(recent.consent("s\nc", "d").expect_err("not kept").is_none());
+    }
+
+    #[test]
     fn rows_and_their_octets_are_bounded() {
         let recent = Recent::new();
         recent.committed(vec![Step::Put(row(1, &"x".repeat(LONGEST + 1)))]);
         assert!(recent.artefact(ArtefactKind::Refresh, &[1]).is_err());
+        let large = Grant { document: serde_json::json!({ "details": vec!["x".repeat(100); 30] }), ..grant("large", "s", "s") };
+        recent.committed(vec![Step::StartGrant(large.clone())]);
+        let began = recent.grant("large").expect_err("too large");
+        recent.read_grant(began, Some(&large));
+        assert!(recent.grant("large").is_err());
         for n in 0..20_000_u32 {
             recent.committed(vec![Step::Put(Artefact { id: n.to_be_bytes().to_vec(), ..row(0, "{}") })]);
         }

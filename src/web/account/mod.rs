@@ -18,7 +18,7 @@ use std::{convert::Infallible, net::IpAddr, sync::Arc};
 use accounts::session::{self, Ending};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use http::{StatusCode, header::CONTENT_TYPE, request::Parts};
-use ledger::{Change, ObjectKind, Session, StoreError};
+use ledger::{Change, Session, StoreError};
 use protocol::{authorize::Params, logout};
 
 use crate::{App, limits, oauth, pages::Refused, reply::Failed};
@@ -67,7 +67,7 @@ impl FromRequest<Arc<App>> for Posted {
 
 /// How pages call a person: the username.
 pub(crate) async fn name_of(app: &App, subject: &str) -> Result<String, StoreError> {
-    Ok(app.store.object(ObjectKind::User, subject).await?.map_or_else(|| subject.to_owned(), |user| user.key))
+    Ok(app.catalog.user(subject).await?.map_or_else(|| subject.to_owned(), |user| user.username.clone()))
 }
 
 /// The change that ends a session and what ends with it.
