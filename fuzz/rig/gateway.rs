@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::upstream::Upstream;
 
+/// How long an answer may take.
+const LONG: Duration = Duration::from_secs(10);
 const ISSUER: &str = "https://id.example.com";
 
 struct Wall;
@@ -106,26 +108,31 @@ impl Rig {
         Self { at, upstream, _runtime: runtime }
     }
 
-    /// Sends octets in two pieces and returns all that comes back until the other side closes. `half`: our side is closed at once.
+    /// Sends octets in two pieces and returns all that comes back until the other side closes. `half`: our side is closed once nothing comes
+    /// back for a moment, or else the other side would wait for more.
     ///
     /// # Panics
     /// If the gateway neither answers nor closes within ten seconds, or cannot be reached.
     pub fn exchange(&self, octets: &[u8], cut: usize, half: bool) -> Vec<u8> {
         let mut stream = TcpStream::connect(self.at).expect("the gateway listens");
         let _ = stream.set_nodelay(true);
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time");
+        let mut waiting = half;
+        stream.set_read_timeout(Some(if half { Duration::from_millis(2) } else { LONG })).expect("a time");
         let (first, rest) = octets.split_at(cut.min(octets.len()));
         // It may have refused and closed before it heard all.
         let _ = stream.write_all(first).and_then(|()| stream.write_all(rest));
-        if half {
-            let _ = stream.shutdown(Shutdown::Write);
-        }
         let (mut out, mut piece) = (Vec::new(), [0; 16_384]);
         loop {
             match stream.read(&mut piece) {
                 Ok(0) => return out,
                 Ok(n) => out.extend_from_slice(&piece[..n]),
                 Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                    if waiting {
+                        waiting = false;
+                        let _ = stream.shutdown(Shutdown::Write);
+                        stream.set_read_timeout(Some(LONG)).expect("a time");
+                        continue;
+                    }
                     panic!("neither an answer nor an end: {:?} after {:?}", String::from_utf8_lossy(&out), String::from_utf8_lossy(octets));
                 }
                 Err(_) => return out,

@@ -33,6 +33,8 @@ pub enum Read {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Request,
+    /// A request as a client wrote it: octets beyond ASCII in its target may be escaped on the way.
+    Offered,
     /// An answer; to a HEAD request.
     Answer(bool),
 }
@@ -70,11 +72,11 @@ fn head(octets: &[u8], kind: Kind) -> Result<Option<(Head, usize)>, &'static str
     let mut parts = first.splitn(3, ' ');
     let line = [(); 3].map(|()| parts.next().unwrap_or_default().to_owned());
     match kind {
-        Kind::Request => {
+        Kind::Request | Kind::Offered => {
             if line[0].is_empty() || !line[0].bytes().all(token) {
                 return Err("method");
             }
-            if line[1].is_empty() || !line[1].bytes().all(|b| b.is_ascii_graphic()) {
+            if line[1].is_empty() || !line[1].bytes().all(|b| b.is_ascii_graphic() || (kind == Kind::Offered && !b.is_ascii())) {
                 return Err("target");
             }
             if !matches!(line[2].as_str(), "HTTP/1.1" | "HTTP/1.0") {
@@ -186,7 +188,7 @@ pub fn read(octets: &[u8], kind: Kind, ended: bool) -> Read {
         let length: usize = std::str::from_utf8(length).ok().and_then(|l| l.parse().ok()).unwrap_or(usize::MAX);
         let used = length.min(rest.len());
         (rest[..used].to_vec(), used, used == length)
-    } else if matches!(kind, Kind::Request) {
+    } else if !matches!(kind, Kind::Answer(_)) {
         (Vec::new(), 0, true)
     } else {
         (rest.to_vec(), rest.len(), ended)
@@ -198,7 +200,7 @@ pub fn read(octets: &[u8], kind: Kind, ended: bool) -> Read {
 pub fn all(mut octets: &[u8], kind: Kind) -> (Vec<Message>, Option<&'static str>, usize) {
     let mut out = Vec::new();
     loop {
-        if matches!(kind, Kind::Request) {
+        if !matches!(kind, Kind::Answer(_)) {
             while let Some(rest) = octets.strip_prefix(b"\r\n") {
                 octets = rest;
             }

@@ -85,13 +85,13 @@ fn badly(answers: &[u8], sent: &[Message]) -> Option<String> {
 
 fn tried(octets: &[u8], cut: usize) -> Option<String> {
     let second = octets.starts_with(b"PRI ");
-    let (mut sent, fault, left) = wire::all(octets, Kind::Request);
+    let (mut sent, fault, left) = wire::all(octets, Kind::Offered);
     let closed = !second && fault.is_none() && left == 0 && sent.iter().all(|message| message.whole);
     let mut octets = octets.to_vec();
     if closed {
         // Everything is answered in turn, and the last says that it is the last.
         octets.extend_from_slice(LAST);
-        sent = wire::all(&octets, Kind::Request).0;
+        sent = wire::all(&octets, Kind::Offered).0;
     }
     RIG.upstream.begin(Saying::Well);
     let answers = RIG.exchange(&octets, cut, !closed);

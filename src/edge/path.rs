@@ -127,6 +127,20 @@ fn escape(high: Option<u8>, low: Option<u8>) -> Option<u8> {
     Some(digit(high)? << 4 | digit(low)?)
 }
 
+/// A text with every octet escaped that is not ASCII (RFC 3986 §2.1); whatever was escaped stays as it is.
+#[must_use]
+pub fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 8);
+    for b in text.bytes() {
+        if b.is_ascii() {
+            out.push(char::from(b));
+        } else {
+            push_escaped(&mut out, b);
+        }
+    }
+    out
+}
+
 fn push_escaped(out: &mut String, b: u8) {
     const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
     out.push('%');
@@ -198,6 +212,11 @@ mod tests {
         ] {
             assert_eq!(normalise(path), Err(why), "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_not_ascii_is_escaped_once() {
+        assert_eq!(escaped("a=\u{a0}ä&b=%C3%A4"), "a=%C2%A0%C3%A4&b=%C3%A4");
     }
 
     #[test]

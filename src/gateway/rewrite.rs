@@ -69,13 +69,17 @@ fn forwarded(parts: &mut Parts, context: &Context<'_>) {
     }
 }
 
-/// The normal path, without the prefix if the route strips it; the query as it came.
+/// The normal path, without the prefix if the route strips it; the query as it came, but octets that no URL has (RFC 3986 §2) are escaped:
+/// some servers take one of them for a space, and the rest of the line for something else.
 fn retarget(parts: &mut Parts, context: &Context<'_>) -> Result<(), Refusal> {
     let path = if context.entry.strip { path::strip(context.path, &context.entry.prefix) } else { context.path };
-    if parts.uri.authority().is_none() && parts.uri.path() == path {
+    let query = parts.uri.query();
+    let ascii = query.is_none_or(str::is_ascii);
+    if ascii && parts.uri.authority().is_none() && parts.uri.path() == path {
         return Ok(());
     }
-    let target = match parts.uri.query() {
+    let target = match query {
+        Some(query) if !ascii => PathAndQuery::try_from(format!("{path}?{}", path::escaped(query))),
         Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
         None => PathAndQuery::try_from(path),
     };
