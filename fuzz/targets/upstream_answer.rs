@@ -33,6 +33,8 @@ fn tried(data: &[u8], octets: &[u8]) -> Option<String> {
                 }
                 break;
             }
+            // What broke off behind its head may end the client's connection before that head was sent: an error, never a whole answer.
+            Read::Unfinished if answer.is_empty() && !ended => break,
             Read::Unfinished => return Some(format!("half an answer: {:?}", String::from_utf8_lossy(&answer))),
             Read::Wrong(why) => return Some(format!("{why}: {:?}", String::from_utf8_lossy(&answer))),
         }
