@@ -93,6 +93,7 @@ fn every_request_that_was_taken_is_answered_and_the_process_ends_in_time() {
         let (public, gateway) = (server.listener("public"), server.listener("gateway"));
         let through =
             format!("GET /api/x HTTP/1.1\r\nHost: {gateway}\r\nAuthorization: Bearer {}\r\n\r\n", server.machine_token(&MACHINE, &[]));
+        let token = token_request(&public);
         let (answered, told_to_close, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
         let spin = |address: &str, request: &str, keep: bool| {
             let mut line = Line { address: address.to_owned(), stream: None };
@@ -114,7 +115,6 @@ fn every_request_that_was_taken_is_answered_and_the_process_ends_in_time() {
         };
         let mut status = None;
         std::thread::scope(|scope| {
-            let token = token_request(&public);
             let (public, gateway, token, through, spin) = (&public, &gateway, &token, &through, &spin);
             let spinning: Vec<_> = [
                 (public, token, true),

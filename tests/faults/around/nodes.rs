@@ -154,7 +154,8 @@ fn whatever_counts_once_is_won_once_by_three_nodes() {
         let pushed = text(&first.post("/par", &HOME, &form).expect(201).json(), "request_uri");
         let cookies = visitor.cookies.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join("; ");
         let went = nodes.race(|node| {
-            let request = client().get(nodes.at(node, "/authorize")).query(&[("client_id", HOME.id), ("request_uri", pushed.as_str())]);
+            let query = [("client_id", HOME.id), ("request_uri", pushed.as_str())];
+            let request = client().get(url::Url::parse_with_params(&nodes.at(node, "/authorize"), query).expect("a URL"));
             request.header("cookie", &cookies).go()
         });
         let codes = went.iter().filter(|answer| answer.header("location").contains("code=")).count();
