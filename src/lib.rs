@@ -13,6 +13,7 @@ pub mod jobs;
 pub mod key_uses;
 pub mod keys;
 pub mod listen;
+mod log_bounds;
 pub mod logins;
 pub mod observer;
 pub mod operations;

@@ -6,7 +6,9 @@ use parking_lot::Mutex;
 use crate::limit::{Counters, Quota, Verdict, gcra, refund};
 
 const SHARDS: usize = 64;
-/// The most keys a shard holds; 64 shards of them are about 20 MB of short keys.
+/// What guesses are counted by is kept apart: no other keys, however many somebody makes up, push it out.
+const GUESSES: [&str; 2] = ["login:", "user_code"];
+/// The most keys a shard holds; 64 shards of them are about 20 MB of short keys, and so are the 64 of guesses.
 const SHARD_MAX: usize = 4_096;
 /// Below this a shard is not worth sweeping.
 const SWEEP_FROM: usize = 64;
@@ -34,7 +36,7 @@ impl Memory {
     /// No key known.
     #[must_use]
     pub fn new() -> Self {
-        Self { hasher: RandomState::new(), shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Self { hasher: RandomState::new(), shards: (0..2 * SHARDS).map(|_| Mutex::default()).collect() }
     }
 
     /// How many keys are held.
@@ -50,7 +52,8 @@ impl Memory {
     }
 
     fn shard(&self, key: &str) -> Option<&Mutex<Shard>> {
-        self.shards.get(usize::try_from(self.hasher.hash_one(key)).unwrap_or(0) % SHARDS)
+        let bank = if GUESSES.iter().any(|prefix| key.starts_with(prefix)) { SHARDS } else { 0 };
+        self.shards.get(bank + usize::try_from(self.hasher.hash_one(key)).unwrap_or(0) % SHARDS)
     }
 
     /// One step of [`gcra`] for a key.
@@ -134,6 +137,18 @@ mod tests {
             memory.count(&format!("later {n}"), &quota, 1, 10_000_000);
         }
         assert!(memory.len() <= held.max(200_000));
+    }
+
+    #[test]
+    fn keys_that_somebody_makes_up_push_no_counted_guess_out() {
+        let (memory, guesses, month) = (Memory::new(), Quota::per(20, 600), Quota::per(1, 2_592_000));
+        for _ in 0..20 {
+            assert!(memory.count("login:pair:192.0.2.1:x", &guesses, 1, 1_000).allowed);
+        }
+        for n in 0..600_000 {
+            memory.count(&format!("route:header:{n}"), &month, 1, 1_000);
+        }
+        assert!(!memory.count("login:pair:192.0.2.1:x", &guesses, 0, 1_000).allowed);
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub struct App {
     pub trusted_proxies: Vec<IpNet>,
     /// Cancelled when the process drains.
     pub closing: CancellationToken,
+    /// Failures that are told by their number.
+    pub(crate) summaries: crate::summary::Summaries,
     /// Clients' failed authentications, by source.
     pub(crate) failures: Failures,
     /// Rings when something happened that a receiver of signals may want to hear of.
@@ -163,6 +165,7 @@ impl App {
             key_uses: parts.key_uses,
             trusted_proxies: parts.trusted_proxies,
             closing: parts.closing,
+            summaries: crate::summary::Summaries::default(),
             failures: Failures::default(),
             happened,
             policies,

@@ -86,6 +86,12 @@ impl Catalog {
         Ok(Some(known))
     }
 
+    /// Whether a client is in memory: asking for it costs no reading.
+    #[must_use]
+    pub fn remembers_client(&self, id: &str) -> bool {
+        self.clients.contains_key(id)
+    }
+
     /// The device that a client is, if it is one's.
     async fn device_of(&self, client_id: &str) -> Result<Option<Device>, StoreError> {
         let Some(row) = self.store.object(ObjectKind::DeviceBinding, &client_mark(client_id)).await? else { return Ok(None) };

@@ -20,7 +20,12 @@ use protocol::{
     registration::document::{self, ORIGIN},
 };
 
-use crate::{App, limits::Policy, pages::Refused, reply::Failed};
+use crate::{
+    App,
+    limits::{self, Policy},
+    pages::Refused,
+    reply::Failed,
+};
 
 /// Fetches that one source may cause.
 const OF_SOURCE: Policy = Policy { name: "client-metadata", quota: Quota { rate: 30, period_s: 60, burst: 30 } };
@@ -122,6 +127,8 @@ pub(crate) enum Trouble {
     Store(StoreError),
     /// Too many documents were asked for; seconds.
     Limited(i64),
+    /// The source named too many clients that there are not; seconds.
+    Unknown(i64),
 }
 
 impl From<StoreError> for Trouble {
@@ -134,6 +141,7 @@ impl From<Trouble> for Failed {
         match trouble {
             Trouble::Store(error) => Self::Store(error),
             Trouble::Limited(seconds) => Self::Limited(OF_SOURCE.waits(seconds)),
+            Trouble::Unknown(seconds) => Self::Limited(limits::UNKNOWN.waits(seconds)),
         }
     }
 }
@@ -142,6 +150,7 @@ impl From<Trouble> for Refused {
         match trouble {
             Trouble::Store(error) => error.into(),
             Trouble::Limited(seconds) => Self::crowded(seconds, (OF_SOURCE.name, OF_SOURCE.quota)),
+            Trouble::Unknown(seconds) => Self::crowded(seconds, (limits::UNKNOWN.name, limits::UNKNOWN.quota)),
         }
     }
 }
@@ -152,7 +161,15 @@ fn published(client: &Client) -> bool {
 
 /// The client of an id, at a front door: a registered one, or one whose document is fetched if it has not been looked at lately.
 pub(crate) async fn client(app: &App, id: &str, source: IpAddr) -> Result<Option<Arc<KnownClient>>, Trouble> {
+    if !app.catalog.remembers_client(id)
+        && let Some(seconds) = limits::unknown_wait(app, source).await
+    {
+        return Err(Trouble::Unknown(seconds));
+    }
     let known = app.catalog.client(id).await?;
+    if known.is_none() && !document::is_url(id) {
+        limits::unknown(app, source).await;
+    }
     if known.as_ref().is_some_and(|k| !published(&k.client)) || !document::is_url(id) {
         return Ok(known);
     }
@@ -168,7 +185,7 @@ pub(crate) async fn client(app: &App, id: &str, source: IpAddr) -> Result<Option
             Err(_) => Some(lane.lock().await),
         };
         if mine.is_some() && !fresh(app, id) {
-            look(app, id, source, known.is_none()).await?;
+            Box::pin(look(app, id, source, known.is_none())).await?;
         }
     }
     if usable(app, id) { Ok(app.catalog.client(id).await?) } else { Ok(None) }

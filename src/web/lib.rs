@@ -21,6 +21,7 @@ pub mod reply;
 pub mod routes;
 pub mod sessions;
 pub mod signals;
+mod summary;
 pub mod wire;
 
 pub use app::{App, Parts, Peer};

@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use edge::limit::Quota;
 use http::{HeaderMap, HeaderValue, header, request::Parts};
-use ledger::{Change, EventKind, NewEvent};
+use ledger::{EventKind, NewEvent};
 use moka::sync::Cache;
 use protocol::OAuthError;
 
@@ -13,10 +13,8 @@ use crate::{App, Peer};
 const FAILURES: Quota = Quota { rate: 200, period_s: 60, burst: 200 };
 /// The same with its name on the wire.
 pub(crate) const FAILURES_OF_ONE: Policy = Policy { name: "client-auth", quota: FAILURES };
-/// Failures of one source that are written to the ledger; the rest are counted only.
+/// Failures of one source that are written to the ledger one by one; of the rest the number is told.
 const TOLD: Quota = Quota { rate: 30, period_s: 60, burst: 30 };
-/// Failures of all sources together that are written to the ledger.
-const TOLD_TOGETHER: Quota = Quota { rate: 600, period_s: 60, burst: 600 };
 
 /// A quota as the wire names it (draft-ietf-httpapi-ratelimit-headers-10).
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +54,21 @@ impl Wait {
             }
         }
     }
+}
+
+/// Clients that there are not, named by one source, before only those are looked for that are known to be there.
+pub(crate) const UNKNOWN: Policy = Policy { name: "unknown-client", quota: Quota { rate: 1200, period_s: 60, burst: 1200 } };
+
+/// Seconds until the database is asked about another client that nobody has used lately, in the name of a source that asked for too many
+/// that there are not.
+pub(crate) async fn unknown_wait(app: &App, source: IpAddr) -> Option<i64> {
+    let verdict = app.counters.peek(&format!("unknown_client:{source}"), &UNKNOWN.quota, app.clock.now_ms()).await;
+    (!verdict.allowed).then(|| verdict.retry_after_s())
+}
+
+/// A source named a client that there is not.
+pub(crate) async fn unknown(app: &App, source: IpAddr) {
+    app.counters.hit(&format!("unknown_client:{source}"), &UNKNOWN.quota, 1, app.clock.now_ms()).await;
 }
 
 /// Where a request comes from: the peer, or what a trusted proxy says of it. IPv6 addresses count by their /64.
@@ -109,22 +122,24 @@ impl Failures {
     pub(crate) async fn count(&self, app: &App, endpoint: &'static str, source: IpAddr, client_id: &str, error: &OAuthError) {
         let (now_ms, id) = (app.clock.now_ms(), clip(client_id));
         metrics::counter!("client_auth_failed_total", "endpoint" => endpoint).increment(1);
-        let verdict = app.counters.hit(&format!("client_auth:{source}:{id}"), &FAILURES, 1, now_ms).await;
+        // As a hash: counters have one size.
+        let key = format!("client_auth:{source}:{}", tokens::hash::left_half(id));
+        let verdict = app.counters.hit(&key, &FAILURES, 1, now_ms).await;
         if !verdict.allowed {
             self.closed.insert((source, id.to_owned()), now_ms + verdict.retry_after_ms.max(1000));
             self.closed.run_pending_tasks();
         }
-        let told = app.counters.hit(&format!("client_auth_told:{source}"), &TOLD, 1, now_ms).await.allowed
-            && app.counters.hit("client_auth_told", &TOLD_TOGETHER, 1, now_ms).await.allowed;
-        if told {
+        if app.counters.hit(&format!("client_auth_told:{source}"), &TOLD, 1, now_ms).await.allowed {
             let event = NewEvent::new(EventKind::ClientAuthFailed, now_ms)
                 .client(if protocol::client::is_id(id) { id } else { "?" })
                 .with("source", source.to_string())
                 .with("endpoint", endpoint)
                 .with("reason", error.reason.as_ref());
-            if let Err(error) = app.store.apply(Change::new().event(event)).await {
+            if let Err(error) = app.summaries.tell(app, event).await {
                 tracing::warn!(%error, "a failed client authentication could not be recorded");
             }
+        } else {
+            app.summaries.add(app, EventKind::ClientAuthFailed);
         }
     }
 }

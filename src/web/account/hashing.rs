@@ -305,11 +305,11 @@ mod tests {
         let mut crowd: Vec<_> = (0..pool.queue()).map(|_| waits(&pool, 1)).collect();
         until(&pool, pool.queue()).await;
         let order = Arc::new(Mutex::new(Vec::new()));
-        let (others, told) = (pool.clone(), order.clone());
+        let (others, told, line) = (pool.clone(), order.clone(), pool.clone());
         let other = tokio::spawn(async move {
             others
                 .run(at(2), move || {
-                    let waiting = others.waiting();
+                    let waiting = line.waiting();
                     told.lock().push(waiting);
                 })
                 .await

@@ -221,7 +221,7 @@ async fn verified(app: &App, subject: &str, code: &str, address: IpAddr) -> Resu
     app.counters.hit(&counters.source, &quota(throttle::SOURCE), 1, now_ms).await;
     let reason = if step.is_some() { "otp used before" } else { "otp" };
     let event = NewEvent::new(EventKind::LoginFailed, now_ms).subject(subject).with("reason", reason).with("address", address.to_string());
-    app.store.apply(Change::new().event(event)).await?;
+    app.summaries.tell(app, event).await?;
     metrics::counter!("second_factors_total", "outcome" => "failed").increment(1);
     Ok(false)
 }

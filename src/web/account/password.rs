@@ -3,7 +3,7 @@ use std::net::IpAddr;
 
 use accounts::{User, password, throttle};
 use edge::limit::Quota;
-use ledger::{Change, EventKind, NewEvent, Object, ObjectKind};
+use ledger::{EventKind, NewEvent, Object, ObjectKind};
 use tokens::secret::Plain;
 
 use super::interaction;
@@ -42,7 +42,7 @@ pub(super) async fn admitted(app: &App, counters: &throttle::Counters, address: 
     let Some((wait, quota)) = refused else { return Ok(()) };
     if app.counters.hit(&format!("{}:told", counters.source), &TOLD, 1, now_ms).await.allowed {
         let event = NewEvent::new(EventKind::LoginThrottled, now_ms).with("address", address.to_string());
-        app.store.apply(Change::new().event(event)).await?;
+        app.summaries.tell(app, event).await?;
     }
     metrics::counter!("logins_total", "outcome" => "throttled").increment(1);
     Err(Refused::limited(wait, ("login", quota)))
@@ -90,7 +90,7 @@ pub async fn attempt(app: &App, username: &str, given: Plain, address: IpAddr) -
             drop(turn);
             let event = NewEvent::new(EventKind::LoginFailed, now_ms).with("reason", reason).with("address", address.to_string());
             let event = user.into_iter().fold(event, |event, user| event.subject(user.id));
-            app.store.apply(Change::new().event(event)).await?;
+            app.summaries.tell(app, event).await?;
             metrics::counter!("logins_total", "outcome" => "failed").increment(1);
             Ok(Attempt::Wrong)
         }

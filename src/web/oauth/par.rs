@@ -22,6 +22,8 @@ use crate::{
 
 /// What one source may push in the name of clients that prove nothing.
 const PUSHED: Quota = Quota::per(300, 60);
+/// What one client that proves itself may push: each leaves a row and an event.
+const PUSHED_OF_CLIENT: Quota = Quota { rate: 30_000, period_s: 60, burst: 10_000 };
 /// How often it is tried again when the client was changed meanwhile.
 const TRIES: usize = 3;
 
@@ -50,17 +52,18 @@ async fn serve(app: &App, request: Request) -> Result<Response, Failed> {
     Err(StoreError::Unavailable("the client keeps changing".into()).into())
 }
 
-/// Anybody can name a public client.
+/// Anybody can name a public client: there the source counts.
 async fn admit(app: &App, parts: &Parts, client: &AuthenticatedClient) -> Result<(), Failed> {
-    if !client.client().is_public() {
-        return Ok(());
-    }
-    let key = format!("pushed:{}", limits::source(app, parts));
-    let verdict = app.counters.hit(&key, &PUSHED, 1, app.clock.now_ms()).await;
+    let (key, quota) = if client.client().is_public() {
+        (format!("pushed:{}", limits::source(app, parts)), PUSHED)
+    } else {
+        (format!("pushed_by:{}", client.id()), PUSHED_OF_CLIENT)
+    };
+    let verdict = app.counters.hit(&key, &quota, 1, app.clock.now_ms()).await;
     if verdict.allowed {
         Ok(())
     } else {
-        Err(Failed::Limited(limits::Policy { name: "pushed", quota: PUSHED }.waits(verdict.retry_after_s())))
+        Err(Failed::Limited(limits::Policy { name: "pushed", quota }.waits(verdict.retry_after_s())))
     }
 }
 

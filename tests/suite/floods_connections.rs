@@ -1,0 +1,119 @@
+//! Floods of connections: idle, half-said, slow, and frames of HTTP/2 that want something for nothing.
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::kit::frames::{self, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, frame};
+use crate::kit::http::{Go, alone, client_from};
+use crate::kit::{Stage, raw, wait_until};
+
+const LISTENERS: [&str; 4] = ["public", "gateway", "admin", "metrics"];
+
+/// A server whose listeners take so many connections, and so many of one source.
+fn holding(most: u32, of_source: u32) -> Stage {
+    Stage::start(|house| {
+        house.set("server.max_connections", &most.to_string()).set("server.max_connections_per_source", &of_source.to_string());
+    })
+}
+
+/// Whether the other end has closed it.
+fn closed(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("a mode");
+    let over = match stream.read(&mut [0; 512]) {
+        Ok(0) => true,
+        Ok(_) => false,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    };
+    stream.set_nonblocking(false).expect("a mode");
+    over
+}
+
+/// Resident memory, kB.
+fn resident(stage: &Stage) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", stage.pid())).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:").map(str::to_owned)).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
+}
+
+#[test]
+fn whoever_says_nothing_makes_room_the_first_first() {
+    let stage = holding(40, 40);
+    for (listener, said) in LISTENERS.into_iter().flat_map(|l| [(l, ""), (l, "GET /x HTTP/1.1\r\nHo")]) {
+        let address = stage.listener(listener);
+        let mut open: Vec<TcpStream> = Vec::new();
+        for _ in 0..120 {
+            let mut stream = raw::connect(&address);
+            stream.write_all(said.as_bytes()).expect("sent");
+            open.push(stream);
+        }
+        // Accepted in the order they came: the last are there, the first are not.
+        wait_until("the first have gone", Duration::from_secs(20), || open[..80].iter_mut().all(closed));
+        assert!(open[82..].iter_mut().all(|stream| !closed(stream)), "{listener}: not the latest");
+        assert_ne!(alone().get(format!("http://{address}/healthz")).go().status, 0);
+        let evicted = stage.metric(&format!("connections_evicted_total{{listener=\"{listener}\"}}"));
+        assert!(evicted >= 80.0 || listener == "metrics", "{listener}: {evicted}");
+    }
+}
+
+#[test]
+fn whoever_is_served_stays_and_a_source_has_its_part_only() {
+    let stage = holding(20, 5);
+    for listener in ["public", "admin"] {
+        let address = stage.listener(listener);
+        let begun =
+            b"POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 29\r\n\r\ngrant";
+        let mut busy: Vec<TcpStream> = (0..5).map(|_| raw::connect(&address)).collect();
+        for stream in &mut busy {
+            stream.write_all(begun).expect("sent");
+        }
+        wait_until("the sixth is told to come back", Duration::from_secs(20), || {
+            raw::exchange(&address, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").status == 503
+        });
+        let told = raw::exchange(&address, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(told.closed && told.text.to_lowercase().contains("retry-after: 1"), "{}", told.text);
+        let elsewhere = client_from("127.0.45.9").get(format!("http://{address}/healthz")).try_go();
+        assert!(elsewhere.is_ok_and(|answer| answer.status != 503));
+        assert!(busy.iter_mut().all(|stream| !closed(stream)), "what is served is not cut");
+        busy[0].write_all(b"_type=client_credentials").expect("sent");
+        let answer = raw::read_head(&mut busy[0]);
+        assert!(answer.starts_with("HTTP/1.1 4") && !answer.starts_with("HTTP/1.1 408"), "{answer}");
+    }
+}
+
+#[test]
+fn idle_connections_of_http2_make_room_too() {
+    let stage = holding(10, 10);
+    for listener in ["public", "gateway"] {
+        let mut open: Vec<TcpStream> = (0..30).map(|_| frames::connect(&stage.listener(listener), &[])).collect();
+        wait_until("the first have gone", Duration::from_secs(30), || {
+            open[..20].iter_mut().all(|stream| frames::ends(stream, Duration::from_millis(100)))
+        });
+        assert_ne!(alone().get(format!("http://{}/healthz", stage.listener(listener))).go().status, 0);
+    }
+}
+
+#[test]
+fn frames_for_nothing_cost_the_authorization_server_little_memory() {
+    let stage = Stage::start(|_| {});
+    alone().get(stage.url("/jwks")).go().expect(200);
+    let before = resident(&stage);
+    for (kind, payload) in [(PING, &[0; 8][..]), (SETTINGS, &[])] {
+        let mut stream = frames::connect(&stage.listener("public"), &[]);
+        let many = frame(kind, 0, 0, payload).repeat(1_000);
+        // Nothing of the answers is read.
+        frames::pour(&mut stream, (0..1_000).map(|_| many.clone()));
+        alone().get(stage.url("/jwks")).go().expect(200);
+    }
+    // Asked and taken back at once.
+    let mut stream = frames::connect(&stage.listener("public"), &[]);
+    let head = frames::get("/jwks");
+    let asked = (0..50_000_u32).map(|n| {
+        let id = n * 2 + 1;
+        [frame(HEADERS, END_HEADERS | END_STREAM, id, &head), frame(RST_STREAM, 0, id, &8_u32.to_be_bytes())].concat()
+    });
+    frames::pour(&mut stream, asked);
+    alone().get(stage.url("/jwks")).go().expect(200);
+    let grown = resident(&stage).saturating_sub(before);
+    assert!(grown < 16 * 1024, "{grown} kB");
+    assert_eq!(stage.metric("panics_total"), 0.0);
+}
