@@ -2,6 +2,7 @@
 //! `DOORWARD_TEST_POSTGRES` names a server on which databases may be created.
 mod batches;
 mod changes;
+mod growth;
 pub(crate) mod kit;
 mod ledger_rows;
 mod records;
@@ -58,6 +59,9 @@ contract! {
     records::who_took_part_is_found_by_session_and_once_that_has_ended,
     records::things_whose_ids_begin_alike_are_listed_in_order_and_no_others,
     records::purge_takes_what_expired_in_batches_and_nothing_else,
+    growth::tokens_that_expired_leave_no_row_and_no_page_behind,
+    growth::a_chain_is_one_row_however_often_it_was_rotated,
+    growth::many_rows_are_counted_about_right_without_reading_them_all,
     ledger_rows::the_chain_verifies_after_concurrent_changes,
     ledger_rows::the_later_revocation_wins_and_one_position_is_never_parted,
     ledger_rows::a_truncated_ledger_verifies_from_its_checkpoint,

@@ -148,7 +148,11 @@ fn give_back(c: &Connection) -> Result<(), StoreError> {
     if free <= KEPT_FREE || free <= all / 4 {
         return Ok(());
     }
-    c.execute_batch(&format!("PRAGMA incremental_vacuum({})", GIVEN_BACK.min(free - KEPT_FREE))).map_err(|e| fault(&e))
+    // Each step gives back one page.
+    let mut statement = c.prepare(&format!("PRAGMA incremental_vacuum({})", GIVEN_BACK.min(free - KEPT_FREE))).map_err(|e| fault(&e))?;
+    let mut steps = statement.raw_query();
+    while steps.next().map_err(|e| fault(&e))?.is_some() {}
+    Ok(())
 }
 
 /// The writing connection.
