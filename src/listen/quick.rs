@@ -56,6 +56,19 @@ enum Heard {
 pub(super) async fn serve<S: Stream>(
     stream: S,
     peer: SocketAddr,
+    called: (&CancellationToken, &Leaving, &Arc<Seat>),
+    choose: &Choose,
+) -> Option<(S, BytesMut)> {
+    let left = plain(stream, peer, called, choose).await;
+    if left.is_some() {
+        metrics::counter!("http_handed_over_total").increment(1);
+    }
+    left
+}
+
+async fn plain<S: Stream>(
+    stream: S,
+    peer: SocketAddr,
     (stop, leaving, seat): (&CancellationToken, &Leaving, &Arc<Seat>),
     choose: &Choose,
 ) -> Option<(S, BytesMut)> {

@@ -1,10 +1,12 @@
 //! SHA-256 and what the specifications make of it: S256 challenges (RFC 7636), `at_hash` (OpenID Connect Core §3.1.3.6).
-use aws_lc_rs::digest::{Digest, SHA256, SHA384, SHA512, digest};
+use aws_lc_rs::{
+    constant_time::verify_slices_are_equal,
+    digest::{Digest, SHA256, SHA384, SHA512, digest},
+};
 use sha3::{
     Shake256,
     digest::{ExtendableOutput as _, Update as _},
 };
-use subtle::ConstantTimeEq as _;
 
 use crate::{Alg, b64};
 
@@ -51,7 +53,7 @@ pub fn left_half(text: &str) -> String {
 /// Whether two strings of octets are equal, in time that depends on their lengths only.
 #[must_use]
 pub fn eq(a: &[u8], b: &[u8]) -> bool {
-    a.ct_eq(b).into()
+    verify_slices_are_equal(a, b).is_ok()
 }
 
 #[cfg(test)]

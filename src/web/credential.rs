@@ -70,7 +70,7 @@ pub(crate) async fn within(app: &App, token: &str, leeway: i64) -> Result<Option
     let seen = match app.credentials.0.get(&key) {
         Some(seen) => seen,
         None => {
-            let Some(seen) = believe(app, token).await? else { return Ok(None) };
+            let Some(seen) = Box::pin(believe(app, token)).await? else { return Ok(None) };
             let seen = Arc::new(seen);
             app.credentials.0.insert(key, Arc::clone(&seen));
             seen

@@ -46,9 +46,9 @@ async fn serve(app: &App, parts: &Parts, octets: Result<Bytes, Failed>) -> Resul
     let token = form.get("token").ok_or(OAuthError::request("token is missing"))?;
     once::spend_alone(app, "introspect", parts, &caller).await?;
     let answer = if token.starts_with(SecretKind::Refresh.prefix()) {
-        refresh(app, &caller, token).await?
+        Box::pin(refresh(app, &caller, token)).await?
     } else if form.get("token_type_hint") == Some(api_key::HINT) {
-        key(app, &caller, token).await?
+        Box::pin(key(app, &caller, token)).await?
     } else {
         access(app, &caller, token).await?
     };

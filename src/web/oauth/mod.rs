@@ -96,23 +96,28 @@ pub(crate) async fn client(app: &App, endpoint: &'static str, parts: &Parts, for
     }
     let known = crate::documents::client(app, &presented.client_id, source).await?;
     let certificate = parts.extensions.get::<PeerCertificate>().map(|peer| &peer.0);
-    let (keys, issuer) = match &known {
-        Some(known) => keys(app, presented.needs(&known.client), &known.client, certificate, Some(source)).await?,
-        None => Default::default(),
+    let (keys, issuer) = match known.as_ref().map(|known| (known, presented.needs(&known.client))) {
+        None | Some((_, Needs::Nothing)) => (None, Vec::new()),
+        // Few need any: the way of all others stays small.
+        Some((known, needs)) => {
+            let (keys, issuer) = Box::pin(keys(app, needs, &known.client, certificate, Some(source))).await?;
+            (Some(keys), issuer)
+        }
     };
+    let none = Keys::default();
     let means = Means {
         mac: &app.mac,
         settings: &app.settings,
         path: parts.uri.path().strip_prefix(pages::base(&app.settings.issuer)).unwrap_or_default(),
         now: app.clock.now(),
-        keys: &keys,
+        keys: keys.as_deref().unwrap_or(&none),
         issuer_algorithms: &issuer,
         certificate,
     };
     match client_auth::authenticate(&presented, known, &means) {
         Ok(client) => Ok(client),
         Err(error) => {
-            app.failures.count(app, endpoint, source, &presented.client_id, &error).await;
+            Box::pin(app.failures.count(app, endpoint, source, &presented.client_id, &error)).await;
             Err(refuse(error))
         }
     }

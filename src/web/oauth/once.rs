@@ -31,7 +31,7 @@ pub(crate) async fn spend(
 /// As [`spend`].
 pub(crate) async fn spend_alone(app: &App, endpoint: &'static str, parts: &Parts, client: &AuthenticatedClient) -> Result<(), Failed> {
     if client.is_once() {
-        spend(app, endpoint, parts, client, Change::new()).await?;
+        Box::pin(spend(app, endpoint, parts, client, Change::new())).await?;
     }
     Ok(())
 }

@@ -54,21 +54,21 @@ async fn serve(app: &App, parts: &Parts, octets: Result<Bytes, Failed>) -> Resul
         let asked = Asked { app, client: &client, form: &form, head, evidence: &evidence };
         let given = match asked.decided().await {
             Ok(given) => given,
-            Err(why) => return Err(once::refused(app, "token", parts, &client, why).await),
+            Err(why) => return Err(Box::pin(once::refused(app, "token", parts, &client, why)).await),
         };
         match given {
             Given::Answer(response) => return Ok(response),
             Given::Told(response) => {
-                once::spend_alone(app, "token", parts, &client).await?;
+                Box::pin(once::spend_alone(app, "token", parts, &client)).await?;
                 return Ok(response);
             }
-            Given::Replayed => return Err(once::replayed(app, "token", parts, &client).await),
+            Given::Replayed => return Err(Box::pin(once::replayed(app, "token", parts, &client)).await),
             // The client was changed, perhaps on another node: believe it anew, or not at all.
             Given::Refused(Guarded { step: 0 }) => app.catalog.forget_client(client.id()),
             Given::Refused(_) if attempt < TRIES || form.get("grant_type") == Some(grants::CLIENT_CREDENTIALS) => {}
             Given::Refused(_) => {
                 let why = OAuthError::grant("a guard of the change keeps refusing").into();
-                return Err(once::refused(app, "token", parts, &client, why).await);
+                return Err(Box::pin(once::refused(app, "token", parts, &client, why)).await);
             }
         }
     }
@@ -101,10 +101,13 @@ impl Asked<'_> {
             Some(grants::CLIENT_CREDENTIALS) => self.client_credentials().await,
             Some(grants::AUTHORIZATION_CODE) => self.code().await,
             Some(grants::REFRESH_TOKEN) => self.refresh().await,
-            Some(grants::DEVICE_CODE) => self.decoupled(&grants::decoupled::DEVICE, "device_code", "device_code is missing").await,
-            Some(grants::CIBA) => self.decoupled(&grants::decoupled::BACKCHANNEL, "auth_req_id", "auth_req_id is missing").await,
-            Some(grants::TOKEN_EXCHANGE) => self.token_exchange().await,
-            Some(grants::JWT_BEARER) => self.jwt_bearer().await,
+            // What is asked seldom has a future of its own: that of all others stays small.
+            Some(grants::DEVICE_CODE) => {
+                Box::pin(self.decoupled(&grants::decoupled::DEVICE, "device_code", "device_code is missing")).await
+            }
+            Some(grants::CIBA) => Box::pin(self.decoupled(&grants::decoupled::BACKCHANNEL, "auth_req_id", "auth_req_id is missing")).await,
+            Some(grants::TOKEN_EXCHANGE) => Box::pin(self.token_exchange()).await,
+            Some(grants::JWT_BEARER) => Box::pin(self.jwt_bearer()).await,
             Some(_) => Err(OAuthError::new(Code::UnsupportedGrantType, "the grant_type is not supported").into()),
             None => Err(OAuthError::request("grant_type is missing").into()),
         }
