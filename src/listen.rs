@@ -47,6 +47,8 @@ use crate::tls::{Shown, Tls};
 
 /// How long a TLS handshake or a request head may take.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection that was taken in at the last moment may take for its first octets.
+const FIRST_WORDS: Duration = Duration::from_millis(300);
 /// How long a request body may stand still.
 pub const BODY_IDLE: Duration = Duration::from_secs(30);
 /// How long a connection may take to end whose place is needed.
@@ -136,8 +138,9 @@ impl Listener {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = shutdown.stop.cancelled() => return,
+                // Whoever was let in by the system already is served: closing the listener would cut it off.
                 accepted = self.socket.accept() => accepted,
+                () = shutdown.stop.cancelled() => return,
             };
             let (socket, peer) = match accepted {
                 // On a listener of both families an IPv4 client has an IPv6 address made of its own.
@@ -153,8 +156,9 @@ impl Listener {
             let seat = Seat::new(&self.places);
             // Those beyond this one wait in the backlog.
             let place = tokio::select! {
-                () = shutdown.stop.cancelled() => return,
+                biased;
                 place = seat.sit(self.bounds.source(peer)) => place,
+                () = shutdown.stop.cancelled() => return,
             };
             let Some(place) = place else {
                 seat::refuse(&socket, self.tls.is_some());
@@ -215,8 +219,12 @@ impl Accepted {
         name: &'static str,
     ) -> Option<Self> {
         let Some(tls) = tls else {
+            let stopped = async {
+                stop.cancelled().await;
+                sleep(FIRST_WORDS).await;
+            };
             let (stream, http2) = tokio::select! {
-                () = stop.cancelled() => return None,
+                () = stopped => return None,
                 () = seat.asked() => return None,
                 seen = timeout(HEAD_TIMEOUT, Rewound::sniff(socket)) => seen.ok()?.ok()?,
             };

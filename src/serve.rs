@@ -43,6 +43,9 @@ pub struct Bound {
     tls: Vec<(Arc<Tls>, Place)>,
 }
 
+/// The least time between SIGTERM and the end of idle connections: a client that is about to ask gets its answer, and `Connection: close` with it.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// How often it is looked whether revocation lists have changed and authorities are to be asked again.
 const RENEWAL: Duration = Duration::from_millis(500);
 
@@ -308,10 +311,8 @@ impl Running {
 
     /// Says that it will stop, and serves on for as long as balancers need to hear of it, or until told to stop again.
     async fn leave(&self, signals: &mut Signals) {
-        let notice = self.config.load().server.drain_notice.duration();
-        if notice.is_zero() {
-            return;
-        }
+        // Without a notice too, whoever is busy on a connection hears with its next answer that there are no more.
+        let notice = self.config.load().server.drain_notice.duration().max(LAST_WORDS);
         tracing::info!("leaving: not ready any more, and still serving");
         self.shutdown.leaving.tell();
         let again = async { while !matches!(signals.next().await, Heard::Stop) {} };

@@ -44,6 +44,8 @@ use crate::{
 
 /// How long open requests may take to end when the server does.
 const DRAIN: Duration = Duration::from_secs(8);
+/// How long a connection that was taken in at the last moment may take for its first octets.
+const FIRST_WORDS: Duration = Duration::from_millis(300);
 /// How long a parked connection's end may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -191,6 +193,8 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
     };
     loop {
         let accepted = tokio::select! {
+            biased;
+            // Whoever was let in by the system already is served: closing the listener would cut it off.
             accepted = listener.accept() => accepted,
             () = worker.shutdown.cancelled() => return,
         };
@@ -205,6 +209,7 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
                 let source = (!worker.gateway.trusted_peer(peer.ip())).then(|| peer.ip());
                 // No more are taken in than may be open; those beyond this one wait in the backlog.
                 let place = tokio::select! {
+                    biased;
                     place = room.enter(source, Arc::clone(&seat) as _) => place,
                     () = worker.shutdown.cancelled() => return,
                 };
@@ -257,10 +262,13 @@ fn refuse(stream: &tokio::net::TcpStream, tls: bool) {
 }
 
 async fn drain(worker: &Rc<Worker>) {
+    // Those that were taken in at the last moment come to be counted.
+    tokio::time::sleep(Duration::from_millis(20)).await;
     worker.close_idle();
     let until = tokio::time::Instant::now() + DRAIN;
     while worker.open() > 0 && tokio::time::Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(20)).await;
+        worker.close_idle();
     }
 }
 
@@ -375,9 +383,14 @@ async fn sniff(io: &mut (impl AsyncRead + Unpin), first: &mut Vec<u8>, shutdown:
             first.extend_from_slice(into.filled());
             Poll::Ready(io::Result::Ok(into.filled().len()))
         });
+        let stopped = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(FIRST_WORDS).await;
+        };
         let n = tokio::select! {
+            biased;
             n = more => n?,
-            () = shutdown.cancelled() => 0,
+            () = stopped => 0,
         };
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -40,18 +40,18 @@ pub(crate) struct Freshness {
     wake: Notify,
 }
 
-/// A clock that lost more than this against the passing of time was set back, milliseconds.
-const SET_BACK: i64 = 1_000;
+/// A clock that differs by more than this from the passing of time was set, milliseconds.
+const JUMPED: i64 = 1_000;
 
 impl Freshness {
     pub(crate) fn new(at_ms: i64) -> Self {
         Self { at_ms: AtomicI64::new(at_ms), at: Mutex::new(std::time::Instant::now()), wake: Notify::new() }
     }
-    /// In the time of a clock that says `now_ms`: one that was set back makes nobody look fresh.
+    /// In the time of a clock that says `now_ms`: one that was set back makes nobody look fresh, and one set ahead nobody old.
     pub(crate) fn at_ms(&self, now_ms: i64) -> i64 {
         let at_ms = self.at_ms.load(Ordering::Acquire);
         let passed = i64::try_from(self.at.lock().elapsed().as_millis()).unwrap_or(i64::MAX);
-        if now_ms - at_ms < passed - SET_BACK { now_ms - passed } else { at_ms }
+        if (now_ms - at_ms - passed).abs() > JUMPED { now_ms - passed } else { at_ms }
     }
     fn seen(&self, at_ms: i64, at: std::time::Instant) {
         *self.at.lock() = at;

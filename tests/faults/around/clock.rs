@@ -269,12 +269,13 @@ fn a_gateway_whose_clock_jumps_goes_on_hearing_and_one_set_back_is_not_fresh_for
     wire.cut();
     let direct = format!("http://{}/revoke", server.listener("public"));
     MACHINE.post(&direct, &[("token", &doomed)]).go().expect(200);
-    clock.set(-20);
-    wait_until("a deaf gateway refuses everything", Duration::from_secs(8), || [401, 503].contains(&call(&token)));
+    // Within the leeway for what was issued a moment ago.
+    clock.set(-8);
+    wait_until("a deaf gateway refuses everything", Duration::from_secs(7), || [401, 503].contains(&call(&token)));
     assert_ne!(call(&doomed), 200);
     clock.set(0);
     wire.mend();
     wait_until("it heals", Duration::from_secs(20), || call(&token) == 200);
-    assert_eq!(call(&doomed), 401);
+    wait_until("and has heard", Duration::from_secs(3), || call(&doomed) == 401);
     assert!(server.metric("panics_total") < 1.0 && gateway.metric("panics_total") < 1.0);
 }

@@ -124,7 +124,7 @@ fn a_database_that_is_away_or_takes_nothing_is_503_and_heals_by_itself() {
     assert!(server.active(&opaque), "what was not acknowledged has not happened");
     assert_eq!(world.database.sql("SELECT count(*) FROM artefacts WHERE kind = 'refresh' AND consumed_at IS NULL"), "1");
     let written = world.database.sql("SELECT seq FROM chain");
-    world.database.sql("SET default_transaction_read_only = off; ALTER SYSTEM RESET default_transaction_read_only");
+    world.database.sql("ALTER SYSTEM RESET default_transaction_read_only");
     world.database.sql("SELECT pg_reload_conf()");
     wait_until("it is written again", Duration::from_secs(20), || server.refresh(&APP, &refresh).status == 200);
     assert!(written.parse::<u64>().expect("a position") >= head.parse().expect("a position"));

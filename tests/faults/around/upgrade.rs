@@ -60,6 +60,7 @@ fn nodes_serve_on_restart_and_start_beside_a_schema_that_a_newer_one_brought_fur
     assert_eq!(load.refused(), 0, "nobody was told to come back");
     let told = load.judge(&server);
     assert_eq!(told.broken, 0);
+    server.person_tokens(&crate::kit::seed::APP, "alice");
     assert_eq!(server.admin("GET", "/grants").go().expect(200).json()["items"].as_array().map(Vec::is_empty), Some(false));
     // One it could not live with, by its name: whoever runs goes on, nobody of this version starts.
     database.sql(&script(known + 9, "less.breaking", "CREATE TABLE never_mind (id TEXT)"));

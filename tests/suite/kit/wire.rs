@@ -148,7 +148,10 @@ impl Feed {
             self.text.push_str(&String::from_utf8_lossy(&self.octets[line + 2..line + 2 + size]));
             self.octets.drain(..line + 2 + size + 2);
             if size == 0 {
+                // The feed is over; what comes next on the connection is none.
                 out.push(b"0\r\n\r\n".to_vec());
+                out.push(std::mem::take(&mut self.octets));
+                self.begun = false;
             }
         }
         while let Some(end) = self.text.find("\n\n") {
