@@ -76,8 +76,8 @@ fn clients_that_there_are_not_are_not_looked_for_without_end() {
     let stage = STAGE.get();
     let source = client_from("127.0.43.1");
     let ask = |id: &str| {
-        let query = [("client_id", id), ("response_type", "code"), ("redirect_uri", "https://x.example.com/cb")];
-        source.get(stage.url("/authorize")).query(&query).go()
+        let query = format!("client_id={id}&response_type=code&redirect_uri=https%3A%2F%2Fx.example.com%2Fcb");
+        source.get(stage.url(&format!("/authorize?{query}"))).go()
     };
     let known = HOME.id;
     assert_ne!(ask(known).status, 429);
@@ -89,7 +89,7 @@ fn clients_that_there_are_not_are_not_looked_for_without_end() {
     assert!(last.status == 429 && last.header("retry-after").parse::<u32>().is_ok_and(|s| s >= 1), "{last:?}");
     // Who is known goes on, and so does everybody else.
     assert_ne!(ask(known).status, 429);
-    let other = client_from("127.0.43.2").get(stage.url("/authorize")).query(&[("client_id", "made-up")]).go();
+    let other = client_from("127.0.43.2").get(stage.url("/authorize?client_id=made-up")).go();
     assert_eq!(other.status, 400);
     assert!(stage.metric("cache_entries{cache=\"clients\"") < 100.0);
 }
