@@ -1,6 +1,8 @@
 //! Security events: what happened, to whom, once.
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use std::ops::Index;
+
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 
 /// Every kind of event the ledger knows. The wire name is stable: SIEM rules are written against it.
 macro_rules! kinds {
@@ -154,14 +156,54 @@ pub struct NewEvent {
     /// The session it is about.
     pub session: Option<String>,
     /// Further facts. Never a secret, code, token or key.
-    pub data: Map<String, Value>,
+    pub data: Data,
+}
+
+/// Facts by name, in the order they were given: a handful, so that a list is all they need.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Data(Vec<(String, Value)>);
+
+impl Data {
+    /// Most events tell no more than this.
+    const USUAL: usize = 8;
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    /// Adds a fact, in the place of the one of that name if there is one.
+    pub fn insert(&mut self, name: &str, value: Value) {
+        match self.0.iter_mut().find(|(known, _)| known == name) {
+            Some((_, before)) => *before = value,
+            None => {
+                if self.0.is_empty() {
+                    self.0.reserve(Self::USUAL);
+                }
+                self.0.push((name.to_owned(), value));
+            }
+        }
+    }
+}
+
+impl Index<&str> for Data {
+    type Output = Value;
+    fn index(&self, name: &str) -> &Value {
+        self.0.iter().find(|(known, _)| known == name).map_or(&Value::Null, |(_, value)| value)
+    }
+}
+
+impl Serialize for Data {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
 }
 
 impl NewEvent {
     /// An event of `kind` at `at_ms`, about nobody yet.
     #[must_use]
     pub fn new(kind: EventKind, at_ms: i64) -> Self {
-        Self { kind, at_ms, subject: None, client_id: None, grant: None, session: None, data: Map::new() }
+        Self { kind, at_ms, subject: None, client_id: None, grant: None, session: None, data: Data::default() }
     }
     /// Names the subject.
     #[must_use]
@@ -190,7 +232,7 @@ impl NewEvent {
     /// Adds a fact.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.data.insert(name.to_owned(), value.into());
+        self.data.insert(name, value.into());
         self
     }
     /// The JSON text that is stored and hashed (everything but place and hash).
@@ -206,11 +248,15 @@ impl NewEvent {
             grant: &'a Option<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
             session: &'a Option<String>,
-            #[serde(skip_serializing_if = "Map::is_empty")]
-            data: &'a Map<String, Value>,
+            #[serde(skip_serializing_if = "Data::is_empty")]
+            data: &'a Data,
         }
         let wire = Wire { sub: &self.subject, client_id: &self.client_id, grant: &self.grant, session: &self.session, data: &self.data };
-        serde_json::to_string(&wire).unwrap_or_else(|_| "{}".to_owned())
+        let mut out = Vec::with_capacity(512);
+        match serde_json::to_writer(&mut out, &wire).map(|()| String::from_utf8(out)) {
+            Ok(Ok(text)) => text,
+            _ => "{}".to_owned(),
+        }
     }
 }
 
@@ -228,4 +274,17 @@ pub struct Event {
     /// The chain value after this event (see [`crate::chain`]).
     #[serde(with = "crate::chain::hex")]
     pub hash: [u8; 32],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_tells_what_is_known_in_the_order_it_was_given() {
+        let event = NewEvent::new(EventKind::TokenIssued, 1).client("c").with("b", 1).with("a", "x\"y").with("b", vec![2]);
+        assert_eq!(event.document(), r#"{"client_id":"c","data":{"b":[2],"a":"x\"y"}}"#);
+        assert_eq!((&event.data["b"], &event.data["none"]), (&serde_json::json!([2]), &Value::Null));
+        assert_eq!(NewEvent::new(EventKind::TokenIssued, 1).document(), "{}");
+    }
 }
