@@ -15,8 +15,7 @@ static RIG: LazyLock<Rig> = LazyLock::new(Rig::start);
 fn tried(data: &[u8], octets: &[u8]) -> Option<String> {
     let head = data[0] & 1 == 1;
     // What has no end is ended.
-    let ended =
-        matches!(wire::read(octets, Kind::Answer(head), false), Read::Message(message, taken) if message.whole && taken == octets.len());
+    let ended = matches!(wire::read(octets, Kind::Answer(head), false), Read::Message(message, taken) if message.whole && message.head.status() >= 200 && taken == octets.len());
     RIG.upstream.begin(Saying::Odd(octets.to_vec(), !ended || data[0] & 2 == 2));
     let method = if head { "HEAD" } else { "GET" };
     let answer = RIG.exchange(format!("{method} /public/odd HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes(), 0, false);
