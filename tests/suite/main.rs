@@ -68,6 +68,7 @@ mod gateway_raw;
 mod gateway_session;
 mod gateway_session_apart;
 mod gateway_upstream;
+mod growth;
 mod grpc;
 mod house;
 mod http2;
