@@ -13,7 +13,12 @@ use serde_json::Value;
 use super::http::{Answer, Go, client};
 use super::seed::Id;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_doorward");
+/// The binary under test: this build's, or the one that `DOORWARD_BIN` names.
+pub fn binary() -> &'static str {
+    static BINARY: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| super::http::env("DOORWARD_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_doorward").to_owned()));
+    &BINARY
+}
 
 /// A port nobody listens on, below the range the system hands out by itself.
 pub fn free_port() -> u16 {
@@ -140,7 +145,7 @@ impl House {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(args).envs(self.env.iter().map(|(k, v)| (*k, v.as_str()))).current_dir(self.dir.path());
         command
     }
@@ -238,7 +243,7 @@ impl Server {
         let stderr = std::fs::File::options().create(true).append(true).open(&log).expect("a log file");
         let begun = Instant::now();
         let mut child = Command::new("sh")
-            .args(["-c", WATCHER, "watcher", BINARY])
+            .args(["-c", WATCHER, "watcher", binary()])
             .args(args)
             .envs(house.env.iter().map(|(k, v)| (*k, v.as_str())))
             .current_dir(house.dir())
