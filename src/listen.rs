@@ -221,7 +221,7 @@ impl Accepted {
         let Some(tls) = tls else {
             let stopped = async {
                 stop.cancelled().await;
-                sleep(FIRST_WORDS).await;
+                Box::pin(sleep(FIRST_WORDS)).await;
             };
             let (stream, http2) = tokio::select! {
                 () = stopped => return None,

@@ -385,7 +385,7 @@ async fn sniff(io: &mut (impl AsyncRead + Unpin), first: &mut Vec<u8>, shutdown:
         });
         let stopped = async {
             shutdown.cancelled().await;
-            tokio::time::sleep(FIRST_WORDS).await;
+            Box::pin(tokio::time::sleep(FIRST_WORDS)).await;
         };
         let n = tokio::select! {
             biased;
