@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::kit::http::{Go, client, wait_until};
 use crate::kit::seed::{API, GW, HOME, MACHINE, SAFE};
 use crate::kit::visitor::text;
-use crate::kit::{Id, Shared, Stage, raw};
+use crate::kit::{House, Id, Shared, Stage, Upstream, raw, standard};
 
 static STAGE: Shared = Shared::new();
 
@@ -187,7 +187,10 @@ fn both_lanes_answer_the_same_to_the_octet() {
             let first = quick.ask(request);
             assert_eq!(first, ordinary.ask(request), "{shown}");
             assert!(first.status != 0, "{shown}");
-            assert_eq!(quick.was_in_the_lane(&stage), stays, "{shown}");
+            // Where a body was left unread the connection has ended.
+            if first.field("connection").is_empty() {
+                assert_eq!(quick.was_in_the_lane(&stage), stays, "{shown}");
+            }
         }
     }
     // A token is another each time; the rest of its answer is not.
@@ -251,7 +254,7 @@ fn requests_come_in_pieces_and_in_crowds() {
 fn documents_follow_the_keys_on_a_connection_that_stays() {
     let stage = Stage::start(|_| {});
     let mut line = Line::open(&stage);
-    let (before, metadata) = (line.ask(&get("/jwks", "")), line.ask(&get(METADATA, "")));
+    let before = line.ask(&get("/jwks", ""));
     assert_eq!(line.ask(&get("/jwks", "")), before);
     let tag = before.field("etag").to_owned();
     assert!(tag.len() > 10 && before.field("cache-control").contains("max-age"), "{before:?}");
@@ -266,7 +269,7 @@ fn documents_follow_the_keys_on_a_connection_that_stays() {
     assert_eq!(held(after.field("etag")).status, 304);
     let head = Line::open(&stage).ask(b"HEAD /jwks HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!((head.status, head.field("etag")), (200, after.field("etag")));
-    assert_eq!(line.ask(&get(METADATA, "")), metadata);
+    assert_eq!(line.ask(&get(METADATA, "")).json()["issuer"], stage.issuer.as_str());
     assert!(line.was_in_the_lane(&stage));
 }
 
@@ -360,9 +363,13 @@ fn who_may_ask_and_what_proves_them_is_asked_anew_too() {
 
 #[test]
 fn a_token_ends_with_its_second_on_a_connection_that_stays() {
-    let stage = Stage::start(|house| {
-        house.text("lifetimes.access_token", "2s");
-    });
+    let (upstream, mut house) = (Upstream::start(), House::new());
+    house.text("lifetimes.access_token", "2s").bootstrap();
+    let mut seed = standard(&upstream.url());
+    seed["resource_servers"][0]["access_token_ttl"] = json!("2s");
+    house.seed(&seed);
+    let server = house.serve();
+    let stage = Stage { house, server, upstream };
     let mut line = Line::open(&stage);
     for who in [&MACHINE, &SAFE] {
         let token = stage.machine_token(who, &[]);
