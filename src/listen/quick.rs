@@ -19,7 +19,7 @@ use http_body_util::BodyExt as _;
 use httpdate::HttpDate;
 use tokio::{
     io::AsyncWriteExt as _,
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 use tokio_util::{io::poll_read_buf, sync::CancellationToken};
 use web::{
@@ -35,6 +35,8 @@ pub type Choose = Arc<dyn Fn() -> Option<Arc<App>> + Send + Sync>;
 
 /// How long a body is waited for here; after that the library waits.
 const BODY_HERE: Duration = Duration::from_millis(200);
+/// How long a peer may leave its answer unread.
+const UNREAD: Duration = Duration::from_secs(60);
 /// Room for a request, and what stays of it between requests.
 const ROOM: usize = 4 * 1024;
 /// A body up to here is copied behind its head.
@@ -216,13 +218,17 @@ impl<S: Stream> Lane<S> {
 
     /// One write, if the other end takes it.
     async fn write(&mut self, body: Bytes) -> bool {
-        let written = if body.len() <= SMALL {
-            self.out.extend_from_slice(&body);
-            self.stream.write_all(&self.out).await
-        } else {
-            self.stream.write_all_buf(&mut self.out.as_slice().chain(body)).await
+        let written = async {
+            if body.len() <= SMALL {
+                self.out.extend_from_slice(&body);
+                self.stream.write_all(&self.out).await?;
+            } else {
+                self.stream.write_all_buf(&mut self.out.as_slice().chain(body)).await?;
+            }
+            self.stream.flush().await
         };
-        written.is_ok() && self.stream.flush().await.is_ok()
+        // Who asks and does not read holds no place by it.
+        matches!(timeout(UNREAD, written).await, Ok(Ok(())))
     }
 }
 
