@@ -10,6 +10,7 @@ pub mod plan;
 pub mod tokens;
 pub mod world;
 
+mod commands;
 mod crash;
 
 use crate::kit::http::env;

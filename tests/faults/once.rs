@@ -43,7 +43,9 @@ impl Once {
                 let pairs: Vec<(&str, &str)> = form.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
                 let url = node.url("/token");
                 let request = who.map_or_else(|| client().post(&url).form(&pairs), |who| who.post(&url, &pairs));
-                Heard::of(dpop.iter().fold(request, |r, proof| r.header("dpop", proof)).try_go())
+                // A proof names the issuer's address, whichever node is asked (RFC 9449 §4.3).
+                let host = node.issuer.split("://").nth(1).unwrap_or_default();
+                Heard::of(dpop.iter().fold(request, |r, proof| r.header("dpop", proof).header("host", host)).try_go())
             }
             Use::Page { username, cookies, query } => {
                 let url = url::Url::parse_with_params(&node.url("/authorize"), query).expect("a URL");

@@ -92,6 +92,8 @@ pub struct World {
     /// How many older things the judge looks at again.
     pub older: usize,
     pub engine: Engine,
+    /// The URL of its database (PostgreSQL).
+    pub storage: String,
     name: String,
     ledger: Ledger,
     /// From here on the journal has not been judged.
@@ -104,9 +106,10 @@ impl World {
     pub fn new(engine: Engine, dice: Dice, name: &str, nodes: usize, configure: impl FnOnce(&mut House)) -> Option<Self> {
         let upstream = Upstream::start();
         let mut house = House::new();
+        let mut storage = String::new();
         if engine == Engine::Postgres {
-            let url = services::postgres()?;
-            house.text("storage.url", &url);
+            storage = services::postgres()?;
+            house.text("storage.url", &storage);
         }
         house.text("log.filter", "warn");
         configure(&mut house);
@@ -141,6 +144,7 @@ impl World {
             patience: lag,
             older: 40,
             engine,
+            storage,
             name: name.to_owned(),
             ledger: Ledger::default(),
             young: 0,
