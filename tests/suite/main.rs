@@ -83,6 +83,7 @@ mod limits;
 mod login;
 mod login_limits;
 mod logout;
+mod memory;
 mod metadata_client;
 mod mfa;
 mod mtls_gateway;
