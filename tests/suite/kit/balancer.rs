@@ -31,14 +31,14 @@ impl Balancer {
         };
         let (dir, numbers) = (tempfile::tempdir().expect("a folder"), free_port());
         let mut text =
-            "global\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 2s\n  timeout client 30s\n  timeout server 30s\n  \
+            "global\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 2s\n  timeout check 4s\n  timeout client 30s\n  timeout server 30s\n  \
                         option redispatch\n  retries 3\n  timeout http-keep-alive 30s\n"
                 .to_owned();
         text += &format!("frontend numbers\n  bind 127.0.0.1:{numbers}\n  stats enable\n  stats uri /\n");
         for (name, port, targets) in fronts {
             text +=
                 &format!("frontend {name}-in\n  bind 127.0.0.1:{port}\n  default_backend {name}\nbackend {name}\n  balance roundrobin\n");
-            text += "  option httpchk GET /readyz\n  http-check expect status 200\n  default-server inter 200ms fastinter 100ms fall 1 rise 1\n";
+            text += "  option httpchk\n  http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host nodes\n  http-check expect status 200\n  default-server inter 200ms fastinter 100ms fall 1 rise 1\n";
             for (n, target) in targets.iter().enumerate() {
                 text += &format!("  server {name}{n} 127.0.0.1:{} check port {}\n", target.port, target.check);
             }
@@ -67,7 +67,9 @@ impl Balancer {
     pub fn sends_to(&self, front: &str, n: usize) -> bool {
         let page = client().get(format!("http://127.0.0.1:{}/;csv", self.numbers)).go().expect(200).text();
         let line = page.lines().find(|line| line.starts_with(&format!("{front},{front}{n},"))).expect("a line of that target");
-        line.split(',').nth(17) == Some("UP")
+        // It begins with sending requests to all of them, before it has asked.
+        let fields: Vec<&str> = line.split(',').collect();
+        fields[17] == "UP" && fields[36] == "L7OK"
     }
 
     /// Waits until requests go there.

@@ -9,7 +9,7 @@ use super::services::{has, skip};
 /// The user of the tests' nodes: no more rights than counting takes.
 pub const USER: &str = "doorward";
 pub const PASSWORD: &str = "count-0123456789abcdef";
-const RIGHTS: &str = "on >count-0123456789abcdef ~doorward:limit:* +eval +evalsha +get +set +del +ping +cluster|slots +client|setinfo";
+const RIGHTS: &str = "on >count-0123456789abcdef ~doorward:limit:* +eval +evalsha +get +set +del +ping +cluster|slots";
 const ADMIN: &str = "admin-0123456789abcdef";
 
 struct Node {
