@@ -10,7 +10,9 @@ fuzz_target!(|data: &[u8]| {
     let Ok(given) = registration::read(data) else { return };
     for profile in [Profile::Standard, Profile::OidcDynamic, Profile::Fapi2] {
         let settings = Settings { profile, registration: true, ..Settings::for_issuer("https://id") };
-        if let Ok(client) = metadata::read(&given, &settings, None) {
+        if let Ok(client) = metadata::read(&given, &settings, None)
+            && metadata::complete(&client).is_ok()
+        {
             // A registered redirect address is never one that a browser runs.
             for address in &client.redirect_uris {
                 let scheme = address.split(':').next().unwrap_or_default().to_ascii_lowercase();
