@@ -1,4 +1,4 @@
-//! A plain balancer before equal nodes: HAProxy, asking each node whether it is ready.
+//! A plain balancer before equal nodes: HAProxy, asking each node whether it is ready. It tries nothing twice: what a node fails is seen.
 use std::net::TcpStream;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
@@ -32,7 +32,7 @@ impl Balancer {
         let (dir, numbers) = (tempfile::tempdir().expect("a folder"), free_port());
         let mut text =
             "global\n  maxconn 4000\ndefaults\n  mode http\n  timeout connect 2s\n  timeout check 4s\n  timeout client 30s\n  timeout server 30s\n  \
-                        option redispatch\n  retries 3\n  timeout http-keep-alive 30s\n"
+                        retries 0\n  timeout http-keep-alive 30s\n"
                 .to_owned();
         text += &format!("frontend numbers\n  bind 127.0.0.1:{numbers}\n  stats enable\n  stats uri /\n");
         for (name, port, targets) in fronts {
