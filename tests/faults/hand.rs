@@ -98,12 +98,6 @@ impl Hand {
         turn(self, journal, node);
     }
 
-    /// Only issues and refreshes.
-    pub fn calm_turn(&mut self, journal: &Journal, node: &Node) {
-        let turn = [Self::machine, Self::refresh, Self::enter][self.dice.weighed(&[4, 4, 1])];
-        turn(self, journal, node);
-    }
-
     /// Every chain goes on, if it has to; what was done with it before is refused.
     pub fn examine(&mut self, journal: &Journal, node: &Node) {
         for at in (0..self.chains.len()).rev() {
@@ -249,7 +243,7 @@ impl Hand {
     }
 
     /// What a person's redemption gave: a chain, a grant, perhaps a session that was not known.
-    fn keep(&mut self, mut code: Once, given: Given, journal: &Journal, node: &Node) {
+    fn keep(&mut self, mut code: Once, given: &Given, journal: &Journal, node: &Node) {
         let Some(grant) = given.grant.clone() else { return };
         let ticket = journal.ask(Deed::new("learn"));
         let mut things = vec![Thing { kind: Kind::Grant, text: grant.clone(), tags: given.tags.clone(), until: later(3600) }];
@@ -271,7 +265,7 @@ impl Hand {
         journal.done_since(ticket, code.asked, things, tells);
         code.ends = vec![format!("grant:{grant}")];
         if let Some(refresh) = given.refresh.as_ref().filter(|_| given.tags.iter().any(|tag| tag == "client:app")) {
-            let held = self.successor(&code, refresh, &given, journal);
+            let held = self.successor(&code, refresh, given, journal);
             self.chains.push(Chain { held, spent: None });
             if self.chains.len() > 4 {
                 let gone = self.chains.remove(0);
@@ -314,7 +308,7 @@ impl Hand {
 
     fn redeem(&mut self, mut code: Once, journal: &Journal, node: &Node) {
         match code.try_again(journal, node) {
-            Some(given) => self.keep(code, given, journal, node),
+            Some(given) => self.keep(code, &given, journal, node),
             // Perhaps it was used: the judge tries it again.
             None => self.once.push(code),
         }

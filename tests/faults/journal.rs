@@ -152,7 +152,6 @@ pub struct Ticket(usize);
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
     pub done: usize,
-    pub refused: usize,
     pub unsure: usize,
     pub violations: usize,
 }
@@ -295,12 +294,7 @@ impl Journal {
     pub fn counts(&self) -> Counts {
         self.read(|book| {
             let of = |outcome| book.entries.iter().filter(|e| e.outcome == outcome).count();
-            Counts {
-                done: of(Outcome::Done),
-                refused: of(Outcome::Refused),
-                unsure: of(Outcome::Unsure),
-                violations: book.violations.len(),
-            }
+            Counts { done: of(Outcome::Done), unsure: of(Outcome::Unsure), violations: book.violations.len() }
         })
     }
 

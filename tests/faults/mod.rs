@@ -12,6 +12,7 @@ pub mod world;
 
 mod commands;
 mod crash;
+mod proof;
 
 use crate::kit::http::env;
 

@@ -30,13 +30,6 @@ impl Heard {
             Err(_) => Self::Perhaps("the connection broke".to_owned()),
         }
     }
-
-    pub fn answer(self) -> Option<Answer> {
-        match self {
-            Self::Yes(answer) | Self::No(answer) => Some(answer),
-            _ => None,
-        }
-    }
 }
 
 /// Addresses and an administrator's token.

@@ -82,7 +82,7 @@ pub struct World {
     pub house: House,
     /// A second node on the same database (PostgreSQL).
     pub second: Option<House>,
-    pub upstream: Upstream,
+    _upstream: Upstream,
     pub journal: Journal,
     pub cast: Arc<Cast>,
     pub hands: Vec<Hand>,
@@ -136,7 +136,7 @@ impl World {
         let mut world = Self {
             house,
             second,
-            upstream,
+            _upstream: upstream,
             journal,
             cast: Arc::new(cast),
             hands: Vec::new(),
@@ -178,15 +178,6 @@ impl World {
 
     /// Every hand is at work at the nodes until `act` is through and says so.
     pub fn load(&mut self, nodes: &[&Node], act: impl FnOnce()) {
-        self.work(nodes, false, act);
-    }
-
-    /// The same, but nothing is revoked, replayed or administered.
-    pub fn calm_load(&mut self, nodes: &[&Node], act: impl FnOnce()) {
-        self.work(nodes, true, act);
-    }
-
-    fn work(&mut self, nodes: &[&Node], calm: bool, act: impl FnOnce()) {
         self.round += 1;
         self.journal.note(&format!("round {}", self.round));
         let (stop, journal) = (AtomicBool::new(false), &self.journal);
@@ -198,7 +189,7 @@ impl World {
                 scope.spawn(move || {
                     while !stop.load(Ordering::SeqCst) {
                         let node = nodes[dice.below(nodes.len())];
-                        if calm { hand.calm_turn(journal, node) } else { hand.turn(journal, node) }
+                        hand.turn(journal, node);
                     }
                 });
             }

@@ -218,6 +218,7 @@ fn an_answer_is_sent_after_postgresql_said_that_it_was_committed() {
     assert_eq!((database.sql("SHOW fsync"), database.sql("SHOW full_page_writes")), ("on".into(), "on".into()));
     // Whatever the server's own choice for others is.
     database.sql("ALTER SYSTEM SET synchronous_commit = off");
+    database.sql("ALTER SYSTEM SET wal_writer_delay = '10s'");
     database.sql("SELECT pg_reload_conf()");
     wait_until("the server is careless", Duration::from_secs(5), || database.sql("SHOW synchronous_commit") == "off");
     let (upstream, mut house) = (Upstream::start(), House::new());

@@ -64,7 +64,8 @@ fn nodes_serve_on_restart_and_start_beside_a_schema_that_a_newer_one_brought_fur
     assert_eq!(server.admin("GET", "/grants").go().expect(200).json()["items"].as_array().map(Vec::is_empty), Some(false));
     // One it could not live with, by its name: whoever runs goes on, nobody of this version starts.
     database.sql(&script(known + 9, "less.breaking", "CREATE TABLE never_mind (id TEXT)"));
-    let late = house.another("late.toml");
+    let mut late = house.another("late.toml");
+    late.text("server.public_listen", &format!("127.0.0.1:{}", free_port()));
     let said = late.try_serve().err().expect("it does not start");
     assert!(said.contains("less.breaking") && said.contains("newer"), "{said}");
     server.machine_token(&MACHINE, &[]);
@@ -79,7 +80,7 @@ fn a_migration_that_waits_for_a_long_reader_holds_up_nobody() {
     house.bootstrap();
     house.seed(&standard(&upstream.url()));
     let server = house.serve();
-    // As if the newest migration were still to come, and it wanted a table that somebody reads for long.
+    // Longer than a node waits for a lock. As if the newest migration were still to come, and it wanted a table that somebody reads for long.
     let newest = database.sql("SELECT max(version) FROM schema_migrations");
     let name = database.sql("SELECT name FROM schema_migrations ORDER BY version DESC LIMIT 1");
     let text = std::fs::read_to_string(format!("{}/migrations/postgres/{name}.sql", env!("CARGO_MANIFEST_DIR"))).expect("the script");
@@ -93,11 +94,11 @@ fn a_migration_that_waits_for_a_long_reader_holds_up_nobody() {
     }
     database.sql(&format!("DELETE FROM schema_migrations WHERE version = {newest}"));
     let reading = std::process::Command::new("psql")
-        .args([&database.url(), "-qc", "BEGIN; LOCK TABLE artefacts IN ROW EXCLUSIVE MODE; SELECT pg_sleep(4); COMMIT"])
+        .args([&database.url(), "-qc", "BEGIN; LOCK TABLE artefacts IN ROW EXCLUSIVE MODE; SELECT pg_sleep(7); COMMIT"])
         .spawn();
     let mut reading = reading.expect("psql");
     wait_until("somebody holds the table", Duration::from_secs(10), || {
-        database.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(4)%' AND wait_event = 'PgSleep'") == "1"
+        database.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(7)%' AND wait_event = 'PgSleep'") == "1"
     });
     let load = Load::new(&server, &server.issuer, 1);
     let mut second = house.another("second.toml");
