@@ -379,7 +379,9 @@ async fn fill(config: &Config, tokens: u64, (clients, devices, users): (u64, u64
             family_expires_at: ends,
             ..RefreshDocument::default()
         };
-        let issued = secret::generate(SecretKind::Refresh, at_ms, &*entropy, &mac);
+        let mut nonce = [0; 16];
+        entropy.fill(&mut nonce);
+        let issued = secret::link(SecretKind::Refresh, id::new_id(at_ms, &*entropy), nonce, &mac);
         let put = Artefact {
             kind: ArtefactKind::Refresh,
             id: issued.id.to_vec(),

@@ -46,6 +46,7 @@ pub struct CodeDocument {
 pub struct GrantDocument {
     pub resource: String,
     pub authentication: Authentication,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claims: Option<Value>,
     /// Granted `authorization_details` (RFC 9396).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,11 +58,13 @@ pub struct GrantDocument {
 pub struct RefreshDocument {
     pub client_id: String,
     pub subject: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
     /// The scope of the original grant: a narrowed refresh does not narrow its successor (RFC 6749 §6).
     pub scope: String,
     pub resource: String,
     pub authentication: Authentication,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nonce: Option<String>,
     /// Absolute end of the family, seconds since the epoch.
     pub family_expires_at: i64,
@@ -69,7 +72,7 @@ pub struct RefreshDocument {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmation: Option<Confirmation>,
     /// Whether the grant's access tokens are bound to a key: those of a refresh then are too.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub constrained: bool,
     /// Granted `authorization_details` (RFC 9396).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,6 +85,7 @@ pub struct AccessDocument {
     pub jti: String,
     pub client_id: String,
     pub subject: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
     pub scope: String,
     pub audience: String,
@@ -104,4 +108,32 @@ pub struct AccessDocument {
     /// The device whose credential it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceClaim>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_absent_takes_no_room_and_rows_of_before_read_the_same() {
+        let refresh = RefreshDocument {
+            client_id: "c".into(),
+            subject: "s".into(),
+            scope: "read".into(),
+            resource: "r".into(),
+            ..RefreshDocument::default()
+        };
+        let text = serde_json::to_string(&refresh).unwrap();
+        for absent in ["session", "nonce", "constrained", "null"] {
+            assert!(!text.contains(absent), "{absent}: {text}");
+        }
+        let before = r#"{"client_id":"c","subject":"s","session":null,"scope":"read","resource":"r","authentication":{"auth_time":0},"nonce":null,"family_expires_at":0,"constrained":false}"#;
+        assert_eq!(serde_json::from_str::<RefreshDocument>(before).unwrap(), refresh);
+        assert_eq!(serde_json::from_str::<RefreshDocument>(&text).unwrap(), refresh);
+        let access = AccessDocument { jti: "j".into(), ..AccessDocument::default() };
+        let text = serde_json::to_string(&access).unwrap();
+        assert!(!text.contains("null"), "{text}");
+        assert_eq!(serde_json::from_str::<AccessDocument>(&text).unwrap(), access);
+        assert!(!serde_json::to_string(&GrantDocument::default()).unwrap().contains("null"));
+    }
 }
