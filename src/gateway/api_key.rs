@@ -15,7 +15,7 @@ use tokens::Entropy;
 
 use crate::{
     bearer::{OPAQUE_TTL_MS, STALE_TTL_MS, fresh, together},
-    seen::{Believed, Seen},
+    seen::{Believed, Seen, recent},
     source::{IntrospectError, Introspection},
     worker::Worker,
 };
@@ -105,7 +105,7 @@ pub(crate) async fn prove(worker: &Worker, guard: &Guard, key: &str, now_ms: i64
     let kept_ms = kept_ms.min(MOST_TTL_MS);
     let known = worker.keys.seen.borrow_mut().get(key);
     let was_good = known.is_some();
-    if let Some(known) = known.filter(|known| now_ms - known.confirmed_ms.get() < kept_ms)
+    if let Some(known) = known.filter(|known| recent(now_ms, known.confirmed_ms.get(), kept_ms))
         && stands(worker, &known)
     {
         return timely(known, now_ms);

@@ -13,7 +13,7 @@ use tokens::{access, jws::Parsed};
 
 use crate::{
     foreign,
-    seen::Believed,
+    seen::{Believed, recent},
     source::{IntrospectError, Introspection},
     worker::{Asking, Worker},
 };
@@ -58,7 +58,7 @@ pub(crate) async fn jwt(worker: &Worker, table: &RouteTable, guard: &Guard, toke
         _ if fresh(worker, guard, now_ms) => return Ok(believed),
         _ => STALE_TTL_MS,
     };
-    if now_ms - believed.confirmed_ms.get() >= kept_ms {
+    if !recent(now_ms, believed.confirmed_ms.get(), kept_ms) {
         match Box::pin(ask(worker, token)).await {
             Ok(Introspection::Active(_)) => believed.confirmed_ms.set(now_ms),
             Ok(Introspection::Inactive) => {
@@ -82,7 +82,7 @@ pub(crate) async fn opaque(worker: &Worker, guard: &Guard, token: &str, now_ms: 
     };
     let known = worker.seen.borrow_mut().get(token);
     if let Some(known) = known
-        && now_ms - known.confirmed_ms.get() < kept_ms
+        && recent(now_ms, known.confirmed_ms.get(), kept_ms)
     {
         if guard.freshness != Freshness::Offline {
             unrevoked(worker, &known, token)?;

@@ -21,7 +21,7 @@ use tokens::{
 
 use crate::{
     bearer::{self, STALE_TTL_MS},
-    seen::Believed,
+    seen::{Believed, recent},
     source::{IntrospectError, Introspection},
     worker::Worker,
 };
@@ -202,7 +202,7 @@ async fn known(
         let abroad = worker.abroad.borrow();
         (abroad.good(&trusted.issuer, token), abroad.bad(&trusted.issuer, token))
     };
-    if let Some(believed) = good.as_ref().filter(|believed| now_ms - believed.confirmed_ms.get() < kept_ms) {
+    if let Some(believed) = good.as_ref().filter(|believed| recent(now_ms, believed.confirmed_ms.get(), kept_ms)) {
         if guard.freshness != Freshness::Offline {
             unrevoked(worker, trusted, believed, token)?;
         }
@@ -249,7 +249,7 @@ pub(crate) async fn confirm(
     token: &str,
     now_ms: i64,
 ) -> Result<(), Refusal> {
-    if now_ms - believed.confirmed_ms.get() < guard.cache_ttl_ms.unwrap_or(0) {
+    if recent(now_ms, believed.confirmed_ms.get(), guard.cache_ttl_ms.unwrap_or(0)) {
         return Ok(());
     }
     match ask(worker, trusted, token, true).await {

@@ -15,6 +15,16 @@ use tokens::Entropy;
 
 use crate::{assertion::Signed, session::Held};
 
+/// A clock may fall behind by so much without having been set back, milliseconds.
+const WAVERS_MS: i64 = 1_000;
+
+/// Whether what was said at a time counts still. Said in the future is said before the clock was set back: nobody knows when, so it is asked
+/// again; where nothing is ever asked again (`i64::MAX`) it counts.
+pub(crate) const fn recent(now_ms: i64, at_ms: i64, kept_ms: i64) -> bool {
+    let age_ms = now_ms.saturating_sub(at_ms);
+    kept_ms == i64::MAX || (age_ms < kept_ms && age_ms > -WAVERS_MS)
+}
+
 /// A believed token.
 pub(crate) struct Believed {
     pub identity: Identity,
@@ -129,5 +139,18 @@ impl Seen {
 
     pub(crate) fn len(&self) -> usize {
         self.newer.len() + self.older.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_before_a_clock_was_set_back_is_asked_again() {
+        assert!(recent(10_000, 9_500, 1_000) && !recent(10_000, 9_000, 1_000));
+        assert!(recent(10_000, 10_020, 1_000), "two requests of one moment");
+        assert!(!recent(10_000, 18_000, 1_000));
+        assert!(recent(10_000, 18_000, i64::MAX), "never asked again");
     }
 }

@@ -19,7 +19,7 @@ use tokens::secret::Plain;
 use crate::{
     asked::Asked,
     foreign,
-    seen::Believed,
+    seen::{Believed, recent},
     source::{Introspection, KeySource},
     worker::Worker,
 };
@@ -115,7 +115,7 @@ impl Question {
     }
 
     fn due(&self, now_ms: i64) -> bool {
-        !self.asking.get() && !self.over.get() && now_ms - self.good_ms.get() >= self.every_ms
+        !self.asking.get() && !self.over.get() && !recent(now_ms, self.good_ms.get(), self.every_ms)
     }
 }
 

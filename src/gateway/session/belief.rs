@@ -10,7 +10,13 @@ use super::{
     Sessions, count, place, renewal,
     row::{self, Kept},
 };
-use crate::{asked::Asked, bearer, seen::Believed, source::Introspection, worker::Worker};
+use crate::{
+    asked::Asked,
+    bearer,
+    seen::{Believed, recent},
+    source::Introspection,
+    worker::Worker,
+};
 
 /// How long before its end an access token is renewed, at most, milliseconds.
 const AHEAD_MS: i64 = 30_000;
@@ -141,7 +147,7 @@ async fn ask(
         return Ok(());
     }
     let kept_ms = if always { guard.cache_ttl_ms.unwrap_or(0) } else { bearer::STALE_TTL_MS };
-    if now_ms - session.confirmed_ms.get() < kept_ms {
+    if recent(now_ms, session.confirmed_ms.get(), kept_ms) {
         return Ok(());
     }
     match Box::pin(bearer::ask(worker, held.access.expose())).await {
