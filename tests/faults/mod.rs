@@ -7,6 +7,7 @@ pub mod node;
 pub mod once;
 pub mod person;
 pub mod plan;
+mod rule;
 pub mod tokens;
 pub mod world;
 
