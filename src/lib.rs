@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod descriptors;
 pub mod devices;
 pub mod explain;
 pub mod foundation;

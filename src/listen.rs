@@ -148,6 +148,7 @@ impl Listener {
                 Err(error) => {
                     // Out of descriptors or a connection that is gone already: neither is a reason to stop listening.
                     tracing::warn!(listener = self.name, %error, "a connection could not be accepted");
+                    Places::relieve();
                     sleep(Duration::from_millis(20)).await;
                     continue;
                 }

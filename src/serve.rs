@@ -19,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use web::App;
 
 use crate::{
+    descriptors,
     cli::{Failure, say_json},
     config::{Config, Role, TlsFiles},
     foundation::{self, Foundation},
@@ -125,6 +126,7 @@ pub fn runtime(config: &Config) -> io::Result<tokio::runtime::Runtime> {
 /// An address that is taken or may not be used; a certificate that cannot be read.
 pub fn bind(config: &Config) -> Result<Bound, Failure> {
     let mut tls = Vec::new();
+    descriptors::raise();
     let outbound = server::outbound(config)?;
     let bounds = Bounds {
         most: config.server.max_connections,

@@ -37,7 +37,7 @@ use crate::{
     heads::Heads,
     hop::{Conn, hop},
     lent::{Home, Lent},
-    places::Place,
+    places::{Place, Places},
     pool::{Here, SEND_BUFFER},
     worker::Worker,
 };
@@ -247,6 +247,7 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
             }
             Err(error) => {
                 tracing::warn!(target: "gateway", %error, "connection not accepted");
+                Places::relieve();
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }

@@ -3,8 +3,8 @@
 use std::{
     net::IpAddr,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -19,6 +19,11 @@ const PATIENCE: Duration = Duration::from_millis(50);
 const BATCH: usize = 128;
 /// Shares of all places by which sources are told apart.
 const SHARES: usize = 8;
+
+/// All listeners of the process: how many connections they may have, how many they have, and which they are.
+static MOST: AtomicUsize = AtomicUsize::new(usize::MAX);
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+static ALL: Mutex<Vec<Weak<Places>>> = Mutex::new(Vec::new());
 
 /// A connection that holds a place.
 pub trait Guest: Send + Sync + 'static {
@@ -68,7 +73,24 @@ impl Places {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
         let of_source = if of_source == 0 { most - most / 4 } else { of_source };
         let room = Arc::new(Semaphore::new(most));
-        Arc::new(Self { name, most, of_source, room, turn: AtomicU64::new(1), held: Mutex::default() })
+        let places = Arc::new(Self { name, most, of_source, room, turn: AtomicU64::new(1), held: Mutex::default() });
+        let mut all = ALL.lock();
+        all.retain(|known| known.strong_count() > 0);
+        all.push(Arc::downgrade(&places));
+        places
+    }
+
+    /// So many connections at all listeners of this process together: what it may open is needed for more than them.
+    pub fn at_most_together(most: usize) {
+        MOST.store(most.max(1), Ordering::Relaxed);
+    }
+
+    /// Descriptors have run out: somebody who is not served makes room, at the listener that holds most.
+    pub fn relieve() {
+        let all: Vec<Arc<Self>> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
+        if let Some(fullest) = all.iter().max_by_key(|places| places.taken()) {
+            fullest.make_room((fullest.taken() / BATCH).max(1), None);
+        }
     }
 
     /// What a guest notes when it is used: a number that grows with each connection that comes.
@@ -98,6 +120,11 @@ impl Places {
             return Err(TooMany);
         }
         let permit = loop {
+            if TAKEN.load(Ordering::Relaxed) >= MOST.load(Ordering::Relaxed) {
+                Self::relieve();
+                tokio::time::sleep(PATIENCE / 10).await;
+                continue;
+            }
             if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
                 break permit;
             }
@@ -106,6 +133,7 @@ impl Places {
                 break permit;
             }
         };
+        TAKEN.fetch_add(1, Ordering::Relaxed);
         let number = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut held = self.held.lock();
         if let Some(source) = source {
@@ -136,6 +164,10 @@ impl Places {
         for (.., number) in idle.iter().take(many) {
             if let Some(entry) = guests.get_mut(number) {
                 entry.asked = true;
+                // From now on it is none of its source's.
+                if let Some(source) = entry.source.take() {
+                    less(sources, source);
+                }
                 entry.guest.leave();
             }
         }
@@ -146,14 +178,21 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        TAKEN.fetch_sub(1, Ordering::Relaxed);
         let mut held = self.places.held.lock();
         let Some(entry) = held.guests.remove(&self.number) else { return };
-        let Some(source) = entry.source else { return };
-        if let Some(count) = held.of.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
-                held.of.remove(&source);
-            }
+        if let Some(source) = entry.source {
+            less(&mut held.of, source);
+        }
+    }
+}
+
+/// One connection less of a source.
+fn less(of: &mut AHashMap<IpAddr, usize>, source: IpAddr) {
+    if let Some(count) = of.get_mut(&source) {
+        *count -= 1;
+        if *count == 0 {
+            of.remove(&source);
         }
     }
 }
@@ -253,6 +292,9 @@ mod tests {
         crowd[5].busy.store(false, Ordering::SeqCst);
         assert!(sits(&places, 1).await.is_ok(), "in the place of its own that is idle");
         assert!(crowd[5].asked.load(Ordering::SeqCst));
+        let last = sits(&places, 1).await.expect("in the place of the one before, which is idle");
+        last.busy.store(true, Ordering::SeqCst);
+        assert_eq!(sits(&places, 1).await.err(), Some(TooMany), "who was asked to go counts for nobody");
     }
 
     #[tokio::test]

@@ -58,26 +58,41 @@ fn whoever_says_nothing_makes_room_the_first_first() {
 #[test]
 fn whoever_is_served_stays_and_a_source_has_its_part_only() {
     let stage = holding(20, 5);
-    for listener in ["public", "admin"] {
-        let address = stage.listener(listener);
-        let begun =
-            b"POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 29\r\n\r\ngrant";
-        let mut busy: Vec<TcpStream> = (0..5).map(|_| raw::connect(&address)).collect();
-        for stream in &mut busy {
-            stream.write_all(begun).expect("sent");
-        }
-        wait_until("the sixth is told to come back", Duration::from_secs(20), || {
-            raw::exchange(&address, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").status == 503
-        });
-        let told = raw::exchange(&address, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
-        assert!(told.closed && told.text.to_lowercase().contains("retry-after: 1"), "{}", told.text);
-        let elsewhere = client_from("127.0.45.9").get(format!("http://{address}/healthz")).try_go();
-        assert!(elsewhere.is_ok_and(|answer| answer.status != 503));
-        assert!(busy.iter_mut().all(|stream| !closed(stream)), "what is served is not cut");
-        busy[0].write_all(b"_type=client_credentials").expect("sent");
-        let answer = raw::read_head(&mut busy[0]);
-        assert!(answer.starts_with("HTTP/1.1 4") && !answer.starts_with("HTTP/1.1 408"), "{answer}");
+    let address = stage.listener("public");
+    let begun =
+        b"POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 29\r\nExpect: 100-continue\r\n\r\n";
+    let mut busy: Vec<TcpStream> = (0..5).map(|_| raw::connect(&address)).collect();
+    for stream in &mut busy {
+        stream.write_all(begun).expect("sent");
+        let head = raw::read_head(stream);
+        assert!(head.starts_with("HTTP/1.1 100"), "{head}");
+        stream.write_all(b"grant").expect("sent");
     }
+    let told = raw::exchange(&address, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(told.status == 503 && told.closed && told.text.to_lowercase().contains("retry-after: 1"), "{}", told.text);
+    let elsewhere = client_from("127.0.45.9").get(format!("http://{address}/healthz")).try_go();
+    assert!(elsewhere.is_ok_and(|answer| answer.status != 503));
+    assert!(busy.iter_mut().all(|stream| !closed(stream)), "what is served is not cut");
+    busy[0].write_all(b"_type=client_credentials").expect("sent");
+    let answer = raw::read_head(&mut busy[0]);
+    assert!(answer.starts_with("HTTP/1.1 4") && !answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+#[test]
+fn descriptors_that_run_out_keep_nobody_out_for_long() {
+    let stage = Stage::start(|_| {});
+    // Fewer than the places of any listener, and fewer than the server knows of.
+    let limited = std::process::Command::new("prlimit").args(["--pid", &stage.pid().to_string(), "--nofile=256:256"]).status();
+    assert!(limited.is_ok_and(|status| status.success()), "prlimit (util-linux)");
+    let mut open: Vec<TcpStream> = Vec::new();
+    for n in 0..500 {
+        open.push(raw::connect(&stage.listener(if n % 2 == 0 { "public" } else { "gateway" })));
+    }
+    alone().get(stage.url("/healthz")).go().expect(200);
+    let token = stage.machine_token(&crate::kit::seed::MACHINE, &[]);
+    stage.call("/api/x", &token).expect(200);
+    assert!(stage.metric("connections_evicted_total") > 0.0);
+    wait_until("the first have gone", Duration::from_secs(20), || open[..200].iter_mut().all(closed));
 }
 
 #[test]
