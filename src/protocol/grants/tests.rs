@@ -111,7 +111,13 @@ impl World {
         code::decide(&self.ctx(), &self.client, &Form::read(form.as_bytes()).unwrap(), &found)
     }
     fn refresh(&self, family: &Family, successor: Option<&Artefact>, form: &str) -> Result<Granted, Refused> {
-        let found = refresh::Found { artefact: &family.artefact, shown: family.shown(), document: &family.document, successor, behind: self.behind() };
+        let found = refresh::Found {
+            artefact: &family.artefact,
+            shown: family.shown(),
+            document: &family.document,
+            successor,
+            behind: self.behind(),
+        };
         refresh::decide(&self.ctx(), &self.client, &Form::read(form.as_bytes()).unwrap(), &found)
     }
     fn family(&self) -> Family {
