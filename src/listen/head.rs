@@ -100,11 +100,7 @@ impl Head {
             let value = value.trim_ascii();
             match name.len() {
                 4 if name.eq_ignore_ascii_case(b"host") => hosts += 1,
-                10 if name.eq_ignore_ascii_case(b"connection") => {
-                    if !value.eq_ignore_ascii_case(b"keep-alive") {
-                        return None;
-                    }
-                }
+                10 if name.eq_ignore_ascii_case(b"connection") && !value.eq_ignore_ascii_case(b"keep-alive") => return None,
                 14 if name.eq_ignore_ascii_case(b"content-length") => {
                     lengths += 1;
                     if !(1..=6).contains(&value.len()) || !value.iter().all(u8::is_ascii_digit) {

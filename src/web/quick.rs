@@ -49,7 +49,7 @@ struct Way {
 
 impl Quick {
     pub(crate) fn new(settings: &Settings) -> Self {
-        let base = issuer_path(&settings.issuer).to_owned();
+        let base = issuer_path(&settings.issuer);
         let way = |path: &str, endpoint, open| {
             let uri = Uri::try_from(format!("{base}{path}")).unwrap_or_default();
             Way { uri, meter: Meter::new(endpoint, open) }
