@@ -20,8 +20,8 @@ use check::{
 pub use files::{OcspRules, TlsFiles};
 pub use gateway_client::{ClientProof, GatewayClient};
 use ipnet::IpNet;
-use nodes::{SharedStateSection, StorageSection};
 pub use nodes::{Replicas, ReplicasSection};
+use nodes::{SharedStateSection, StorageSection};
 pub use read::{Key, Mistakes, Reader, Section};
 pub use setting::{Role, Seconds, Secret};
 

@@ -1,7 +1,7 @@
 //! The accept loop of every listener: plain or TLS, HTTP/1.1 or HTTP/2, bounded in time, size and number, drained on shutdown.
 mod framed;
-mod leaving;
 mod head;
+mod leaving;
 mod quick;
 mod rewound;
 mod seat;
@@ -20,13 +20,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use gateway::Places;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
     server::conn::{http1, http2},
     service::service_fn,
 };
-use gateway::Places;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -36,13 +36,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use web::app::PeerCertificate;
 
+pub use self::leaving::Leaving;
+pub use self::seat::Bounds;
 use self::{
     framed::{Framed, Told},
     rewound::Rewound,
     seat::{Busy, Seat},
 };
-pub use self::seat::Bounds;
-pub use self::leaving::Leaving;
 use crate::tls::{Shown, Tls};
 
 /// How long a TLS handshake or a request head may take.
@@ -311,8 +311,7 @@ async fn serve_stream<S, F, Fut, B>(
     is_http2: bool,
     (stop, leaving, seat): (CancellationToken, Leaving, Arc<Seat>),
     answer: F,
-)
-where
+) where
     S: Stream,
     F: Fn(Request<Timed>, SocketAddr) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Response<B>> + Send + 'static,

@@ -19,9 +19,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use web::App;
 
 use crate::{
-    descriptors,
     cli::{Failure, say_json},
     config::{Config, Role, TlsFiles},
+    descriptors,
     foundation::{self, Foundation},
     jobs,
     listen::{self, Bounds, Choose, Listener, Shutdown, Timed, serve_http, serve_quick},

@@ -42,8 +42,7 @@ use crate::{
     own_tokens::OwnTokens,
     priority,
     proxied::Proxied,
-    readiness,
-    routes,
+    readiness, routes,
     scoped::Mount,
     telemetry, tls,
 };

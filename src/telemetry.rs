@@ -124,7 +124,10 @@ fn describe() {
     metrics::describe_counter!("log_lines_dropped_total", "Log lines of one place beyond so many a second");
     metrics::describe_counter!("connections_evicted_total", "Unused connections that made room, by listener");
     metrics::describe_counter!("connections_refused_total", "Connections of a source that held too many, by listener");
-    metrics::describe_counter!("password_queue_refused_total", "Passwords that found no place in the queue (full) or lost it to another source");
+    metrics::describe_counter!(
+        "password_queue_refused_total",
+        "Passwords that found no place in the queue (full) or lost it to another source"
+    );
     metrics::describe_counter!("store_purged_rows_total", "Expired rows deleted");
     metrics::describe_counter!("store_purge_runs_total", "Rounds of deleting expired rows that began");
     metrics::describe_gauge!("db_rows", "Rows by table");

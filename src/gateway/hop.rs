@@ -329,7 +329,13 @@ async fn proxied(
             let upstream_side = hyper::upgrade::on(&mut answer);
             let client_side = client_side.ok_or(Refusal::BadUpstream("unasked_switch"))?;
             let entered = conn.shared.as_ref().map(|shared| worker.enter(shared));
-            tunnel::join(worker, (client_side, upstream_side), lease(), stay.take(), (std::mem::take(&mut held), entered, conn.seat.hold()));
+            tunnel::join(
+                worker,
+                (client_side, upstream_side),
+                lease(),
+                stay.take(),
+                (std::mem::take(&mut held), entered, conn.seat.hold()),
+            );
         }
         answer.into_parts()
     };

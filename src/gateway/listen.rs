@@ -241,7 +241,8 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
                     };
                     if let Ok(Ok((stream, http2, certificate))) = shaken {
                         // Boxed: what serves it is moved from hand to hand.
-                        connection(&worker, Box::new(stream), Opened { door, peer, local, tls: true, http2, certificate, room, seat }).await;
+                        connection(&worker, Box::new(stream), Opened { door, peer, local, tls: true, http2, certificate, room, seat })
+                            .await;
                     }
                 });
             }
@@ -308,7 +309,8 @@ where
         }
     };
     let trusted = worker.gateway.trusted_peer(peer.ip());
-    let conn = Rc::new(Conn { peer, local, tls, trusted, certificate, shared: (!http2).then(|| Arc::clone(&shared)), seat: Arc::clone(&shared) });
+    let conn =
+        Rc::new(Conn { peer, local, tls, trusted, certificate, shared: (!http2).then(|| Arc::clone(&shared)), seat: Arc::clone(&shared) });
     let service = || {
         let (worker, conn) = (Rc::clone(worker), Rc::clone(&conn));
         service_fn(move |request: Request<Incoming>| match door {
@@ -457,10 +459,8 @@ mod tests {
 
     #[test]
     fn an_idle_connection_holds_no_buffer_in_its_task() {
-        let (plain, tls) = (
-            size(connection::<tokio::net::TcpStream>),
-            size(connection::<Box<tokio_rustls::server::TlsStream<tokio::net::TcpStream>>>),
-        );
+        let (plain, tls) =
+            (size(connection::<tokio::net::TcpStream>), size(connection::<Box<tokio_rustls::server::TlsStream<tokio::net::TcpStream>>>));
         assert!(plain <= 1536 && tls <= 1536, "plain {plain}, TLS {tls}");
     }
 }

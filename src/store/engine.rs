@@ -3,8 +3,8 @@ use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use ledger::{
-    Artefact, ArtefactKind, Change, Consent, Event, EventKind, Grant, KeyRow, Listener, Listings, NewEvent, Object, ObjectKind, Outcome, Page,
-    Revocation, Session, Store, StoreError, chain, revocation::KEPT_LONGER_S,
+    Artefact, ArtefactKind, Change, Consent, Event, EventKind, Grant, KeyRow, Listener, Listings, NewEvent, Object, ObjectKind, Outcome,
+    Page, Revocation, Session, Store, StoreError, chain, revocation::KEPT_LONGER_S,
 };
 use tokio::sync::{mpsc, oneshot};
 

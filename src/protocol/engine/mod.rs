@@ -24,9 +24,8 @@ use crate::{Code, OAuthError};
 const FAR: &str = "9999-12-31T23:59:59Z";
 
 /// What the machines are told was issued, with that end: read once.
-static RECEIPT: LazyLock<Option<RefreshedToken>> = LazyLock::new(|| {
-    Some(RefreshedToken { token: String::new(), refresh: None, until: FAR.parse().ok()?, token_type: TokenType::Bearer })
-});
+static RECEIPT: LazyLock<Option<RefreshedToken>> =
+    LazyLock::new(|| Some(RefreshedToken { token: String::new(), refresh: None, until: FAR.parse().ok()?, token_type: TokenType::Bearer }));
 /// The address of a grant that has none.
 static NOWHERE: LazyLock<Option<Url>> = LazyLock::new(|| Url::parse("about:blank").ok());
 

@@ -114,7 +114,7 @@ async fn patiently(direct: &mut Direct) -> Result<(), OpenError> {
         match migrate::migrate(direct, MIGRATIONS).await {
             Err(OpenError::Store(StoreError::Unavailable(why))) if left > 0 && why.contains("lock timeout") => {
                 left -= 1;
-                if left % 30 == 0 {
+                if left.is_multiple_of(30) {
                     tracing::warn!("a migration waits for somebody who reads its table for long");
                 }
                 tokio::time::sleep(BETWEEN_TRIES).await;

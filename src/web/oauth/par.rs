@@ -60,11 +60,7 @@ async fn admit(app: &App, parts: &Parts, client: &AuthenticatedClient) -> Result
         (format!("pushed_by:{}", client.id()), PUSHED_OF_CLIENT)
     };
     let verdict = app.counters.hit(&key, &quota, 1, app.clock.now_ms()).await;
-    if verdict.allowed {
-        Ok(())
-    } else {
-        Err(Failed::Limited(limits::Policy { name: "pushed", quota }.waits(verdict.retry_after_s())))
-    }
+    if verdict.allowed { Ok(()) } else { Err(Failed::Limited(limits::Policy { name: "pushed", quota }.waits(verdict.retry_after_s()))) }
 }
 
 async fn push(
