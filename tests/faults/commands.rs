@@ -8,7 +8,7 @@ use super::crash::Score;
 use super::journal::{Deed, Kind, Standing};
 use super::node::Node;
 use super::plan::Dice;
-use super::world::{Engine, World};
+use super::world::{Engine, World, serve};
 use crate::kit::http::{Go, env};
 use crate::kit::seed::MACHINE;
 use crate::kit::server::binary;
@@ -105,7 +105,7 @@ pub fn bootstrap(engine: Engine, dice: &Dice, kills: u64, score: &Score) {
         }
         house.run(&["check"]).ok();
         house.run(&["audit", "verify"]).ok();
-        let server = house.serve();
+        let server = serve(&house);
         let node = Node::of(&house, &server);
         assert!(node.read("/keys").flatten().is_some(), "the administrator's credential does not open the administration");
         server.kill();
@@ -209,7 +209,7 @@ pub fn offline(world: &World, n: u64, when: &mut Dice) {
 
 /// What a world's credentials have to be in a copy of its database: dead ones dead, and living ones living or, after a restore, dead too.
 fn compare(world: &World, house: &House, restored: bool, what: &str) {
-    let server = house.serve();
+    let server = serve(house);
     let node = Node::of(house, &server);
     for (_, held, standing) in world.journal.held() {
         let Kind::Access { path } = held.thing.kind else { continue };

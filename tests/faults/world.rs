@@ -77,6 +77,19 @@ pub fn seed(upstream: &str, signer: &Key) -> Value {
     seed
 }
 
+/// Starts a server at the address it had before. Between two lives others on this machine may borrow its port: then it waits for it.
+pub fn serve(house: &House) -> Server {
+    for _ in 0..100 {
+        match house.try_serve() {
+            Err(why) if why.trim_end().lines().last().is_some_and(|line| line.contains("is taken by another program")) => {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            started => return started.unwrap_or_else(|why| panic!("the server did not start: {why}")),
+        }
+    }
+    house.serve()
+}
+
 /// A house, its journal and its workers.
 pub struct World {
     pub house: House,
@@ -157,7 +170,7 @@ impl World {
 
     /// Who is who, and where the ledger begins.
     fn open(&mut self) {
-        let server = self.house.serve();
+        let server = serve(&self.house);
         let node = Node::of(&self.house, &server);
         let subjects = PEOPLE.iter().map(|name| {
             let user = node.read(&format!("/users/{name}")).flatten().expect("a user");
@@ -242,7 +255,7 @@ impl World {
 
     /// Starts a node.
     pub fn start(&self) -> (Server, Node) {
-        let server = self.house.serve();
+        let server = serve(&self.house);
         let node = Node::of(&self.house, &server);
         (server, node)
     }
@@ -250,7 +263,7 @@ impl World {
     /// Starts the second node.
     pub fn start_second(&self) -> (Server, Node) {
         let house = self.second.as_ref().expect("a second node");
-        let server = house.serve();
+        let server = serve(house);
         let node = Node::of(house, &server);
         (server, node)
     }
