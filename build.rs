@@ -1,6 +1,7 @@
 //! How the binary is linked: what a start runs through lies side by side, and addresses are fixed up from a compact list (decision 0027).
 use std::env;
 
+#[expect(clippy::disallowed_methods, reason = "the environment is how Cargo talks to build scripts")]
 fn main() {
     println!("cargo:rerun-if-changed=migrations");
     println!("cargo:rerun-if-changed=build.rs");

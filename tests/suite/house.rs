@@ -151,7 +151,15 @@ fn every_threat_names_a_test_that_exists() {
         .flat_map(|p| {
             let text = std::fs::read_to_string(p).unwrap();
             text.lines()
-                .filter_map(|l| l.trim().trim_start_matches("async ").strip_prefix("fn ")?.split('(').next().map(str::to_owned))
+                .filter_map(|l| {
+                    l.trim()
+                        .trim_start_matches("pub(super) ")
+                        .trim_start_matches("async ")
+                        .strip_prefix("fn ")?
+                        .split('(')
+                        .next()
+                        .map(str::to_owned)
+                })
                 .collect::<Vec<_>>()
         })
         .collect();
