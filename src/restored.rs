@@ -51,7 +51,7 @@ pub async fn finish(foundation: &Foundation) -> anyhow::Result<()> {
         after = Some(last.id.clone());
         let change = page.items.iter().fold(Change::new(), |change, key| {
             let told = event(EventKind::ApiKeyRevoked).with("id", key.id.as_str());
-            change.event(told).revoke(RevocationKind::Key, &format!("{API_KEY}{}", key.id), now_ms, until)
+            change.event(told).revoke(RevocationKind::Key, format!("{API_KEY}{}", key.id), now_ms, until)
         });
         foundation.store.apply(change).await?;
     }

@@ -73,7 +73,7 @@ impl Replicas {
             }
             match std::fs::read_to_string(&file) {
                 Ok(text) => {
-                    urls.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| Secret::from(line.to_owned())))
+                    urls.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| Secret::from(line.to_owned())));
                 }
                 Err(error) => r.wrong("storage.replicas.urls_file", &format!("{}: {error}", file.display())),
             }
