@@ -10,7 +10,7 @@ fn main() {
     let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);
     let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
     let own_linker = flags.contains("link") || env::var_os("RUSTC_LINKER").is_some();
-    if !is("PROFILE", "release") || !is("TARGET", "x86_64-unknown-linux-gnu") || own_linker {
+    if !is("PROFILE", "release") || !is("TARGET", "x86_64-unknown-linux-gnu") || own_linker || !rusts_own_linker() {
         return;
     }
     if let Ok(folder) = env::var("CARGO_MANIFEST_DIR") {
@@ -20,6 +20,15 @@ fn main() {
     if is("HOST", "x86_64-unknown-linux-gnu") && libc_version().is_some_and(|version| version >= (2, 36)) {
         println!("cargo:rustc-link-arg-bin=doorward=-Wl,-z,pack-relative-relocs");
     }
+}
+
+/// Whether the compiler brings its linker with it. Those of distributions often do not; to the system's linker the list would be all there is
+/// to link by.
+fn rusts_own_linker() -> bool {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let Ok(said) = std::process::Command::new(rustc).args(["--print", "sysroot"]).output() else { return false };
+    let Ok(root) = String::from_utf8(said.stdout) else { return false };
+    std::path::Path::new(root.trim()).join("lib/rustlib/x86_64-unknown-linux-gnu/bin/gcc-ld/ld.lld").exists()
 }
 
 /// The C library of this machine, if it is the GNU one.

@@ -20,7 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use gateway::Places;
+use gateway::{Guest as _, Places};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
@@ -31,7 +31,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
-    time::{Instant, Sleep, sleep, timeout},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use web::app::PeerCertificate;
@@ -41,7 +41,7 @@ pub use self::seat::Bounds;
 use self::{
     framed::{Framed, Told},
     rewound::Rewound,
-    seat::{Busy, Seat},
+    seat::{Busy, Seat, Unread},
 };
 use crate::tls::{Shown, Tls};
 
@@ -51,6 +51,9 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_WORDS: Duration = Duration::from_millis(300);
 /// How long a request body may stand still.
 pub const BODY_IDLE: Duration = Duration::from_secs(30);
+/// How long a request body may come as slowly as it likes; then, for each second, so many octets of it must have come.
+const BODY_SLOW: Duration = Duration::from_secs(60);
+const BODY_PACE: u64 = 1024;
 /// How long a connection may take to end whose place is needed.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// The longest request target.
@@ -335,7 +338,11 @@ async fn serve_stream<S, F, Fut, B>(
                 Ok(answer(request.map(|body| Timed::new(body, unread.clone())), peer).await)
             };
             let mut response = match response {
-                Ok(response) => response.map(|body| Reply::Body(body, busy)),
+                Ok(response) => response.map(|body| {
+                    // A peer that opens no window for its answers (RFC 9113 §5.2) holds no place by them.
+                    let unread = is_http2.then(|| busy.answered());
+                    Reply::Body(body, unread, busy)
+                }),
                 Err(status) => refusal(status),
             };
             // What was not read is in the way of the next request, or this process leaves: the client is told that none can come here.
@@ -361,7 +368,8 @@ async fn serve_stream<S, F, Fut, B>(
             () = leaving.said_from_now_on() => connection.as_mut().graceful_shutdown(),
             () = seat.asked() => {
                 connection.as_mut().graceful_shutdown();
-                let _ = timeout(FAREWELL, connection).await;
+                // What came in this very moment is served to its end.
+                while timeout(FAREWELL, connection.as_mut()).await.is_err() && seat.idle_since().is_none() {}
                 return;
             }
         }
@@ -371,7 +379,6 @@ async fn serve_stream<S, F, Fut, B>(
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(MAX_HEAD)
-            .pipeline_flush(true)
             .serve_connection(TokioIo::new(Framed::new(stream, told)), service);
         tokio::pin!(connection);
         tokio::select! {
@@ -381,7 +388,8 @@ async fn serve_stream<S, F, Fut, B>(
             () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
             () = seat.asked() => {
                 connection.as_mut().graceful_shutdown();
-                let _ = timeout(FAREWELL, connection).await;
+                // What came in this very moment is served to its end.
+                while timeout(FAREWELL, connection.as_mut()).await.is_err() && seat.idle_since().is_none() {}
                 return;
             }
         }
@@ -404,7 +412,7 @@ fn refusal<B>(status: StatusCode) -> Response<Reply<B>> {
 /// An answer's body, or that of a refusal.
 enum Reply<B> {
     /// With what keeps its connection in use.
-    Body(B, #[expect(dead_code, reason = "counts by being there")] Busy),
+    Body(B, Option<Unread>, #[expect(dead_code, reason = "counts by being there")] Busy),
     Refusal(Option<Bytes>),
 }
 
@@ -414,42 +422,70 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Reply<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.get_mut() {
-            Self::Body(body, _) => Pin::new(body).poll_frame(cx),
+            Self::Body(body, unread, _) => {
+                drop(unread.take());
+                Pin::new(body).poll_frame(cx)
+            }
             Self::Refusal(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Body(body, _) => body.is_end_stream(),
+            Self::Body(body, ..) => body.is_end_stream(),
             Self::Refusal(text) => text.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Body(body, _) => body.size_hint(),
+            Self::Body(body, ..) => body.size_hint(),
             Self::Refusal(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
         }
     }
 }
 
-/// A request body that fails when it stands still for [`BODY_IDLE`].
+/// A request body that fails when it stands still for [`BODY_IDLE`], or comes so slowly that its place is all it wants.
 pub struct Timed {
     body: Incoming,
     unread: Arc<AtomicBool>,
-    idle: Option<Pin<Box<Sleep>>>,
+    slow: Option<Slow>,
+}
+
+/// A body that was waited for.
+struct Slow {
+    since: Instant,
+    octets: u64,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Slow {
+    fn new(now: Instant) -> Self {
+        Self { since: now, octets: 0, sleep: Box::pin(sleep_until(now + BODY_IDLE)) }
+    }
+
+    /// Some of it came.
+    fn came(&mut self, octets: usize, now: Instant) {
+        self.octets += octets as u64;
+        let until = self.until(now);
+        self.sleep.as_mut().reset(until);
+    }
+
+    /// How long the next of it may take.
+    fn until(&self, now: Instant) -> Instant {
+        (now + BODY_IDLE).min(self.since + BODY_SLOW + Duration::from_secs(self.octets / BODY_PACE))
+    }
 }
 
 impl Timed {
     const fn new(body: Incoming, unread: Arc<AtomicBool>) -> Self {
-        Self { body, unread, idle: None }
+        Self { body, unread, slow: None }
     }
 }
 
 /// A request body stood still for too long.
 #[derive(Debug, thiserror::Error)]
-#[error("the request body stood still for too long")]
+#[error("the request body stood still for too long, or came too slowly")]
 pub struct BodyStoodStill;
 
 impl Body for Timed {
@@ -460,8 +496,8 @@ impl Body for Timed {
         let this = self.get_mut();
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(frame) => {
-                if let Some(idle) = &mut this.idle {
-                    idle.as_mut().reset(Instant::now() + BODY_IDLE);
+                if let (Some(slow), Some(Ok(frame))) = (&mut this.slow, &frame) {
+                    slow.came(frame.data_ref().map_or(0, Bytes::len), Instant::now());
                 }
                 if frame.is_none() || this.body.is_end_stream() {
                     this.unread.store(false, Ordering::Release);
@@ -469,8 +505,8 @@ impl Body for Timed {
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             Poll::Pending => {
-                let idle = this.idle.get_or_insert_with(|| Box::pin(sleep(BODY_IDLE)));
-                match idle.as_mut().poll(cx) {
+                let slow = this.slow.get_or_insert_with(|| Slow::new(Instant::now()));
+                match slow.sleep.as_mut().poll(cx) {
                     Poll::Ready(()) => Poll::Ready(Some(Err(Box::new(BodyStoodStill)))),
                     Poll::Pending => Poll::Pending,
                 }
@@ -484,5 +520,25 @@ impl Body for Timed {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_is_waited_for_as_long_as_it_comes_at_some_pace() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut steady = Slow::new(begun);
+        let mut drop_by_drop = Slow::new(begun);
+        assert_eq!(steady.until(begun), at(30));
+        for second in (20..=400).step_by(20) {
+            steady.came(20 * 1024, at(second));
+            assert_eq!(steady.until(at(second)), at(second + 30));
+            drop_by_drop.came(1, at(second));
+            assert_eq!(drop_by_drop.until(at(second)), at((second + 30).min(60)), "its place is all it wants");
+        }
     }
 }

@@ -114,7 +114,7 @@ impl Places {
         if let Some(source) = source
             && self.of_source < self.most
             && self.held.lock().of.get(&source).is_some_and(|held| *held >= self.of_source)
-            && !self.make_room(1, Some(source))
+            && !self.make_room((self.of_source / BATCH).max(1), Some(source))
         {
             metrics::counter!("connections_refused_total", "listener" => self.name).increment(1);
             return Err(TooMany);
@@ -295,6 +295,16 @@ mod tests {
         let last = sits(&places, 1).await.expect("in the place of the one before, which is idle");
         last.busy.store(true, Ordering::SeqCst);
         assert_eq!(sits(&places, 1).await.err(), Some(TooMany), "who was asked to go counts for nobody");
+    }
+
+    #[tokio::test]
+    async fn a_source_at_its_limit_gives_up_several_of_many_at_once() {
+        let places = Places::new("test", 1024, 512);
+        let mut crowd = Vec::new();
+        for _ in 0..513 {
+            crowd.push(sits(&places, 1).await.unwrap());
+        }
+        assert_eq!(asked(&crowd).iter().filter(|asked| **asked).count(), 512 / BATCH, "or each one that comes costs a look at all");
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -21,6 +21,8 @@ use tokio::{
 
 /// How long a peer that was refused may go on sending into nothing, so that it can read the answer.
 const LINGER: Duration = Duration::from_millis(500);
+/// How long a peer may leave an answer unread; until it reads on, nothing more is read of it.
+pub(super) const UNREAD: Duration = Duration::from_secs(60);
 const SCRATCH: usize = 8 * 1024;
 const REFUSED: &[u8] = b"GET /refused HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
 
@@ -53,6 +55,9 @@ pub(super) struct Framed<T> {
     broken: bool,
     ended: bool,
     linger: Option<Pin<Box<Sleep>>>,
+    /// While the peer does not take what is written.
+    stalled: Option<Pin<Box<Sleep>>>,
+    reader: Option<Waker>,
 }
 
 impl<T> Framed<T> {
@@ -69,6 +74,8 @@ impl<T> Framed<T> {
             broken: false,
             ended: false,
             linger: None,
+            stalled: None,
+            reader: None,
         }
     }
 
@@ -90,6 +97,21 @@ impl<T> Framed<T> {
                 }
             }
         }
+    }
+
+    /// What came of writing. A peer that asks and does not read is asked nothing more, and ends: answers would pile up here.
+    fn wrote<R>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        if written.is_pending() {
+            let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(UNREAD)));
+            ready!(stalled.as_mut().poll(cx));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        if self.stalled.take().is_some()
+            && let Some(reader) = self.reader.take()
+        {
+            reader.wake();
+        }
+        written
     }
 
     fn refuse(&mut self, violation: Violation) {
@@ -158,6 +180,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Framed<T> {
                 this.good = REFUSED.len();
                 continue;
             }
+            if this.stalled.is_some() {
+                this.reader = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
             ready!(this.poll_more(cx, buf))?;
         }
     }
@@ -165,13 +191,16 @@ impl<T: AsyncRead + Unpin> AsyncRead for Framed<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.wrote(cx, written)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let written = Pin::new(&mut self.io).poll_flush(cx);
+        self.wrote(cx, written)
     }
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.wrote(cx, written)
     }
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
@@ -180,7 +209,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.linger.is_none() {
-            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            let ended = Pin::new(&mut this.io).poll_shutdown(cx);
+            ready!(this.wrote(cx, ended))?;
             let unread = this.stopped || this.scanner.place() != Place::Idle;
             if this.ended || !unread {
                 return Poll::Ready(Ok(()));
@@ -235,5 +265,20 @@ mod tests {
         let (seen, told) = read(&[good, b"GET /b HTTP/1.1\nHost: x\n\n", good].concat()).await;
         assert_eq!(seen, [good, REFUSED].concat());
         assert_eq!((told.begin(), told.begin(), told.begin()), (None, Some(400), None));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_not_read_until_it_does() {
+        let ask = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
+        let (mut client, server) = duplex(64);
+        let mut framed = Framed::new(server, Arc::new(Told::default()));
+        assert_eq!(framed.write(&[b'a'; 64]).await.unwrap(), 64);
+        assert!(futures_util::poll!(Box::pin(framed.write(b"a"))).is_pending());
+        client.write_all(ask).await.unwrap();
+        let mut seen = [0; 64];
+        assert!(futures_util::poll!(Box::pin(framed.read(&mut seen))).is_pending());
+        client.read_exact(&mut [0; 64]).await.unwrap();
+        framed.write_all(b"a").await.unwrap();
+        assert_eq!(framed.read(&mut seen).await.unwrap(), ask.len());
     }
 }

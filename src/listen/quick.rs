@@ -28,15 +28,13 @@ use web::{
     wire,
 };
 
-use super::{HEAD_TIMEOUT, Leaving, Seat, Stream, head::Head};
+use super::{FAREWELL, HEAD_TIMEOUT, Leaving, Seat, Stream, framed::UNREAD, head::Head};
 
 /// The authorization server now, if this process plays it.
 pub type Choose = Arc<dyn Fn() -> Option<Arc<App>> + Send + Sync>;
 
 /// How long a body is waited for here; after that the library waits.
 const BODY_HERE: Duration = Duration::from_millis(200);
-/// How long a peer may leave its answer unread.
-const UNREAD: Duration = Duration::from_secs(60);
 /// Room for a request, and what stays of it between requests.
 const ROOM: usize = 4 * 1024;
 /// A body up to here is copied behind its head.
@@ -128,8 +126,13 @@ async fn plain<S: Stream>(
         if !sent {
             break;
         }
+        if whole > ROOM {
+            // What a long body took is not kept for the life of the connection.
+            lane.held = BytesMut::from(lane.held.as_ref());
+        }
     }
-    let _ = lane.stream.shutdown().await;
+    // Over TLS the last words wait for a peer that does not read.
+    let _ = timeout(FAREWELL, lane.stream.shutdown()).await;
     None
 }
 
@@ -247,5 +250,42 @@ impl Date {
             self.second = now;
         }
         self.text.as_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, task::Context};
+
+    use gateway::Places;
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    use super::*;
+
+    /// A peer that said all it has to say and reads nothing: last words never get through.
+    struct Deaf;
+    impl AsyncRead for Deaf {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+    impl AsyncWrite for Deaf {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_cannot_keep_its_connection_from_ending() {
+        let (stop, leaving, seat) = (CancellationToken::new(), Leaving::default(), Seat::new(&Places::new("test", 1, 0)));
+        let choose: Choose = Arc::new(|| None);
+        let served = serve(Deaf, ([192, 0, 2, 1], 9).into(), (&stop, &leaving, &seat), &choose);
+        assert!(timeout(FAREWELL * 20, served).await.expect("it ends").is_none());
     }
 }

@@ -40,6 +40,8 @@ impl Bounds {
 /// A connection with its place.
 pub struct Seat {
     busy: AtomicUsize,
+    /// Of these: answers that nobody has begun to read.
+    unread: AtomicUsize,
     used: AtomicU64,
     asked: Notify,
     places: Arc<Places>,
@@ -48,12 +50,30 @@ pub struct Seat {
 /// Something is being served; until it is dropped the connection is not asked to go.
 pub struct Busy(Arc<Seat>);
 
+/// An answer whose reader has not begun: until it is dropped, its connection is in use no more for it.
+pub struct Unread(Arc<Seat>);
+
+impl Busy {
+    /// The answer is there, and waits for the other end.
+    #[must_use]
+    pub fn answered(&self) -> Unread {
+        self.0.unread.fetch_add(1, Ordering::Relaxed);
+        Unread(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.0.unread.fetch_sub(1, Ordering::Release);
+    }
+}
+
 impl Seat {
     /// Of a connection that has just come.
     #[must_use]
     pub fn new(places: &Arc<Places>) -> Arc<Self> {
         let used = AtomicU64::new(places.turn());
-        Arc::new(Self { busy: AtomicUsize::new(0), used, asked: Notify::new(), places: Arc::clone(places) })
+        Arc::new(Self { busy: AtomicUsize::new(0), unread: AtomicUsize::new(0), used, asked: Notify::new(), places: Arc::clone(places) })
     }
 
     /// Takes a place; `None` if its source holds too many.
@@ -83,7 +103,7 @@ impl Drop for Busy {
 
 impl Guest for Seat {
     fn idle_since(&self) -> Option<u64> {
-        (self.busy.load(Ordering::Acquire) == 0).then(|| self.used.load(Ordering::Relaxed))
+        (self.busy.load(Ordering::Acquire) <= self.unread.load(Ordering::Acquire)).then(|| self.used.load(Ordering::Relaxed))
     }
     fn leave(&self) {
         self.asked.notify_one();
@@ -95,5 +115,23 @@ pub fn refuse(stream: &TcpStream, encrypted: bool) {
     const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     if !encrypted {
         let _ = stream.try_write(BUSY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_begin_to_read_an_answer_is_in_nobodys_way() {
+        let seat = Seat::new(&Places::new("test", 1, 0));
+        let (one, other) = (seat.begin(), seat.begin());
+        assert!(seat.idle_since().is_none());
+        let answered = (one.answered(), other.answered());
+        assert!(seat.idle_since().is_some(), "all that is left to do is the other end's");
+        drop(answered.1);
+        assert!(seat.idle_since().is_none(), "one is being read");
+        drop((answered.0, one, other));
+        assert!(seat.idle_since().is_some());
     }
 }
