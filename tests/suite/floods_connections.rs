@@ -35,6 +35,13 @@ fn resident(stage: &Stage) -> usize {
     line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
 }
 
+/// What it has used of the processors, ticks.
+fn processor_time(stage: &Stage) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", stage.pid())).unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+}
+
 #[test]
 fn whoever_says_nothing_makes_room_the_first_first() {
     let stage = holding(40, 40);
@@ -133,4 +140,31 @@ fn frames_for_nothing_cost_the_authorization_server_little_memory() {
     let grown = resident(&stage).saturating_sub(before);
     assert!(grown < 16 * 1024, "{grown} kB");
     assert_eq!(stage.metric("panics_total"), 0.0);
+}
+
+#[test]
+fn who_asks_and_does_not_read_is_not_answered_into_memory() {
+    let stage = Stage::start(|_| {});
+    alone().get(stage.url("/jwks")).go().expect(200);
+    let before = resident(&stage);
+    for listener in ["public", "gateway", "admin", "metrics"] {
+        let mut stream = raw::connect(&stage.listener(listener));
+        stream.set_write_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+        // One after the other, as much as is taken; of the query nothing is made, but the quick lane leaves it to the library.
+        let many = "GET /.well-known/openid-configuration?x HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1_000);
+        let mut left = 64;
+        while left > 0 && stream.write_all(many.as_bytes()).is_ok() {
+            left -= 1;
+        }
+        // Until nothing more is made of it.
+        let mut last = 0;
+        wait_until("it rests", Duration::from_secs(120), || {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = processor_time(&stage);
+            std::mem::replace(&mut last, now) + 4 > now
+        });
+        let grown = resident(&stage).saturating_sub(before);
+        assert!(grown < 48 * 1024, "{listener}: {grown} kB");
+    }
+    alone().get(stage.url("/jwks")).go().expect(200);
 }
