@@ -37,7 +37,7 @@ const PARK_TIME: Duration = if cfg!(test) { Duration::from_millis(200) } else { 
 /// How much longer a parked connection may wait.
 pub(crate) const PARKED_TIME: Duration = IDLE_TIME.saturating_sub(PARK_TIME);
 /// How long a peer may leave what it is sent unread.
-const UNREAD_TIME: Duration = Duration::from_secs(60);
+const UNREAD_TIME: Duration = if cfg!(test) { Duration::from_secs(2) } else { Duration::from_secs(60) };
 /// How long a peer that was refused may go on sending into nothing, so that it can read the answer.
 const LINGER: Duration = Duration::from_millis(500);
 const SCRATCH: usize = 8 * 1024;
@@ -315,10 +315,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
     }
 
     /// Passes a write's outcome on; an error if the peer has read nothing for too long.
-    fn written(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn written<R>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
         if outcome.is_ready() {
-            if self.unread.is_some() {
-                self.unread = None;
+            if self.unread.take().is_some() {
+                self.shared.waker.wake();
             }
             return outcome;
         }
@@ -396,6 +396,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
                 this.rescan();
                 continue;
             }
+            // Who does not read its answers is not asked for more: they would pile up here.
+            if this.unread.is_some() && matches!(this.scanner.place(), Place::Idle | Place::Head) {
+                this.shared.waker.register(cx.waker());
+                return Poll::Pending;
+            }
             match this.poll_more(cx, buf) {
                 Poll::Ready(outcome) => {
                     outcome?;
@@ -424,7 +429,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
         self.written(cx, outcome)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let outcome = Pin::new(&mut self.io).poll_flush(cx);
+        self.written(cx, outcome)
     }
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
@@ -440,7 +446,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
             return Poll::Ready(Ok(()));
         }
         if this.linger.is_none() {
-            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            let ended = Pin::new(&mut this.io).poll_shutdown(cx);
+            ready!(this.written(cx, ended))?;
             let unread = this.stopped || !matches!(this.scanner.place(), Place::Idle | Place::Tunnel);
             if this.ended || !unread {
                 return Poll::Ready(Ok(()));
@@ -545,5 +552,39 @@ mod tests {
             seen.extend_from_slice(&few[..n]);
         }
         assert_eq!(seen, REFUSED);
+    }
+
+    /// Takes what is written, and gets none of it to the other end: a peer behind TLS that does not read.
+    struct Deaf;
+    impl AsyncRead for Deaf {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            buf.put_slice(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n");
+            Poll::Ready(Ok(()))
+        }
+    }
+    impl AsyncWrite for Deaf {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(octets.len()))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_asked_for_nothing_more_and_ends() {
+        let within = UNREAD_TIME * 10;
+        for shut in [false, true] {
+            let mut framed = Framed::new(Deaf, Vec::new(), Arc::default());
+            assert!(framed.read(&mut [0; 64]).await.unwrap() > 0);
+            framed.write_all(b"an answer").await.unwrap();
+            assert!(futures_util::poll!(Box::pin(framed.flush())).is_pending());
+            assert!(futures_util::poll!(Box::pin(framed.read(&mut [0; 64]))).is_pending(), "nothing more is read of it");
+            let ended = async { if shut { framed.shutdown().await } else { framed.flush().await } };
+            assert!(tokio::time::timeout(within, ended).await.expect("in time").is_err());
+        }
     }
 }

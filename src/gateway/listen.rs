@@ -37,7 +37,7 @@ use crate::{
     heads::Heads,
     hop::{Conn, hop},
     lent::{Home, Lent},
-    places::{Place, Places},
+    places::{Guest as _, Place, Places},
     pool::{Here, SEND_BUFFER},
     worker::Worker,
 };
@@ -367,8 +367,8 @@ where
         () = worker.gateway.parts().settings.leaving.cancelled(), if !worker.leaving.get() => served.as_mut().graceful_shutdown(),
         () = seat.evicted() => {
             served.as_mut().graceful_shutdown();
-            // A peer that does not answer holds no place by that.
-            let _ = tokio::time::timeout(FAREWELL, served).await;
+            // A peer that does not answer holds no place by that; what came in this very moment is served to its end.
+            while tokio::time::timeout(FAREWELL, served.as_mut()).await.is_err() && seat.idle_since().is_none() {}
             return;
         }
     }
