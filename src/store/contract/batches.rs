@@ -100,7 +100,7 @@ async fn decided<W: Write>(w: &mut W) {
         assert_eq!(read::artefact(w, KIND, key).await.expect("reads").expect("there").mac, vec![mac; 32], "{id}");
     }
     // One of three stores what is there already: it alone is undone.
-    let taken = vec![vec![spend("g5", "r5", "s5")], vec![vec![live("g6"), Step::Put(row("s0", "g6"))]], vec![spend("g6", "r6", "s6")]];
+    let taken = [vec![spend("g5", "r5", "s5")], vec![vec![live("g6"), Step::Put(row("s0", "g6"))]], vec![spend("g6", "r6", "s6")]];
     let done = apply::commit(w, &asks(&taken.concat())).await.expect("applies");
     let applied: Vec<bool> = done.answers.iter().map(|a| a.as_ref().is_ok_and(|a| a.applied())).collect();
     assert_eq!(applied, [true, false, true]);

@@ -101,7 +101,7 @@ impl OwnPostgres {
         let port = self.port.to_string();
         let sizes =
             ["-c", "listen_addresses=127.0.0.1", "-c", "shared_buffers=32MB", "-c", "max_connections=120", "-c", "logging_collector=off"];
-        words.extend(["-D".to_owned(), format!("{folder}/data"), "-p".to_owned(), port, "-k".to_owned(), folder.clone()]);
+        words.extend(["-D".to_owned(), format!("{folder}/data"), "-p".to_owned(), port, "-k".to_owned(), folder]);
         words.extend(sizes.map(str::to_owned));
         let log = std::fs::File::options().create(true).append(true).open(self.home.path().join("server.log")).expect("a log");
         let mut child = Command::new("sh")
