@@ -121,8 +121,8 @@ async fn fill<W: Write>(
         }
         rows += 1;
         if rows % 1024 == 0 {
+            // Nothing to give way to: this runs on the writing thread, and what it awaits has to be ready there.
             progress(rows, total);
-            tokio::task::yield_now().await;
         }
     }
     store(w, &waiting).await?;
