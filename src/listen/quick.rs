@@ -33,6 +33,8 @@ use super::{FAREWELL, HEAD_TIMEOUT, Leaving, Seat, Stream, framed::UNREAD, head:
 /// The authorization server now, if this process plays it.
 pub type Choose = Arc<dyn Fn() -> Option<Arc<App>> + Send + Sync>;
 
+/// How long the next request is waited for: longer than proxies and pools keep a connection (mostly 60 s), or they ask as it ends.
+const IDLE: Duration = Duration::from_secs(75);
 /// How long a body is waited for here; after that the library waits.
 const BODY_HERE: Duration = Duration::from_millis(200);
 /// Room for a request, and what stays of it between requests.
@@ -80,9 +82,10 @@ async fn plain<S: Stream>(
         }
     });
     let mut sleep = pin!(sleep_until(Instant::now() + HEAD_TIMEOUT));
+    let mut patience = HEAD_TIMEOUT;
     loop {
         if lane.held.is_empty() {
-            let until = Instant::now() + HEAD_TIMEOUT;
+            let until = Instant::now() + patience;
             if lane.hear(sleep.as_mut(), until, Some(called.as_mut())).await != Heard::More {
                 break;
             }
@@ -126,6 +129,7 @@ async fn plain<S: Stream>(
         if !sent {
             break;
         }
+        patience = IDLE;
         if whole > ROOM {
             // What a long body took is not kept for the life of the connection.
             lane.held = BytesMut::from(lane.held.as_ref());

@@ -223,7 +223,11 @@ fn a_websocket_is_accepted_by_its_key_or_not_at_all() {
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n{key}\r\n"
         );
-        crate::kit::raw::exchange(&stage.listener("gateway"), request.as_bytes()).status
+        let mut stream = crate::kit::raw::connect(&stage.listener("gateway"));
+        stream.write_all(request.as_bytes()).expect("sent");
+        // Of a connection that goes on: its head, however busy the machine is.
+        let head = crate::kit::raw::read_head(&mut stream);
+        head.split(' ').nth(1).and_then(|status| status.parse::<u16>().ok()).unwrap_or(0)
     };
     let good = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     assert_eq!(ask("/public/ws", good), 101);

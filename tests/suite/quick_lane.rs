@@ -390,3 +390,15 @@ fn a_process_that_stops_closes_connections_that_wait_and_says_so_in_answers() {
     let rest = raw::read_rest(&mut idle.0, Duration::from_secs(5));
     assert!(rest.closed && rest.text.is_empty(), "{rest:?}");
 }
+
+#[test]
+fn a_kept_connection_waits_longer_for_its_next_request_than_a_head_may_take() {
+    let stage = STAGE.get();
+    let mut line = Line::open(stage);
+    assert_eq!(line.ask(&get("/healthz", "")).status, 200);
+    let mut silent = Line::open(stage);
+    // A connection that asked nothing ends with the time of a head: by then as much has passed for the other.
+    let rest = raw::read_rest(&mut silent.0, Duration::from_secs(40));
+    assert!(rest.closed && rest.text.is_empty(), "{rest:?}");
+    assert_eq!(line.ask(&get("/healthz", "")).status, 200);
+}

@@ -18,6 +18,8 @@ static CLIENT: LazyLock<Client> = LazyLock::new(|| build(None));
 #[expect(clippy::disallowed_methods, reason = "the one place where the tests build an HTTP client")]
 fn build(from: Option<IpAddr>) -> Client {
     let builder = Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(Duration::from_secs(30)).no_proxy();
+    // Sooner than any listener ends an idle connection: no test asks at that very moment.
+    let builder = builder.pool_idle_timeout(Duration::from_secs(5));
     RUNTIME.block_on(async { builder.local_address(from).build().expect("an HTTP client") })
 }
 
