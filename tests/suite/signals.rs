@@ -206,7 +206,8 @@ fn ssf_transmitter_verification_comes_by_poll_until_it_is_acknowledged() {
         assert!(told.get("exp").is_none() && told.get("sub").is_none(), "RFC 8417 §2.2");
     }
     assert_eq!(of(&r.take(&stream), VERIFICATION).len(), 1);
-    assert!(r.take(&stream).is_empty());
+    // What else is told meanwhile is of the other tests at this server.
+    assert!(of(&r.take(&stream), VERIFICATION).is_empty());
     assert_eq!(r.ask("POST", "/ssf/verify", Some(json!({"stream_id": "other"}))).status, 404);
 }
 
