@@ -5,21 +5,20 @@ mod leaving;
 mod quick;
 mod rewound;
 mod seat;
+mod timed;
 
 use std::{
     future::Future,
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
+use edge::host::Host;
 use gateway::{Guest as _, Places};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{
@@ -31,17 +30,19 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
-    time::{Instant, Sleep, sleep, sleep_until, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use web::app::PeerCertificate;
 
 pub use self::leaving::Leaving;
 pub use self::seat::Bounds;
+pub use self::timed::{BODY_IDLE, BodyStoodStill, Timed};
 use self::{
     framed::{Framed, Told},
     rewound::Rewound,
     seat::{Busy, Seat, Unread},
+    timed::LeftOver,
 };
 use crate::tls::{Shown, Tls};
 
@@ -49,11 +50,6 @@ use crate::tls::{Shown, Tls};
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection that was taken in at the last moment may take for its first octets.
 const FIRST_WORDS: Duration = Duration::from_millis(300);
-/// How long a request body may stand still.
-pub const BODY_IDLE: Duration = Duration::from_secs(30);
-/// How long a request body may come as slowly as it likes; then, for each second, so many octets of it must have come.
-const BODY_SLOW: Duration = Duration::from_secs(60);
-const BODY_PACE: u64 = 1024;
 /// How long a connection may take to end whose place is needed.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// The longest request target.
@@ -328,14 +324,16 @@ async fn serve_stream<S, F, Fut, B>(
         let busy = sitting.begin();
         let (answer, left) = (answer.clone(), left.clone());
         let refused = heard.as_ref().and_then(|told| told.begin()).and_then(|status| StatusCode::from_u16(status).ok());
-        let unread = Arc::new(AtomicBool::new(!request.body().is_end_stream()));
+        let left_over = Arc::new(LeftOver::of(&request));
         async move {
             let response = if let Some(status) = refused {
                 Err(status)
             } else if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > MAX_URI) {
                 Err(StatusCode::URI_TOO_LONG)
+            } else if !names_a_host(&request) {
+                Err(StatusCode::BAD_REQUEST)
             } else {
-                Ok(answer(request.map(|body| Timed::new(body, unread.clone())), peer).await)
+                Ok(answer(request.map(|body| Timed::new(body, left_over.clone())), peer).await)
             };
             let mut response = match response {
                 Ok(response) => response.map(|body| {
@@ -346,7 +344,8 @@ async fn serve_stream<S, F, Fut, B>(
                 Err(status) => refusal(status),
             };
             // What was not read is in the way of the next request, or this process leaves: the client is told that none can come here.
-            if !is_http2 && (unread.load(Ordering::Acquire) || left.told()) {
+            let unread = !is_http2 && left_over.is_there();
+            if !is_http2 && (left.told() || unread && !Box::pin(left_over.clear()).await) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, std::convert::Infallible>(response)
@@ -397,6 +396,13 @@ async fn serve_stream<S, F, Fut, B>(
     }
 }
 
+/// Whether the host that a request names is one, as its field and as its target (RFC 9112 §3.2); in HTTP/2 one of them is enough.
+fn names_a_host<B>(request: &Request<B>) -> bool {
+    let mut fields = request.headers().get_all(header::HOST).iter();
+    let authority = request.uri().authority().map(|named| named.as_str().as_bytes());
+    fields.all(|named| Host::parse(named.as_bytes()).is_ok()) && authority.is_none_or(|named| Host::parse(named).is_ok())
+}
+
 /// A problem document (RFC 9457) for what never reaches a handler.
 fn refusal<B>(status: StatusCode) -> Response<Reply<B>> {
     let title = status.canonical_reason().unwrap_or("Refused");
@@ -406,6 +412,9 @@ fn refusal<B>(status: StatusCode) -> Response<Reply<B>> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    for (name, value) in web::reply::ALWAYS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     response
 }
 
@@ -441,104 +450,6 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Reply<B> {
         match self {
             Self::Body(body, ..) => body.size_hint(),
             Self::Refusal(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-        }
-    }
-}
-
-/// A request body that fails when it stands still for [`BODY_IDLE`], or comes so slowly that its place is all it wants.
-pub struct Timed {
-    body: Incoming,
-    unread: Arc<AtomicBool>,
-    slow: Option<Slow>,
-}
-
-/// A body that was waited for.
-struct Slow {
-    since: Instant,
-    octets: u64,
-    sleep: Pin<Box<Sleep>>,
-}
-
-impl Slow {
-    fn new(now: Instant) -> Self {
-        Self { since: now, octets: 0, sleep: Box::pin(sleep_until(now + BODY_IDLE)) }
-    }
-
-    /// Some of it came.
-    fn came(&mut self, octets: usize, now: Instant) {
-        self.octets += octets as u64;
-        let until = self.until(now);
-        self.sleep.as_mut().reset(until);
-    }
-
-    /// How long the next of it may take.
-    fn until(&self, now: Instant) -> Instant {
-        (now + BODY_IDLE).min(self.since + BODY_SLOW + Duration::from_secs(self.octets / BODY_PACE))
-    }
-}
-
-impl Timed {
-    const fn new(body: Incoming, unread: Arc<AtomicBool>) -> Self {
-        Self { body, unread, slow: None }
-    }
-}
-
-/// A request body stood still for too long.
-#[derive(Debug, thiserror::Error)]
-#[error("the request body stood still for too long, or came too slowly")]
-pub struct BodyStoodStill;
-
-impl Body for Timed {
-    type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.get_mut();
-        match Pin::new(&mut this.body).poll_frame(cx) {
-            Poll::Ready(frame) => {
-                if let (Some(slow), Some(Ok(frame))) = (&mut this.slow, &frame) {
-                    slow.came(frame.data_ref().map_or(0, Bytes::len), Instant::now());
-                }
-                if frame.is_none() || this.body.is_end_stream() {
-                    this.unread.store(false, Ordering::Release);
-                }
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
-            Poll::Pending => {
-                let slow = this.slow.get_or_insert_with(|| Slow::new(Instant::now()));
-                match slow.sleep.as_mut().poll(cx) {
-                    Poll::Ready(()) => Poll::Ready(Some(Err(Box::new(BodyStoodStill)))),
-                    Poll::Pending => Poll::Pending,
-                }
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_body_is_waited_for_as_long_as_it_comes_at_some_pace() {
-        let begun = Instant::now();
-        let at = |seconds| begun + Duration::from_secs(seconds);
-        let mut steady = Slow::new(begun);
-        let mut drop_by_drop = Slow::new(begun);
-        assert_eq!(steady.until(begun), at(30));
-        for second in (20..=400).step_by(20) {
-            steady.came(20 * 1024, at(second));
-            assert_eq!(steady.until(at(second)), at(second + 30));
-            drop_by_drop.came(1, at(second));
-            assert_eq!(drop_by_drop.until(at(second)), at((second + 30).min(60)), "its place is all it wants");
         }
     }
 }

@@ -15,7 +15,10 @@ use gateway::Gateway;
 use http::Request;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Map, Value, json};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::Instant,
+};
 use web::App;
 
 use crate::{
@@ -46,6 +49,8 @@ pub struct Bound {
 
 /// The least time between SIGTERM and the end of idle connections: a client that is about to ask gets its answer, and `Connection: close` with it.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// What of `server.drain` is kept for the end itself: cutting, the last spans and lines, the runtime.
+const END: Duration = Duration::from_millis(1200);
 
 /// How often it is looked whether revocation lists have changed and authorities are to be asked again.
 const RENEWAL: Duration = Duration::from_millis(500);
@@ -307,8 +312,9 @@ impl Running {
                 Heard::Reload => self.reload().await,
             }
         }
+        let told = Instant::now();
         self.leave(&mut signals).await;
-        self.stop().await;
+        self.stop(told).await;
     }
 
     /// Says that it will stop, and serves on for as long as balancers need to hear of it, or until told to stop again.
@@ -321,16 +327,18 @@ impl Running {
         let _ = tokio::time::timeout(notice, again).await;
     }
 
-    async fn stop(self) {
+    /// Ends it; all of it within `server.drain` of the signal.
+    async fn stop(self, since: Instant) {
         tracing::info!("stopping");
         self.shutdown.leaving.tell();
-        let server = self.config.load().server.clone();
-        let patience = server.drain.duration().saturating_sub(server.drain_notice.duration());
+        let drain = self.config.load().server.drain.duration();
         self.ground.tasks.close();
-        self.shutdown.drain(patience).await;
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.ground.tasks.wait()).await;
+        self.shutdown.drain(patience(drain, since.elapsed())).await;
+        let rest = |most| drain.saturating_sub(END * 2 / 3).saturating_sub(since.elapsed()).min(most).max(LAST_WORDS);
+        let _ = tokio::time::timeout(rest(Duration::from_secs(1)), self.ground.tasks.wait()).await;
         if let Some((_, told)) = self.ground.told.clone() {
-            let _ = tokio::task::spawn_blocking(move || told.finish()).await;
+            let finished = tokio::task::spawn_blocking(move || told.finish());
+            let _ = tokio::time::timeout(rest(Duration::from_secs(5)), finished).await;
         }
         tracing::info!("stopped");
     }
@@ -378,6 +386,11 @@ fn files(config: &Config, place: Place) -> Option<TlsFiles> {
         Place::Decision => config.decision_tls.clone(),
         Place::Admin => config.admin_tls.clone(),
     }
+}
+
+/// How long a stop that began so long ago waits for what is being answered.
+fn patience(drain: Duration, gone: Duration) -> Duration {
+    drain.saturating_sub(END.min(drain / 4)).saturating_sub(gone)
 }
 
 enum Heard {
@@ -502,4 +515,22 @@ fn accept_metrics(listener: Listener, shutdown: &Shutdown, metrics: PrometheusHa
         serve_http(accepted, move |request, peer| server::answer(router.clone(), request, peer))
     });
     tokio::spawn(serving);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_itself_is_within_the_time_a_stop_may_take() {
+        let s = Duration::from_secs;
+        for (drain, gone) in [(10, 0), (10, 2), (10, 8), (3, 1)] {
+            let left = patience(s(drain), s(gone));
+            // Cutting, what is still told, and the runtime come after it.
+            let end = if drain == 10 { END } else { s(drain) / 4 };
+            assert_eq!(s(gone) + left, s(drain) - end);
+        }
+        assert_eq!(patience(s(10), s(11)), Duration::ZERO);
+        assert!(END >= Duration::from_millis(200 + 500) + LAST_WORDS * 2);
+    }
 }

@@ -297,7 +297,7 @@ impl Scanner {
         if target.len() > MAX_TARGET {
             return Err(Violation::TargetTooLong);
         }
-        if target.is_empty() || !all(target, 4) {
+        if target.is_empty() || !all(target, 4) || std::str::from_utf8(target).is_err() {
             return Err(Violation::RequestLine);
         }
         self.head.old = match version {

@@ -15,8 +15,8 @@ use std::{
 
 use edge::framing::{Place, Scanner, Violation};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep, timeout},
 };
 
 /// How long a peer that was refused may go on sending into nothing, so that it can read the answer.
@@ -211,8 +211,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
         if this.linger.is_none() {
             let ended = Pin::new(&mut this.io).poll_shutdown(cx);
             ready!(this.wrote(cx, ended))?;
-            let unread = this.stopped || this.scanner.place() != Place::Idle;
-            if this.ended || !unread {
+            // Also where more was asked than is answered here, and may still be coming.
+            let unread =
+                this.stopped || this.scanner.place() != Place::Idle || this.told.served.load(Ordering::Relaxed) < this.scanner.heads();
+            if this.ended || !unread && !some_more(&mut this.io, cx) {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -232,9 +234,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
     }
 }
 
+/// Whether octets are there that nobody has read.
+fn some_more<T: AsyncRead + Unpin>(io: &mut T, cx: &mut Context<'_>) -> bool {
+    let mut scratch = [0; 1024];
+    let mut into = ReadBuf::new(&mut scratch);
+    matches!(Pin::new(io).poll_read(cx, &mut into), Poll::Ready(Ok(()))) && !into.filled().is_empty()
+}
+
+/// Reads what still comes into nothing, for as long as a peer that is refused may go on sending.
+pub(super) async fn linger<T: AsyncRead + Unpin>(io: &mut T) {
+    let gone = async {
+        let mut scratch = [0; 1024];
+        while matches!(io.read(&mut scratch).await, Ok(1..)) {}
+    };
+    let _ = timeout(LINGER, gone).await;
+}
+
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::io::{AsyncWriteExt as _, duplex};
 
     use super::*;
 

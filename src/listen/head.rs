@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use edge::host::Host;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use memchr::memchr;
 
@@ -99,7 +100,10 @@ impl Head {
             let value_at = at + colon + 1 + value.len() - value.trim_ascii_start().len();
             let value = value.trim_ascii();
             match name.len() {
-                4 if name.eq_ignore_ascii_case(b"host") => hosts += 1,
+                4 if name.eq_ignore_ascii_case(b"host") => {
+                    Host::parse(value).ok()?;
+                    hosts += 1;
+                }
                 10 if name.eq_ignore_ascii_case(b"connection") && !value.eq_ignore_ascii_case(b"keep-alive") => return None,
                 14 if name.eq_ignore_ascii_case(b"content-length") => {
                     lengths += 1;
@@ -167,7 +171,7 @@ mod tests {
         let headers = head.headers(&Bytes::from_static(PLAIN.as_bytes())).unwrap();
         assert_eq!(headers.get("content-type").unwrap(), "application/x-www-form-urlencoded");
         assert_eq!(headers.len(), 3);
-        let spaced = read("GET /jwks HTTP/1.1\r\nhOsT: \t x y\t \r\nA:\r\nIf-None-Match: *\r\nA: \"z\"\r\n\r\n").unwrap();
+        let spaced = read("GET /jwks HTTP/1.1\r\nhOsT: \t x.y\t \r\nA:\r\nIf-None-Match: *\r\nA: \"z\"\r\n\r\n").unwrap();
         assert!(spaced.get && spaced.conditional);
     }
 
@@ -180,6 +184,8 @@ mod tests {
             "GET /jwks  HTTP/1.1\r\nHost: x\r\n\r\n",
             "\r\nGET /jwks HTTP/1.1\r\nHost: x\r\n\r\n",
             "GET /jwks HTTP/1.1\r\n\r\n",
+            "GET /jwks HTTP/1.1\r\nHost: a@b\r\n\r\n",
+            "GET /jwks HTTP/1.1\r\nHost:\r\n\r\n",
             "GET /jwks HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
             "GET /jwks HTTP/1.1\nHost: x\r\n\r\n",
             "GET /jwks HTTP/1.1\r\nHost: x\n\r\n",

@@ -28,7 +28,7 @@ use web::{
     wire,
 };
 
-use super::{FAREWELL, HEAD_TIMEOUT, Leaving, Seat, Stream, framed::UNREAD, head::Head};
+use super::{FAREWELL, HEAD_TIMEOUT, Leaving, Seat, Stream, framed::{UNREAD, linger}, head::Head};
 
 /// The authorization server now, if this process plays it.
 pub type Choose = Arc<dyn Fn() -> Option<Arc<App>> + Send + Sync>;
@@ -136,7 +136,11 @@ async fn plain<S: Stream>(
         }
     }
     // Over TLS the last words wait for a peer that does not read.
-    let _ = timeout(FAREWELL, lane.stream.shutdown()).await;
+    let ended = timeout(FAREWELL, lane.stream.shutdown()).await;
+    // More was asked than is answered here: unread, it would reset the answers away.
+    if matches!(ended, Ok(Ok(()))) && !lane.held.is_empty() {
+        Box::pin(linger(&mut lane.stream)).await;
+    }
     None
 }
 

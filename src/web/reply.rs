@@ -185,15 +185,17 @@ pub(crate) const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Framed;
 
+/// What every answer carries that is no page.
+pub const ALWAYS: [(HeaderName, &str); 4] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+];
+
 /// Adds what every answer carries unless the handler said something else.
 #[must_use]
 pub fn secure(https: bool, mut response: Response) -> Response {
-    const ALWAYS: [(HeaderName, &str); 4] = [
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
-    ];
     let framed = response.extensions().get::<Framed>().is_some();
     let headers = response.headers_mut();
     for (name, value) in ALWAYS.into_iter().filter(|(name, _)| !framed || *name != header::X_FRAME_OPTIONS) {

@@ -92,6 +92,7 @@ mod operations;
 mod pairwise;
 mod par;
 mod phantom;
+mod pipelined;
 mod policies;
 mod post_quantum;
 mod quick_lane;
