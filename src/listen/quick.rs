@@ -28,7 +28,11 @@ use web::{
     wire,
 };
 
-use super::{FAREWELL, HEAD_TIMEOUT, Leaving, Seat, Stream, framed::{UNREAD, linger}, head::Head};
+use super::{
+    FAREWELL, HEAD_TIMEOUT, Leaving, Seat, Stream,
+    framed::{UNREAD, linger},
+    head::Head,
+};
 
 /// The authorization server now, if this process plays it.
 pub type Choose = Arc<dyn Fn() -> Option<Arc<App>> + Send + Sync>;
