@@ -55,7 +55,8 @@ fn whoever_says_nothing_makes_room_the_first_first() {
         }
         // Accepted in the order they came: the last are there, the first are not.
         wait_until("the first have gone", Duration::from_secs(20), || open[..80].iter_mut().all(closed));
-        let latest = open[82..].iter_mut().all(|stream| !closed(stream));
+        // Others have places too: questions after health and metrics, and those of them that are closing.
+        let latest = open[92..].iter_mut().all(|stream| !closed(stream));
         // On a machine so slow that heads are too late by now, everybody goes.
         assert!(latest || begun.elapsed() > Duration::from_secs(8), "{listener}: not the latest");
         assert_ne!(alone().get(format!("http://{address}/healthz")).go().status, 0);
