@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use edge::host::Host;
-use gateway::{Guest as _, Places};
+use gateway::{Arrivals, Guest as _, Places};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
@@ -134,13 +134,11 @@ impl Listener {
         Fut: Future<Output = ()> + Send + 'static,
     {
         let open = metrics::gauge!("connections_open", "listener" => self.name);
+        // A stop waits for this, too: whoever is taken in last is not forgotten.
+        let _taking = shutdown.open.token();
+        let mut arrivals = Arrivals::new(self.socket);
         loop {
-            let accepted = tokio::select! {
-                biased;
-                // Whoever was let in by the system already is served: closing the listener would cut it off.
-                accepted = self.socket.accept() => accepted,
-                () = shutdown.stop.cancelled() => return,
-            };
+            let Some(accepted) = arrivals.next(&shutdown.stop).await else { return };
             let (socket, peer) = match accepted {
                 // On a listener of both families an IPv4 client has an IPv6 address made of its own.
                 Ok((socket, peer)) => (socket, SocketAddr::new(peer.ip().to_canonical(), peer.port())),

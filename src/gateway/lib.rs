@@ -10,6 +10,7 @@ mod admit;
 mod answer;
 mod answered;
 mod api_key;
+mod arrivals;
 mod asked;
 mod assertion;
 mod assertion_keys;
@@ -86,6 +87,7 @@ use parking_lot::Mutex;
 use tokens::{Clock, Entropy, dpop::Nonces};
 use tokio::sync::Notify;
 
+pub use arrivals::Arrivals;
 pub use decide::Decisions;
 pub use explain::{Assumed, Question};
 pub use explained::Explanation;

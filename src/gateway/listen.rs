@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Gateway,
+    arrivals::Arrivals,
     body::AnswerBody,
     decide::decide,
     framed::{Framed, HEAD_TIME, Shared},
@@ -191,13 +192,9 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
         Door::Clients => &worker.gateway.room,
         Door::Fronts => &worker.gateway.fronts_room,
     };
+    let mut arrivals = Arrivals::new(listener);
     loop {
-        let accepted = tokio::select! {
-            biased;
-            // Whoever was let in by the system already is served: closing the listener would cut it off.
-            accepted = listener.accept() => accepted,
-            () = worker.shutdown.cancelled() => return,
-        };
+        let Some(accepted) = arrivals.next(&worker.shutdown).await else { return };
         match accepted {
             Ok((stream, peer)) => {
                 // On a listener of both families an IPv4 client has an IPv6 address made of its own.

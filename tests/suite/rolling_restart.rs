@@ -302,7 +302,8 @@ fn gateways_at_the_edge_are_restarted_one_by_one_and_one_that_hears_nobody_is_no
     }
     let ready = |port: u16| status(&format!("127.0.0.1:{port}"), "/readyz");
     assert_eq!((ready(targets[1].check), ready(targets[0].check)), (503, 200));
-    assert!(!balancer.sends_to("edge", 1) && balancer.sends_to("edge", 0));
+    wait_until("the balancer has asked", Duration::from_secs(20), || !balancer.sends_to("edge", 1));
+    assert!(balancer.sends_to("edge", 0));
     let auth = house.serve();
     balancer.until_it_sends_to("edge", 1);
     assert_eq!(late.call("/api/x", &auth.machine_token(&MACHINE, &[])).status, 200);
