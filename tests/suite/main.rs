@@ -51,6 +51,8 @@ mod durability;
 mod explanations;
 mod fapi2;
 mod fapi2_messages;
+#[path = "../faults/mod.rs"]
+mod faults;
 #[path = "../faults/around/mod.rs"]
 mod faults_around;
 mod feed;
