@@ -145,6 +145,18 @@ fn every_decision_is_listed_once() {
 }
 
 #[test]
+fn every_file_of_tests_is_part_of_the_suite() {
+    let main = read("tests/suite/main.rs");
+    let declared = |name: &str| main.lines().any(|line| line.trim() == format!("mod {name};"));
+    for file in std::fs::read_dir(root().join("tests/suite")).expect("the suite") {
+        let path = file.expect("a file").path();
+        let name = path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
+        assert!(name == "main" || declared(&name), "tests/suite/{name} is in no test binary");
+    }
+    assert!(declared("faults") && main.contains("../faults/mod.rs"), "tests/faults is in no test binary");
+}
+
+#[test]
 fn every_threat_names_a_test_that_exists() {
     let tests: BTreeSet<String> = rust()
         .iter()
