@@ -128,6 +128,7 @@ fn describe() {
         "password_queue_refused_total",
         "Passwords that found no place in the queue (full) or lost it to another source"
     );
+    metrics::describe_counter!("store_commits_in_doubt_total", "Commits whose answer was lost, by what the ledger said became of them");
     metrics::describe_counter!("store_purged_rows_total", "Expired rows deleted");
     metrics::describe_counter!("store_purge_runs_total", "Rounds of deleting expired rows that began");
     metrics::describe_gauge!("db_rows", "Rows by table");

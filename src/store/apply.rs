@@ -58,6 +58,14 @@ pub(crate) struct Done {
 pub(crate) async fn commit<W: Write>(w: &mut W, asks: &[Ask]) -> Result<Done, StoreError> {
     match attempt(w, asks).await {
         Ok(done) => Ok(done),
+        // Sent to be committed and certainly not committed, now or later: once more, by what stands there now.
+        Err(_) if w.undone() => match attempt(w, asks).await {
+            Err(fault) => {
+                w.rollback().await;
+                Err(fault)
+            }
+            done => done,
+        },
         Err(fault) => {
             w.rollback().await;
             Err(fault)

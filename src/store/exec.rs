@@ -157,6 +157,10 @@ pub(crate) trait Write: Exec + Sized {
     fn begin(&mut self) -> impl Future<Output = Result<(u64, [u8; 32]), StoreError>> + Send;
     /// Makes it durable. `head` is the new position if events were appended.
     fn commit(&mut self, head: Option<u64>) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Whether the commit that failed last is known not to have happened: then it may be tried anew.
+    fn undone(&self) -> bool {
+        false
+    }
     /// Outside of a transaction: gives back a little of what is not used any more.
     fn tidy(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send {
         std::future::ready(Ok(()))

@@ -1,5 +1,6 @@
 //! PostgreSQL: any number of equal nodes; one writer and one follower in each.
 mod connection;
+mod doubt;
 mod follower;
 mod many;
 mod pool;

@@ -12,22 +12,29 @@ use crate::{
     postgres::{
         CHANNEL,
         connection::{self, away, fault},
+        doubt::{self, Proof},
         follower::Freshness,
-        many,
+        many, timed_out,
     },
     writer::{self, BATCH, Job, Shared},
 };
 
-const BEGIN: &str = "BEGIN; SELECT seq, hash FROM chain WHERE one = 1 FOR UPDATE";
+pub(super) const BEGIN: &str = "BEGIN; SELECT seq, hash FROM chain WHERE one = 1 FOR UPDATE";
 const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// A batch that takes longer is given up: its connection is dropped, its callers hear that storage is away.
 const BATCH_TIME: Duration = Duration::from_secs(10);
+/// A restore may be committed for as long as it takes.
+const LONG: Duration = Duration::from_secs(86_400);
 
 pub(crate) struct Writer {
     options: PgConnectOptions,
-    connection: Option<PgConnection>,
+    pub(super) connection: Option<PgConnection>,
+    /// What the ledger holds once the transaction that is under way has happened.
+    proof: Option<Proof>,
+    /// The last commit is known not to have happened.
+    pub(super) undone: bool,
     retry_at: Option<Instant>,
     wait: Duration,
 }
@@ -36,11 +43,11 @@ impl Writer {
     pub(crate) fn new(options: PgConnectOptions) -> Self {
         // Every statement of the writer goes by a key. A plan that was made while a table was empty must not read all of it later.
         let options = options.options([("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
-        Self { options, connection: None, retry_at: None, wait: FIRST_WAIT }
+        Self { options, connection: None, proof: None, undone: false, retry_at: None, wait: FIRST_WAIT }
     }
 
     /// Connects, but after a failure not again before a pause that doubles.
-    async fn connect(&mut self) -> Result<(), StoreError> {
+    pub(super) async fn connect(&mut self) -> Result<(), StoreError> {
         if self.connection.is_some() {
             return Ok(());
         }
@@ -72,12 +79,12 @@ impl Writer {
         Ok((row.place()?, row.hash()?))
     }
 
-    fn current(&mut self) -> Result<&mut PgConnection, StoreError> {
+    pub(super) fn current(&mut self) -> Result<&mut PgConnection, StoreError> {
         self.connection.as_mut().ok_or_else(|| away("the connection to PostgreSQL was lost".to_owned()))
     }
 
     /// After a fault of the connection nothing more is said on it: its transaction ends with it.
-    fn heed<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn heed<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if matches!(result, Err(StoreError::Unavailable(_))) {
             self.connection = None;
         }
@@ -105,6 +112,7 @@ impl Write for Writer {
     const TOGETHER: bool = true;
 
     async fn begin(&mut self) -> Result<(u64, [u8; 32]), StoreError> {
+        (self.proof, self.undone) = (None, false);
         let used = self.connection.is_some();
         let first = self.begin_once().await;
         match self.heed(first) {
@@ -118,16 +126,30 @@ impl Write for Writer {
     }
 
     async fn commit(&mut self, head: Option<u64>) -> Result<(), StoreError> {
+        let proof = self.proof.take();
         let connection = self.current()?;
-        let result = match head {
-            Some(head) => {
-                let notify = format!("NOTIFY {CHANNEL}, '{head}'; COMMIT");
-                connection.execute(sqlx::raw_sql(AssertSqlSafe(notify))).await
+        let said = async {
+            match head {
+                Some(head) => {
+                    let notify = format!("NOTIFY {CHANNEL}, '{head}'; COMMIT");
+                    connection.execute(sqlx::raw_sql(AssertSqlSafe(notify))).await
+                }
+                None => connection.execute(sqlx::raw_sql("COMMIT")).await,
             }
-            None => connection.execute(sqlx::raw_sql("COMMIT")).await,
         };
-        let result = result.map(|_| ()).map_err(|e| fault(&e));
-        self.heed(result)
+        let patience = if proof.is_some() { doubt::ANSWER } else { LONG };
+        let result = match tokio::time::timeout(patience, said).await {
+            Ok(said) => said.map(|_| ()).map_err(|e| fault(&e)),
+            Err(_) => Err(timed_out("answer a commit")),
+        };
+        match (self.heed(result), proof) {
+            (Err(StoreError::Unavailable(why)), Some(proof)) => self.settle(proof, why).await,
+            (result, _) => result,
+        }
+    }
+
+    fn undone(&self) -> bool {
+        self.undone
     }
 
     async fn stand(&mut self, reads: &[Reads<'_>]) -> Result<Vec<bool>, StoreError> {
@@ -147,6 +169,7 @@ impl Write for Writer {
 
     async fn append(&mut self, events: &[Event], head: u64, hash: &[u8; 32]) -> Result<(), StoreError> {
         let result = many::append(self.current()?, events, (head, hash.as_slice())).await;
+        self.proof = Some(Proof { head, hash: *hash });
         self.heed(result)
     }
 
@@ -164,7 +187,7 @@ impl Write for Writer {
 pub(crate) async fn write(mut writer: Writer, mut waiting: mpsc::Receiver<Job>, shared: Arc<Shared>, fresh: Arc<Freshness>) {
     let mut jobs = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut jobs, BATCH).await > 0 {
-        let patience = if jobs.iter().any(|job| matches!(job, Job::Restore { .. })) { Duration::from_secs(86_400) } else { BATCH_TIME };
+        let patience = if jobs.iter().any(|job| matches!(job, Job::Restore { .. })) { LONG } else { BATCH_TIME };
         if tokio::time::timeout(patience, writer::serve(&mut writer, &mut jobs, &shared)).await.is_err() {
             tracing::error!("a transaction took too long and was given up");
             writer.connection = None;

@@ -1,6 +1,7 @@
 //! Faults of what is around the server: its storage, Redis, the clock, the feed's wire, other nodes, an upgrade, a backup, the end of the process.
 mod backup;
 mod clock;
+mod doubt;
 mod drain;
 mod durable;
 mod feed;
