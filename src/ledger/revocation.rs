@@ -3,9 +3,9 @@
 //! A token carries the ledger position its issuer knew (`seq`). A revocation at position `r` kills what it
 //! names if the token's position is below `r`: no clock is compared, so nothing issued after a
 //! revocation is refused for it and nothing issued before survives it.
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokens::access::Origin;
@@ -134,10 +134,104 @@ pub const SPENT_KEPT_S: i64 = 300;
 /// Seconds a revocation is kept beyond its expiry: whoever still accepts what it names may have a leeway and a clock that is behind.
 pub const KEPT_LONGER_S: i64 = 300;
 
+/// Parts of a kind, each locked on its own: whoever forgets what has expired keeps only those waiting who ask for one part of so many.
+const PARTS: usize = 128;
+
+/// Some of the revocations of one kind.
+#[derive(Debug)]
+struct Part {
+    entries: AHashMap<String, Entry>,
+    /// No entry expires before this.
+    earliest: i64,
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Self { entries: AHashMap::new(), earliest: i64::MAX }
+    }
+}
+
+/// The revocations of one kind.
+#[derive(Debug)]
+struct Kind {
+    hash: RandomState,
+    parts: Box<[RwLock<Part>; PARTS]>,
+    /// How many there are: counted up before one is there and down after it is gone, so that whoever sees none misses none.
+    count: AtomicUsize,
+}
+
+impl Default for Kind {
+    fn default() -> Self {
+        let parts = Box::new(std::array::from_fn(|_| RwLock::default()));
+        Self { hash: RandomState::new(), parts, count: AtomicUsize::new(0) }
+    }
+}
+
+impl Kind {
+    fn len(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    fn part(&self, id: &str) -> &RwLock<Part> {
+        let [first, ..] = &*self.parts;
+        let at = usize::try_from(self.hash.hash_one(id) % PARTS as u64).unwrap_or(0);
+        self.parts.get(at).unwrap_or(first)
+    }
+
+    fn find(&self, id: &str) -> Option<Entry> {
+        if self.len() == 0 { None } else { self.part(id).read().entries.get(id).copied() }
+    }
+
+    fn apply(&self, revocation: &Revocation) {
+        let mut part = self.part(&revocation.id).write();
+        part.earliest = part.earliest.min(revocation.expires_at);
+        if let Some(e) = part.entries.get_mut(&revocation.id) {
+            if revocation.seq >= e.seq {
+                e.seq = revocation.seq;
+            }
+            e.at_ms = e.at_ms.max(revocation.at_ms);
+            e.expires_at = e.expires_at.max(revocation.expires_at);
+            return;
+        }
+        self.count.fetch_add(1, Ordering::AcqRel);
+        let entry = Entry { seq: revocation.seq, at_ms: revocation.at_ms, expires_at: revocation.expires_at };
+        part.entries.insert(revocation.id.clone(), entry);
+    }
+
+    /// Forgets what expired before, one part after the other, and reads no part in which nothing did.
+    fn purge(&self, now: i64) -> usize {
+        let over = |expires_at: i64| expires_at.saturating_add(KEPT_LONGER_S) <= now;
+        let mut gone = 0;
+        for part in &*self.parts {
+            if !over(part.read().earliest) {
+                continue;
+            }
+            let mut part = part.write();
+            let (before, mut earliest) = (part.entries.len(), i64::MAX);
+            part.entries.retain(|_, e| {
+                let stays = !over(e.expires_at);
+                if stays {
+                    earliest = earliest.min(e.expires_at);
+                }
+                stays
+            });
+            part.earliest = earliest;
+            let went = before - part.entries.len();
+            // After a flood the room goes too.
+            if part.entries.len() < part.entries.capacity() / 8 {
+                part.entries.shrink_to_fit();
+            }
+            self.count.fetch_sub(went, Ordering::AcqRel);
+            gone += went;
+        }
+        gone
+    }
+}
+
 /// The set of live revocations. Cheap to ask, idempotent to fill, order does not matter.
 #[derive(Debug, Default)]
 pub struct RevocationSet {
-    by_kind: [RwLock<AHashMap<String, Entry>>; 7],
+    by_kind: [Kind; 7],
     generation: AtomicU64,
     head: AtomicU64,
 }
@@ -169,19 +263,7 @@ impl RevocationSet {
     /// Takes in one revocation. The later of two for the same id wins. Knowing one position is not knowing those before
     /// it: the head stays where it is until [`advance`](Self::advance).
     pub fn apply(&self, revocation: &Revocation) {
-        {
-            let mut map = self.map(revocation.kind).write();
-            let entry = Entry { seq: revocation.seq, at_ms: revocation.at_ms, expires_at: revocation.expires_at };
-            map.entry(revocation.id.clone())
-                .and_modify(|e| {
-                    if revocation.seq >= e.seq {
-                        e.seq = revocation.seq;
-                    }
-                    e.at_ms = e.at_ms.max(revocation.at_ms);
-                    e.expires_at = e.expires_at.max(revocation.expires_at);
-                })
-                .or_insert(entry);
-        }
+        self.kind(revocation.kind).apply(revocation);
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -189,51 +271,41 @@ impl RevocationSet {
     #[must_use]
     pub fn revoked(&self, facts: &Facts<'_>) -> Option<RevocationKind> {
         RevocationKind::ALL.into_iter().find(|kind| {
-            let map = self.map(*kind).read();
+            let known = self.kind(*kind);
             let for_good = |id: &str| *kind == RevocationKind::Token || (*kind == RevocationKind::Key && !id.starts_with(API_KEY));
-            !map.is_empty() && facts.all(*kind).any(|id| map.get(id).is_some_and(|e| facts.seq < e.seq || for_good(id)))
+            known.len() > 0 && facts.all(*kind).any(|id| known.find(id).is_some_and(|e| facts.seq < e.seq || for_good(id)))
         })
     }
 
     /// When what is known by this id ended, milliseconds since the epoch: for credentials of others, which carry no position of ours.
     #[must_use]
     pub fn ended_at(&self, kind: RevocationKind, id: &str) -> Option<i64> {
-        let map = self.map(kind).read();
-        if map.is_empty() { None } else { map.get(id).map(|e| e.at_ms) }
+        self.kind(kind).find(id).map(|e| e.at_ms)
     }
 
-    /// Forgets what cannot match anything alive any more. Returns how many went.
+    /// Forgets what cannot match anything alive any more. Returns how many went. Whoever asks meanwhile waits for a small part at most.
     pub fn purge(&self, now: i64) -> usize {
-        self.by_kind
-            .iter()
-            .map(|map| {
-                let mut map = map.write();
-                let before = map.len();
-                map.retain(|_, e| e.expires_at.saturating_add(KEPT_LONGER_S) > now);
-                before - map.len()
-            })
-            .sum()
+        self.by_kind.iter().map(|kind| kind.purge(now)).sum()
     }
 
     /// Everything live, for a joining gateway.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Revocation> {
-        RevocationKind::ALL
-            .into_iter()
-            .flat_map(|kind| {
-                self.map(kind)
-                    .read()
-                    .iter()
-                    .map(|(id, e)| Revocation { kind, id: id.clone(), seq: e.seq, at_ms: e.at_ms, expires_at: e.expires_at })
-                    .collect::<Vec<_>>()
-            })
-            .collect()
+        let mut all = Vec::with_capacity(self.len());
+        for kind in RevocationKind::ALL {
+            for part in &*self.kind(kind).parts {
+                let told =
+                    |(id, e): (&String, &Entry)| Revocation { kind, id: id.clone(), seq: e.seq, at_ms: e.at_ms, expires_at: e.expires_at };
+                all.extend(part.read().entries.iter().map(told));
+            }
+        }
+        all
     }
 
     /// How many are live.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.by_kind.iter().map(|m| m.read().len()).sum()
+        self.by_kind.iter().map(Kind::len).sum()
     }
 
     /// Whether none is live.
@@ -242,7 +314,7 @@ impl RevocationSet {
         self.len() == 0
     }
 
-    fn map(&self, kind: RevocationKind) -> &RwLock<AHashMap<String, Entry>> {
+    fn kind(&self, kind: RevocationKind) -> &Kind {
         let [token, grant, session, client, subject, device, key] = &self.by_kind;
         match kind {
             RevocationKind::Token => token,
@@ -331,5 +403,50 @@ mod tests {
         assert_eq!(set.purge(99 + KEPT_LONGER_S), 0);
         assert_eq!(set.purge(100 + KEPT_LONGER_S), 1);
         assert!(set.is_empty());
+    }
+
+    #[test]
+    fn what_was_revoked_again_for_longer_outlives_the_first() {
+        let set = RevocationSet::new();
+        for n in 0..1000 {
+            set.apply(&revoke(RevocationKind::Token, &format!("t{n}"), 1));
+        }
+        for n in 0..500 {
+            set.apply(&Revocation { expires_at: 900, ..revoke(RevocationKind::Token, &format!("t{n}"), 2) });
+        }
+        assert_eq!((set.len(), set.snapshot().len()), (1000, 1000));
+        assert_eq!(set.purge(100 + KEPT_LONGER_S), 500);
+        assert_eq!((set.len(), set.snapshot().len()), (500, 500));
+        assert!(set.revoked(&Facts { token: Some("t7"), ..Facts::default() }).is_some());
+        assert!(set.revoked(&Facts { token: Some("t700"), ..Facts::default() }).is_none());
+        assert_eq!((set.purge(899 + KEPT_LONGER_S), set.purge(900 + KEPT_LONGER_S), set.len()), (0, 500, 0));
+    }
+
+    /// Somebody reads one part for as long as they like: forgetting waits for that part, and nobody waits for forgetting.
+    #[test]
+    fn forgetting_keeps_nobody_waiting_who_asks_for_something_else() {
+        let (set, wall) = (RevocationSet::new(), std::time::Instant::now());
+        for n in 0..20_000 {
+            set.apply(&revoke(RevocationKind::Token, &format!("t{n}"), 1));
+        }
+        let [.., last] = &*set.kind(RevocationKind::Token).parts;
+        let mut elsewhere = (0..).map(|n| format!("new{n}")).filter(|id| !std::ptr::eq(set.kind(RevocationKind::Token).part(id), last));
+        let held = last.read();
+        let there = held.entries.len();
+        assert!(there < 20_000 / 16, "one part is a small part");
+        std::thread::scope(|threads| {
+            let purge = threads.spawn(|| set.purge(100 + KEPT_LONGER_S));
+            while set.len() > there {
+                assert!(wall.elapsed().as_secs() < 60, "one part in use stops the forgetting of all");
+                std::thread::yield_now();
+            }
+            // It now waits for the part that is held; every other one can be asked and filled.
+            let id = elsewhere.next().unwrap();
+            set.apply(&Revocation { expires_at: 900, ..revoke(RevocationKind::Token, &id, 2) });
+            assert!(set.revoked(&Facts { token: Some(&id), ..Facts::default() }).is_some());
+            drop(held);
+            assert_eq!(purge.join().unwrap(), 20_000);
+        });
+        assert_eq!(set.len(), 1);
     }
 }
