@@ -67,6 +67,10 @@ pub fn parse(record: &str, text: &str) -> Result<Vec<Rule>, String> {
 /// # Errors
 /// In words.
 pub fn entities(documents: &[Value]) -> Result<Entities, String> {
+    // None are none without Cedar's list of extensions, whose names it parses (and builds a lexer for) when it is first asked for.
+    if documents.is_empty() {
+        return Ok(Entities::empty());
+    }
     Entities::from_json_value(Value::Array(documents.to_vec()), None).map_err(|e| e.to_string())
 }
 
