@@ -1,7 +1,7 @@
 //! The device registry of this process's database, for its gateway: looked up by the marks of a certificate, remembered until the ledger
 //! tells that a device changed.
 use std::sync::{
-    Arc,
+    Arc, LazyLock,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -22,7 +22,7 @@ pub struct Registry {
     store: Arc<dyn Store>,
     revoked: Arc<RevocationSet>,
     /// With when it was read.
-    known: Cache<String, (Option<Found>, i64), ahash::RandomState>,
+    known: LazyLock<Cache<String, (Option<Found>, i64), ahash::RandomState>>,
     /// Counts what was dropped: what was read before a drop is not remembered after it.
     generation: AtomicU64,
 }
@@ -31,8 +31,8 @@ impl Registry {
     /// Over a database. Register it as a [`Listener`].
     #[must_use]
     pub fn new(store: Arc<dyn Store>, revoked: Arc<RevocationSet>) -> Self {
-        let known = Cache::builder().max_capacity(REMEMBERED).build_with_hasher(ahash::RandomState::new());
-        Self { store, revoked, known, generation: AtomicU64::new(0) }
+        let known = || Cache::builder().max_capacity(REMEMBERED).build_with_hasher(ahash::RandomState::new());
+        Self { store, revoked, known: LazyLock::new(known), generation: AtomicU64::new(0) }
     }
 
     async fn look(&self, shown: &Shown<'_>) -> Result<Option<Found>, StoreError> {
@@ -83,7 +83,10 @@ impl Listener for Registry {
         };
         if batch.events.iter().any(|event| concerns(&event.kind, &event.document)) {
             self.generation.fetch_add(1, Ordering::AcqRel);
-            self.known.invalidate_all();
+            // One that is not made yet has nothing to forget.
+            if let Some(known) = LazyLock::get(&self.known) {
+                known.invalidate_all();
+            }
         }
     }
 }

@@ -1,5 +1,8 @@
 //! The caller's token becomes the upstream's (RFC 8693): asked for once, kept a while, never the original in its place.
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
 
 use async_trait::async_trait;
 use edge::{Refusal, exchange::Exchange};
@@ -110,21 +113,24 @@ struct Kept {
 
 /// What was exchanged, for all threads.
 pub(crate) struct Exchanging {
-    kept: Cache<[u8; 32], Kept, ahash::RandomState>,
+    kept: LazyLock<Cache<[u8; 32], Kept, ahash::RandomState>>,
     flights: Mutex<HashMap<[u8; 32], Arc<Gate>>>,
 }
 
 impl Exchanging {
     pub(crate) fn new() -> Self {
-        let kept = Cache::builder()
-            .max_capacity(KEPT)
-            .eviction_policy(EvictionPolicy::lru())
-            .time_to_live(std::time::Duration::from_millis(LONGEST_MS as u64));
-        Self { kept: kept.build_with_hasher(ahash::RandomState::new()), flights: Mutex::default() }
+        let kept = || {
+            let kept = Cache::builder()
+                .max_capacity(KEPT)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(std::time::Duration::from_millis(LONGEST_MS as u64));
+            kept.build_with_hasher(ahash::RandomState::new())
+        };
+        Self { kept: LazyLock::new(kept), flights: Mutex::default() }
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.kept.entry_count()
+        LazyLock::get(&self.kept).map_or(0, Cache::entry_count)
     }
 
     fn known(&self, key: &[u8; 32], now_ms: i64) -> Option<HeaderValue> {

@@ -1,6 +1,9 @@
 //! Proofs count once (RFC 9449 §11.1): what was used here is known at once, what was used anywhere or before a restart is known to the
 //! database, where each proof is a row of its own until it could not be accepted any more.
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use edge::Refusal;
 use ledger::{Artefact, ArtefactKind, Change, Outcome, Step, Store, revocation::SPENT_KEPT_S};
@@ -12,18 +15,21 @@ const REMEMBERED: u64 = 100_000;
 
 /// The proofs that were used.
 pub(crate) struct Replays {
-    here: Cache<[u8; 32], (), ahash::RandomState>,
+    here: LazyLock<Cache<[u8; 32], (), ahash::RandomState>>,
     everywhere: Option<Arc<dyn Store>>,
 }
 
 impl Replays {
     /// Remembers in this process, and in the database if there is one.
     pub(crate) fn new(everywhere: Option<Arc<dyn Store>>) -> Self {
-        let here = Cache::builder()
-            .max_capacity(REMEMBERED)
-            .eviction_policy(EvictionPolicy::lru())
-            .time_to_live(Duration::from_secs(u64::try_from(MAX_AGE + MAX_AHEAD).unwrap_or(90) + 2));
-        Self { here: here.build_with_hasher(ahash::RandomState::new()), everywhere }
+        let here = || {
+            let here = Cache::builder()
+                .max_capacity(REMEMBERED)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(Duration::from_secs(u64::try_from(MAX_AGE + MAX_AHEAD).unwrap_or(90) + 2));
+            here.build_with_hasher(ahash::RandomState::new())
+        };
+        Self { here: LazyLock::new(here), everywhere }
     }
 
     /// Spends a proof.

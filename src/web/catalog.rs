@@ -1,7 +1,7 @@
 //! Clients, resource servers and accounts kept in memory, dropped when the ledger says that they changed.
 use std::{
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -17,19 +17,33 @@ use moka::sync::Cache;
 use protocol::{Client, ResourceServer, client_auth::KnownClient};
 use serde::Deserialize;
 
+/// A cache that is made when it is first used: an empty one has 30 kB of queues.
+type Kept<T> = LazyLock<Cache<String, Arc<T>, ahash::RandomState>>;
+
 /// Reads through to the store; never serves what changed before the commit was acknowledged.
 pub struct Catalog {
     store: Arc<dyn Store>,
-    clients: Cache<String, Arc<KnownClient>, ahash::RandomState>,
-    servers: Cache<String, Arc<ResourceServer>, ahash::RandomState>,
-    users: Cache<String, Arc<User>, ahash::RandomState>,
-    issuers: Cache<String, Arc<TrustedIssuer>, ahash::RandomState>,
+    clients: Kept<KnownClient>,
+    servers: Kept<ResourceServer>,
+    users: Kept<User>,
+    issuers: Kept<TrustedIssuer>,
     /// Whether the post-quantum algorithm is one of this deployment's.
     post_quantum: bool,
     /// The grant types of clients nobody here knows.
     of_strangers: Option<Arc<[String]>>,
     /// Counts what was dropped: a row read before a drop does not enter the cache after it.
     generation: AtomicU64,
+}
+
+fn entries<T: Send + Sync + 'static>(cache: &Kept<T>) -> u64 {
+    LazyLock::get(cache).map_or(0, Cache::entry_count)
+}
+
+/// One that is not made yet has nothing to forget; who makes it right now looks at the generation once the entry is in.
+fn forget_all<T: Send + Sync + 'static>(cache: &Kept<T>) {
+    if let Some(made) = LazyLock::get(cache) {
+        made.invalidate_all();
+    }
 }
 
 impl Catalog {
@@ -44,12 +58,18 @@ impl Catalog {
             store,
             of_strangers: None,
             post_quantum,
-            clients: Cache::builder().max_capacity(Self::CAPACITY).build_with_hasher(ahash::RandomState::new()),
-            servers: Cache::builder().max_capacity(Self::CAPACITY).build_with_hasher(ahash::RandomState::new()),
-            users: Cache::builder().max_capacity(Self::USERS.0).time_to_live(Self::USERS.1).build_with_hasher(ahash::RandomState::new()),
-            issuers: Cache::builder().max_capacity(Self::CAPACITY).build_with_hasher(ahash::RandomState::new()),
+            clients: LazyLock::new(Self::cache),
+            servers: LazyLock::new(Self::cache),
+            users: LazyLock::new(|| {
+                Cache::builder().max_capacity(Self::USERS.0).time_to_live(Self::USERS.1).build_with_hasher(ahash::RandomState::new())
+            }),
+            issuers: LazyLock::new(Self::cache),
             generation: AtomicU64::new(0),
         }
+    }
+
+    fn cache<T: Send + Sync + 'static>() -> Cache<String, Arc<T>, ahash::RandomState> {
+        Cache::builder().max_capacity(Self::CAPACITY).build_with_hasher(ahash::RandomState::new())
     }
 
     /// Lets clients that registered or published themselves use these grant types only, whatever their records say.
@@ -156,7 +176,7 @@ impl Catalog {
     /// Entries per cache.
     #[must_use]
     pub fn sizes(&self) -> Vec<(&'static str, u64)> {
-        vec![("clients", self.clients.entry_count()), ("resource_servers", self.servers.entry_count()), ("users", self.users.entry_count())]
+        vec![("clients", entries(&self.clients)), ("resource_servers", entries(&self.servers)), ("users", entries(&self.users))]
     }
 
     fn remember<T: Send + Sync + 'static>(&self, cache: &Cache<String, Arc<T>, ahash::RandomState>, id: &str, value: &Arc<T>, before: u64) {
@@ -177,21 +197,21 @@ impl Catalog {
         }
         self.generation.fetch_add(1, Ordering::AcqRel);
         if about("user.") {
-            self.users.invalidate_all();
+            forget_all(&self.users);
             return;
         }
         match changed(event) {
             Some((ObjectKind::Client, id)) => self.clients.invalidate(&id),
-            Some((ObjectKind::ResourceServer, _)) => self.servers.invalidate_all(),
+            Some((ObjectKind::ResourceServer, _)) => forget_all(&self.servers),
             Some((ObjectKind::User, id)) => self.users.invalidate(&id),
             Some((ObjectKind::Device, _)) => clients_of_device(event).iter().for_each(|id| self.clients.invalidate(id)),
-            Some((ObjectKind::TrustedIssuer, _)) => self.issuers.invalidate_all(),
+            Some((ObjectKind::TrustedIssuer, _)) => forget_all(&self.issuers),
             Some(_) => {}
             None => {
-                self.clients.invalidate_all();
-                self.servers.invalidate_all();
-                self.users.invalidate_all();
-                self.issuers.invalidate_all();
+                forget_all(&self.clients);
+                forget_all(&self.servers);
+                forget_all(&self.users);
+                forget_all(&self.issuers);
             }
         }
     }

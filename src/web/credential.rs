@@ -1,5 +1,5 @@
 //! This issuer's own access tokens as presented back to it: believed once, then known; revocation and expiry asked every time.
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
@@ -26,23 +26,25 @@ pub(crate) struct Seen {
 }
 
 /// Believed tokens by the hash of their text.
-pub(crate) struct Credentials(Cache<[u8; 32], Arc<Seen>, ahash::RandomState>);
+pub(crate) struct Credentials(LazyLock<Cache<[u8; 32], Arc<Seen>, ahash::RandomState>>);
 
 impl Default for Credentials {
     fn default() -> Self {
-        let cache = Cache::builder()
-            .max_capacity(32 << 20)
-            .weigher(|_, seen: &Arc<Seen>| u32::try_from(600 + seen.answer.len()).unwrap_or(u32::MAX))
-            // What is told beside the token (a username) is at most so old.
-            .time_to_live(std::time::Duration::from_secs(60));
-        Self(cache.build_with_hasher(ahash::RandomState::new()))
+        Self(LazyLock::new(|| {
+            let cache = Cache::builder()
+                .max_capacity(32 << 20)
+                .weigher(|_, seen: &Arc<Seen>| u32::try_from(600 + seen.answer.len()).unwrap_or(u32::MAX))
+                // What is told beside the token (a username) is at most so old.
+                .time_to_live(std::time::Duration::from_secs(60));
+            cache.build_with_hasher(ahash::RandomState::new())
+        }))
     }
 }
 
 impl Credentials {
     /// How many there are.
     pub(crate) fn len(&self) -> u64 {
-        self.0.entry_count()
+        LazyLock::get(&self.0).map_or(0, Cache::entry_count)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use edge::limit::Quota;
@@ -66,7 +66,7 @@ impl Looked {
 
 /// What this node knows of documents.
 pub(crate) struct Documents {
-    looked: Cache<String, Looked, ahash::RandomState>,
+    looked: LazyLock<Cache<String, Looked, ahash::RandomState>>,
     lanes: [tokio::sync::Mutex<()>; LANES],
     fetching: tokio::sync::Semaphore,
     /// Fetches under way, by who caused them.
@@ -91,7 +91,7 @@ impl Drop for Causing<'_> {
 impl Default for Documents {
     fn default() -> Self {
         Self {
-            looked: Cache::builder().max_capacity(10_000).build_with_hasher(ahash::RandomState::new()),
+            looked: LazyLock::new(|| Cache::builder().max_capacity(10_000).build_with_hasher(ahash::RandomState::new())),
             lanes: [const { tokio::sync::Mutex::const_new(()) }; LANES],
             fetching: tokio::sync::Semaphore::new(AT_ONCE),
             causing: Mutex::default(),
@@ -102,7 +102,7 @@ impl Default for Documents {
 impl Documents {
     /// How many addresses there are.
     pub(crate) fn len(&self) -> u64 {
-        self.looked.entry_count()
+        LazyLock::get(&self.looked).map_or(0, Cache::entry_count)
     }
 
     fn cause(&self, source: IpAddr) -> Option<Causing<'_>> {

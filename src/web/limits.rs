@@ -1,5 +1,8 @@
 //! Sources and how often they may fail.
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::LazyLock,
+};
 
 use edge::limit::Quota;
 use http::{HeaderMap, HeaderValue, header, request::Parts};
@@ -98,20 +101,21 @@ fn whole(ip: IpAddr) -> IpAddr {
 
 /// Sources that failed too often against a client, until when.
 pub struct Failures {
-    closed: Cache<(IpAddr, String), i64>,
+    closed: LazyLock<Cache<(IpAddr, String), i64>>,
 }
 
 impl Default for Failures {
     fn default() -> Self {
-        let closed = Cache::builder().max_capacity(10_000).time_to_live(std::time::Duration::from_secs(FAILURES.period_s as u64)).build();
-        Self { closed }
+        let closed =
+            || Cache::builder().max_capacity(10_000).time_to_live(std::time::Duration::from_secs(FAILURES.period_s as u64)).build();
+        Self { closed: LazyLock::new(closed) }
     }
 }
 
 impl Failures {
     /// Seconds until this source may try this client again.
     pub(crate) fn wait(&self, source: IpAddr, client_id: &str, now_ms: i64) -> Option<i64> {
-        if self.closed.entry_count() == 0 {
+        if LazyLock::get(&self.closed).is_none_or(|closed| closed.entry_count() == 0) {
             return None;
         }
         let until = self.closed.get(&(source, clip(client_id).to_owned()))?;

@@ -2,7 +2,12 @@
 //!
 //! A set at an address is fetched by the outbound rules, once for all who wait, at most once in five seconds, and counted by host
 //! and by source where a stranger chose the address; it is fresh for five minutes and serves for an hour at most while its address is down.
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -77,15 +82,15 @@ impl Wanted {
 /// Sets in memory, and those on their way.
 pub struct Relying {
     shared: Arc<Shared>,
-    written: Cache<[u8; 32], Arc<Keys>, ahash::RandomState>,
+    written: LazyLock<Cache<[u8; 32], Arc<Keys>, ahash::RandomState>>,
 }
 
 struct Shared {
     source: Arc<dyn Fetch>,
     clock: Arc<dyn Clock>,
-    fetched: Cache<String, Arc<Fetched>, ahash::RandomState>,
+    fetched: LazyLock<Cache<String, Arc<Fetched>, ahash::RandomState>>,
     /// When an address was last asked.
-    tried: Cache<String, i64, ahash::RandomState>,
+    tried: LazyLock<Cache<String, i64, ahash::RandomState>>,
     /// Addresses that are being asked, each once for all who wait.
     flights: parking_lot::Mutex<HashMap<String, watch::Receiver<()>>>,
     counters: Arc<dyn Counters>,
@@ -94,20 +99,27 @@ struct Shared {
 impl Relying {
     /// Nothing known yet.
     pub(crate) fn new(source: Arc<dyn Fetch>, clock: Arc<dyn Clock>, counters: Arc<dyn Counters>) -> Self {
-        let fetched = Cache::builder().max_capacity(64 << 20).weigher(|uri: &String, f: &Arc<Fetched>| {
-            u32::try_from(uri.len()).unwrap_or(u32::MAX).saturating_add(f.octets.saturating_mul(3)).saturating_add(500)
-        });
-        let tried = Cache::builder().max_capacity(100_000).time_to_live(std::time::Duration::from_millis(PAUSE_MS as u64 * 2));
+        // Made when they are first used.
+        let fetched = || {
+            let fetched = Cache::builder().max_capacity(64 << 20).weigher(|uri: &String, f: &Arc<Fetched>| {
+                u32::try_from(uri.len()).unwrap_or(u32::MAX).saturating_add(f.octets.saturating_mul(3)).saturating_add(500)
+            });
+            fetched.build_with_hasher(ahash::RandomState::new())
+        };
+        let tried = || {
+            let tried = Cache::builder().max_capacity(100_000).time_to_live(std::time::Duration::from_millis(PAUSE_MS as u64 * 2));
+            tried.build_with_hasher(ahash::RandomState::new())
+        };
         let shared = Shared {
             source,
             clock,
-            fetched: fetched.build_with_hasher(ahash::RandomState::new()),
-            tried: tried.build_with_hasher(ahash::RandomState::new()),
+            fetched: LazyLock::new(fetched),
+            tried: LazyLock::new(tried),
             flights: parking_lot::Mutex::default(),
             counters,
         };
-        let written = Cache::builder().max_capacity(10_000).build_with_hasher(ahash::RandomState::new());
-        Self { shared: Arc::new(shared), written }
+        let written = || Cache::builder().max_capacity(10_000).build_with_hasher(ahash::RandomState::new());
+        Self { shared: Arc::new(shared), written: LazyLock::new(written) }
     }
 
     /// A client's keys: those it registered, or those at its `jwks_uri`. An unknown `kid` is looked for there once more.
@@ -135,7 +147,7 @@ impl Relying {
 
     /// How many sets there are.
     pub(crate) fn len(&self) -> u64 {
-        self.written.entry_count() + self.shared.fetched.entry_count()
+        LazyLock::get(&self.written).map_or(0, Cache::entry_count) + LazyLock::get(&self.shared.fetched).map_or(0, Cache::entry_count)
     }
 
     fn written(&self, document: &Value) -> Arc<Keys> {

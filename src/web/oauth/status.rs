@@ -1,5 +1,5 @@
 //! Status lists (Token Status List §8.1): made from rows and live revocations when they are asked for, each at most once a second.
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::{
     body::Body,
@@ -32,7 +32,7 @@ const STALE_MS: i64 = 1_000;
 
 /// Lists made so far.
 pub(crate) struct Lists {
-    made: Cache<[u8; 16], Arc<Made>, ahash::RandomState>,
+    made: LazyLock<Cache<[u8; 16], Arc<Made>, ahash::RandomState>>,
     /// Each list is made by one, for all who ask for it.
     lanes: [Mutex<()>; LANES],
     /// Few are made at once: whoever asks for many waits.
@@ -42,7 +42,7 @@ pub(crate) struct Lists {
 impl Default for Lists {
     fn default() -> Self {
         Self {
-            made: Cache::builder().max_capacity(256).build_with_hasher(ahash::RandomState::new()),
+            made: LazyLock::new(|| Cache::builder().max_capacity(256).build_with_hasher(ahash::RandomState::new())),
             lanes: [const { Mutex::const_new(()) }; LANES],
             making: Semaphore::new(AT_ONCE),
         }
@@ -52,7 +52,7 @@ impl Default for Lists {
 impl Lists {
     /// How many are kept.
     pub(crate) fn len(&self) -> u64 {
-        self.made.entry_count()
+        LazyLock::get(&self.made).map_or(0, Cache::entry_count)
     }
 
     fn lane(&self, list: &[u8; 16]) -> &Mutex<()> {
