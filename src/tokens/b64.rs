@@ -8,7 +8,7 @@ pub fn encode(bytes: &[u8]) -> String {
 }
 
 /// Appends the encoding to `out`.
-pub(crate) fn push(bytes: &[u8], out: &mut String) {
+pub fn push(bytes: &[u8], out: &mut String) {
     URL_SAFE_NO_PAD.encode_string(bytes, out);
 }
 

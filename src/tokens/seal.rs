@@ -95,10 +95,62 @@ fn open(key: &[u8; KEY], aad: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>,
     Ok(data)
 }
 
+/// What another party carries for us, readable and alterable by nobody else: `version ‖ id ‖ sealed data`. Each has a key of its own, made of the
+/// server's key, the domain and the id, so that no number of them wears a key out; `id` is never used twice in a domain.
+#[must_use]
+#[expect(clippy::expect_used, reason = "sealing fails only beyond 64 GiB")]
+pub fn carry(key: &MacKey, domain: &str, id: [u8; 16], plain: &[u8]) -> Vec<u8> {
+    let own = Zeroizing::new(key.mac(domain, &id));
+    let mut out = Vec::with_capacity(1 + id.len() + plain.len() + TAG);
+    out.push(VERSION);
+    out.extend_from_slice(&id);
+    let head = out.len();
+    out.extend_from_slice(plain);
+    let (_, data) = out.split_at_mut(head);
+    let tag = cipher(&own)
+        .seal_in_place_separate_tag(Nonce::assume_unique_for_key([0; NONCE]), Aad::from(&[VERSION]), data)
+        .expect("short enough to seal");
+    out.extend_from_slice(tag.as_ref());
+    out
+}
+
+/// Opens what [`carry`] made under the same key for the same domain: its id and what was sealed.
+///
+/// # Errors
+/// [`Unsealed`], with no reason why.
+pub fn carried(key: &MacKey, domain: &str, octets: Vec<u8>) -> Result<([u8; 16], Zeroizing<Vec<u8>>), Unsealed> {
+    let mut octets = Zeroizing::new(octets);
+    let (&version, rest) = octets.split_first().ok_or(Unsealed)?;
+    let id = rest.first_chunk::<16>().copied().filter(|_| version == VERSION).ok_or(Unsealed)?;
+    octets.drain(..1 + id.len());
+    let own = Zeroizing::new(key.mac(domain, &id));
+    let nonce = Nonce::assume_unique_for_key([0; NONCE]);
+    let length = cipher(&own).open_in_place(nonce, Aad::from(&[VERSION]), octets.as_mut_slice()).map_err(|_| Unsealed)?.len();
+    octets.truncate(length);
+    Ok((id, octets))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::Counting;
+
+    #[test]
+    fn what_is_carried_opens_under_its_key_and_domain_only_and_with_every_octet_as_it_was() {
+        let key = MacKey::new([1; 32]);
+        let sealed = carry(&key, "a", [7; 16], b"waiting");
+        let (id, plain) = carried(&key, "a", sealed.clone()).expect("opens");
+        assert_eq!((id, plain.as_slice()), ([7; 16], b"waiting".as_slice()));
+        assert!(!sealed.windows(7).any(|part| part == b"waiting"));
+        assert_eq!(carried(&key, "b", sealed.clone()), Err(Unsealed));
+        assert_eq!(carried(&MacKey::new([2; 32]), "a", sealed.clone()), Err(Unsealed));
+        for at in 0..sealed.len() {
+            let mut bent = sealed.clone();
+            bent[at] ^= 1;
+            assert_eq!(carried(&key, "a", bent), Err(Unsealed), "octet {at}");
+            assert_eq!(carried(&key, "a", sealed[..at].to_vec()), Err(Unsealed), "length {at}");
+        }
+    }
 
     #[test]
     fn what_is_sealed_opens_with_the_same_key_in_the_same_place_only() {

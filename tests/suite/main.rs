@@ -22,6 +22,7 @@ mod authorize;
 mod authzen;
 mod backchannel_logout;
 mod canary;
+mod carried;
 mod certificate_bound;
 mod certificate_revocation;
 mod ciba;

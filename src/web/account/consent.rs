@@ -27,6 +27,9 @@ use crate::{
     sessions::Browser,
 };
 
+/// The form of the page.
+pub(super) const FORM: &str = "consent";
+
 /// A scope on the page.
 struct Line {
     name: String,
@@ -73,12 +76,13 @@ async fn show(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -
     let walk = waiting(app, &browser, source, &open).await?;
     let known = walk.remembered().await?;
     match (walk.decide(&known), walk.session.clone()) {
-        (Next::Ask, Some(session)) => consent_page(app, &open, &walk, &session).await,
+        (Next::Ask, Some(session)) => page(app, (&open.text, &open.csrf(app, FORM, &session.id)), &walk, &session).await,
         _ => walk.go().await,
     }
 }
 
-async fn consent_page(app: &App, open: &Open, walk: &Walk<'_>, session: &Session) -> Result<Response, Refused> {
+/// The page, with its form's hidden fields.
+pub(super) async fn page(app: &App, (interaction, csrf): (&str, &str), walk: &Walk<'_>, session: &Session) -> Result<Response, Refused> {
     let server = app.catalog.resource_server(&walk.request.resource).await?;
     let scopes: Vec<Line> = walk
         .request
@@ -93,8 +97,8 @@ async fn consent_page(app: &App, open: &Open, walk: &Walk<'_>, session: &Session
         base: pages::base(&app.settings.issuer),
         client: &client,
         person: &person,
-        interaction: &open.text,
-        csrf: &open.csrf(app, "consent", &session.id),
+        interaction,
+        csrf,
         scopes: &scopes,
         claims: &claims,
         details: &details::shown(walk.request.details.as_ref()),
@@ -132,10 +136,11 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
     }
     let params = posted.params?;
     let browser = Browser::of(app, headers);
-    let open = interaction::open(app, &browser, params.one("interaction")?.unwrap_or_default()).await?;
+    // Whatever it leads to uses it up, or shows a page that looks.
+    let open = interaction::presented(app, &browser, params.one("interaction")?.unwrap_or_default()).await?;
     let mut walk = waiting(app, &browser, posted.source, &open).await?;
     let Some(session) = walk.session.clone() else { return walk.go().await };
-    open.check(app, "consent", &session.id, params.one("csrf")?)?;
+    open.check(app, FORM, &session.id, params.one("csrf")?)?;
     let refusal = Refusal::new(Code::AccessDenied, "the person did not allow it");
     let given = match params.one("decision")? {
         // The first button is what a browser presses when somebody just hits return.

@@ -11,6 +11,7 @@ use protocol::{
 };
 
 use super::{
+    consent,
     interaction::{self, Open, Purpose},
     mfa,
 };
@@ -20,6 +21,8 @@ use crate::{
     pages::{self, Refused},
     sessions::Browser,
 };
+
+const CONSENT: &str = "/consent";
 
 /// A request on its way.
 pub struct Walk<'a> {
@@ -45,6 +48,8 @@ pub struct Walk<'a> {
     pub open: Option<&'a Open>,
     /// What has to be committed with whatever comes next.
     pub change: Change,
+    /// The consent page may be the answer itself: what is asked for once more by loading it again is no form.
+    pub at_once: bool,
 }
 
 /// What is known of the person besides their session.
@@ -76,7 +81,7 @@ impl Walk<'_> {
         match self.decide(&known) {
             Next::LogIn | Next::Choose => self.wait("/login").await,
             Next::StepUp => self.wait("/mfa").await,
-            Next::Ask => self.wait("/consent").await,
+            Next::Ask => self.wait(CONSENT).await,
             Next::Issue => {
                 let scope = self.request.scope.clone();
                 self.issue(&scope, None).await
@@ -124,11 +129,17 @@ impl Walk<'_> {
         let fresh = self.session.as_ref().filter(|_| self.fresh).map(|s| s.id.clone());
         let purpose = Purpose::Authorize(Box::new(Pending::of(&self.request)));
         let (step, text) = interaction::begin(self.app, &binding, purpose, fresh, self.chosen);
-        self.change = std::mem::take(&mut self.change).step(step);
-        match self.commit().await? {
-            Ok(cookie) => Ok(pages::with_cookie(pages::with_cookie(self.show(path, text.expose()), cookie), ticket)),
-            Err(_) => Err(Refused::stale()),
-        }
+        self.change.steps.extend(step);
+        let Ok(cookie) = self.commit().await? else { return Err(Refused::stale()) };
+        let (text, app) = (text.expose(), self.app);
+        let answer = match &self.session {
+            Some(session) if self.at_once && path == CONSENT => {
+                let csrf = interaction::csrf(app, (&binding, text), consent::FORM, &session.id);
+                consent::page(app, (text, &csrf), &self, session).await?
+            }
+            _ => self.show(path, text),
+        };
+        Ok(pages::with_cookie(pages::with_cookie(answer, cookie), ticket))
     }
 
     fn show(&self, path: &str, interaction: &str) -> Response {
@@ -199,9 +210,10 @@ impl Walk<'_> {
             return Ok(Ok(cookie));
         }
         let at = |is: fn(&Step) -> bool| change.steps.iter().position(is);
-        // The form's row, the pushed request's, or both.
-        let used: Vec<usize> =
-            change.steps.iter().enumerate().filter(|(_, s)| matches!(s, Step::Consume { .. })).map(|(at, _)| at).collect();
+        // The form (the first step), the pushed request's row, or both.
+        let form = self.open.is_some();
+        let used = |(at, step): (usize, &Step)| ((form && at == 0) || matches!(step, Step::Consume { .. })).then_some(at);
+        let used: Vec<usize> = change.steps.iter().enumerate().filter_map(used).collect();
         let client = at(|s| matches!(s, Step::ObjectIs { kind: ObjectKind::Client, .. }));
         let account = at(|s| matches!(s, Step::ObjectIs { kind: ObjectKind::User, .. }));
         match self.app.store.apply(change).await? {

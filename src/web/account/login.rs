@@ -107,6 +107,7 @@ pub(super) fn walk<'a>(
         chosen: open.interaction.chosen,
         open: Some(open),
         change: Change::new(),
+        at_once: false,
     }
 }
 
@@ -142,8 +143,8 @@ pub(super) async fn begin_for(app: &App, browser: &Browser, source: IpAddr, purp
     interaction::admit(app, source).await?;
     let (binding, ticket) = browser.tie(app.clock.now() + app.settings.interaction_ttl).await?;
     let (step, text) = interaction::begin(app, &binding, purpose, None, false);
-    let (change, cookie) = browser.seal(Change::new().step(step)).await?;
-    if !app.store.apply(change).await?.applied() {
+    let (change, cookie) = browser.seal(Change { steps: step.into_iter().collect(), events: Vec::new() }).await?;
+    if change != Change::new() && !app.store.apply(change).await?.applied() {
         return Err(Refused::stale());
     }
     let location = format!("{}/login?interaction={}", pages::base(&app.settings.issuer), text.expose());

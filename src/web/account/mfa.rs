@@ -64,7 +64,9 @@ pub(super) async fn enrolled(app: &App, subject: &str) -> Result<bool, StoreErro
 pub(super) async fn ask(app: &App, browser: &Browser, open: &Open, account: &Object) -> Result<Response, Refused> {
     let proved = Proved { subject: account.id.clone(), version: account.version, at: app.clock.now() };
     let (step, text) = open.proved(app, proved);
-    let (change, cookie) = browser.seal(Change::new().step(open.consume(app)).step(step)).await?;
+    let mut change = Change::new().step(open.consume(app));
+    change.steps.extend(step);
+    let (change, cookie) = browser.seal(change).await?;
     if !app.store.apply(change).await?.applied() {
         return Err(Refused::stale());
     }
@@ -213,7 +215,8 @@ async fn verified(app: &App, subject: &str, code: &str, address: IpAddr) -> Resu
         None => false,
     };
     if right {
-        app.counters.clear(&counters.pair).await;
+        // This one was no failure; those before it stay.
+        app.counters.refund(&counters.pair, &quota(throttle::PAIR), 1).await;
         app.counters.clear(&everywhere).await;
         metrics::counter!("second_factors_total", "outcome" => "succeeded").increment(1);
         return Ok(true);

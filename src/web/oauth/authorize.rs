@@ -24,27 +24,28 @@ use crate::{
 
 /// `GET /authorize`.
 pub async fn get(State(app): State<Arc<App>>, headers: HeaderMap, from: Source, RawQuery(query): RawQuery) -> Response {
-    pages::finish(&app, authorize(&app, &headers, from.0, &Params::parse(&query.unwrap_or_default())).await)
+    pages::finish(&app, authorize(&app, &headers, (from.0, true), &Params::parse(&query.unwrap_or_default())).await)
 }
 
 /// `POST /authorize`: clients may post from their own site; the cookie that such a post leaves at home comes with the GET it becomes.
 pub async fn post(State(app): State<Arc<App>>, headers: HeaderMap, posted: Posted) -> Response {
     let result = match posted.params {
         // What was left out would not be missed after a carry-over.
-        Ok(params) if params.is_malformed() => authorize(&app, &headers, posted.source, &params).await,
+        Ok(params) if params.is_malformed() => authorize(&app, &headers, (posted.source, false), &params).await,
         Ok(params) if csrf::is_cross_site(&headers, &app.settings.issuer) => Ok(pages::carry_over(&app, "/authorize", &params)),
-        Ok(params) => authorize(&app, &headers, posted.source, &params).await,
+        Ok(params) => authorize(&app, &headers, (posted.source, false), &params).await,
         Err(why) => Err(why),
     };
     pages::finish(&app, result)
 }
 
-async fn authorize(app: &App, headers: &HeaderMap, source: IpAddr, params: &Params) -> Result<Response, Refused> {
+/// `at_once`: the answer may be a page and not the way to one.
+async fn authorize(app: &App, headers: &HeaderMap, (source, at_once): (IpAddr, bool), params: &Params) -> Result<Response, Refused> {
     let known = documents::client(app, authorize::client_id(params)?, source).await?;
     if let Some(uri) = pushed::named(params) {
         let request = taken(app, known.as_deref(), uri).await?;
         let known = known.ok_or(Refused::stale())?;
-        return begin(app, headers, source, &known, request).await;
+        return begin(app, headers, (source, at_once), &known, request).await;
     }
     let client = known.as_ref().map(|k| &k.client);
     let unpacked = match client {
@@ -72,7 +73,7 @@ async fn authorize(app: &App, headers: &HeaderMap, source: IpAddr, params: &Para
         authorize::accept(Endpoint::Authorize, caller, params, &desk)
     };
     match checked {
-        Ok(request) => begin(app, headers, source, known, request).await,
+        Ok(request) => begin(app, headers, (source, at_once), known, request).await,
         Err(wrong) => Ok(refused(app, client, &wrong.0, wrong.1)),
     }
 }
@@ -106,7 +107,7 @@ fn refused(app: &App, client: &Client, caller: &Caller, refusal: Refusal) -> Res
 async fn begin(
     app: &App,
     headers: &HeaderMap,
-    source: IpAddr,
+    (source, at_once): (IpAddr, bool),
     known: &KnownClient,
     request: authorize::Request,
 ) -> Result<Response, Refused> {
@@ -114,7 +115,6 @@ async fn begin(
     let session = browser.sign_on().await?;
     let registered = known.unchanged();
     let (client, change) = (Arc::clone(&known.client), Change::new());
-    let walk =
-        Walk { app, browser: &browser, source, client, registered, request, session, fresh: false, chosen: false, open: None, change };
-    walk.go().await
+    let (browser, fresh, chosen, open) = (&browser, false, false, None);
+    Walk { app, browser, source, client, registered, request, session, fresh, chosen, open, change, at_once }.go().await
 }

@@ -12,10 +12,10 @@ async fn a_person_logs_in_consents_and_the_client_gets_a_code() {
     assert!(answer.location().starts_with(&format!("{CALLBACK}?code=dwc_")));
     assert_eq!((answer.told("state").as_deref(), answer.told("iss").as_deref()), (Some("xyz"), Some(ISSUER)));
     assert_eq!(site.events(), ["login.succeeded", "session.started", "consent.granted", "grant.started", "code.issued"], "each event once");
-    assert_eq!(site.commits(), 3, "one for the waiting request, one for the login, one for the code");
+    assert_eq!(site.commits(), 2, "one for the login, one for the code; what waits, the browser carries");
     let silent = visitor.authorize("&prompt=none").await;
     assert!(silent.told("code").is_some());
-    assert_eq!(site.commits(), 4);
+    assert_eq!(site.commits(), 3);
 }
 
 #[tokio::test]
@@ -214,7 +214,7 @@ async fn a_source_is_limited_within_forty_failures_and_nobody_else_is() {
     };
     assert_eq!(limited.status, StatusCode::TOO_MANY_REQUESTS);
     assert!((10..40).contains(&failures) && limited.headers.contains_key(header::RETRY_AFTER));
-    assert_eq!(limited.headers["ratelimit-policy"], "\"login\";q=20;w=600");
+    assert_eq!(limited.headers["ratelimit-policy"], "\"login\";q=30;w=600");
     assert_eq!(site.events().iter().filter(|e| **e == "login.throttled").count(), 1);
     let bob = filled(form, &[("username", "bob"), ("password", super::browser::PASSWORD)]);
     assert_eq!(visitor.post("/login", &bob).await.status, StatusCode::SEE_OTHER);

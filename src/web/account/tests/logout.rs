@@ -79,8 +79,7 @@ async fn the_account_page_lists_and_revokes() {
     assert_eq!(page.page(), "login");
     let form = filled(page.fields(), &[("username", "alice"), ("password", PASSWORD), ("action", "login")]);
     assert_eq!(visitor.post("/login", &form).await.location(), "/account");
-    let location = visitor.authorize("").await.location().to_owned();
-    let form = filled(visitor.get(&location).await.fields(), &[("decision", "approve")]);
+    let form = filled(visitor.authorize("").await.fields(), &[("decision", "approve")]);
     visitor.post("/consent", &form).await;
     let page = visitor.get("/account").await;
     assert!(page.page() == "account" && page.body.contains("this browser") && page.body.contains("openid read"));

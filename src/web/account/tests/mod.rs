@@ -1,5 +1,6 @@
 //! The pages as a browser meets them.
 mod browser;
+mod carried;
 mod login;
 mod logout;
 mod races;
