@@ -13,6 +13,7 @@ use tokens::{
     access::{self, Expected},
     jws::Parsed,
     keyring::KeyRing,
+    made_up::MadeUp,
     secret::{self, MacKey, SecretKind},
 };
 
@@ -38,6 +39,8 @@ pub struct OwnTokens {
     pub clock: Arc<dyn Clock>,
     /// When API keys were last used.
     pub key_uses: Arc<Uses>,
+    /// References that nobody issued.
+    pub made_up: MadeUp,
 }
 
 impl OwnTokens {
@@ -89,8 +92,15 @@ impl OwnTokens {
 
     async fn reference(&self, token: &str) -> Result<Option<Known>, StoreError> {
         let Some(presented) = secret::parse(SecretKind::Access, token, &self.mac) else { return Ok(None) };
-        let artefact = self.store.artefact(ArtefactKind::Access, &presented.id).await?;
-        Ok(artefact.filter(|artefact| presented.matches(&artefact.mac)).and_then(|artefact| Known::of_artefact(&artefact)))
+        let (kind, now) = (SecretKind::Access, self.clock.now());
+        if !self.made_up.admits(kind, token, &self.mac, now) {
+            return Err(StoreError::Unavailable("too many references that nobody issued are looked for".into()));
+        }
+        let artefact = self.store.artefact(ArtefactKind::Access, &presented.id).await?.filter(|artefact| presented.matches(&artefact.mac));
+        if artefact.is_none() {
+            self.made_up.missed(kind, token, &self.mac, now);
+        }
+        Ok(artefact.and_then(|artefact| Known::of_artefact(&artefact)))
     }
 
     fn signed(&self, token: &str) -> Option<Known> {

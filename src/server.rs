@@ -137,6 +137,7 @@ impl Ground {
             revoked: self.foundation.revoked.clone(),
             clock: self.foundation.clock.clone(),
             key_uses: self.foundation.key_uses.clone(),
+            made_up: tokens::made_up::MadeUp::default(),
         })
     }
 

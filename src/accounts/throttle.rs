@@ -9,8 +9,8 @@ pub struct Limit {
     pub burst: u32,
 }
 
-/// Failures of one account from one source: twenty at once, then two a minute.
-pub const PAIR: Limit = Limit { rate: 20, period_s: 600, burst: 20 };
+/// Failures of one account from one source: thirty at once, then two a minute.
+pub const PAIR: Limit = Limit { rate: 20, period_s: 600, burst: 30 };
 /// Failures from one source over all accounts: sixty at once, then six a minute.
 pub const SOURCE: Limit = Limit { rate: 60, period_s: 600, burst: 60 };
 
@@ -29,8 +29,8 @@ pub fn source(address: IpAddr) -> String {
 /// The counters of one attempt.
 ///
 /// Before the password is hashed, look at both (without counting): if either is used up, refuse with 429 and the longer
-/// wait. After a failure count one on both. After a success clear `pair`; `source` stays, or one good account would buy
-/// endless guesses at others.
+/// wait. After a failure count one on both. A success takes nothing back: who it was that succeeded says nothing of who failed
+/// before from the same address, and one good account would buy endless guesses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counters {
     /// Counted against [`SOURCE`].

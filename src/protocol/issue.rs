@@ -232,7 +232,7 @@ fn signed(ctx: &Context<'_>, order: &Order<'_>, scope: &str, jti: &str, exp: i64
 }
 
 fn opaque(ctx: &Context<'_>, order: &Order<'_>, scope: &str, exp: i64) -> Result<(Plain, String, Option<Step>), OAuthError> {
-    let issued = secret::generate(SecretKind::Access, ctx.now_ms, ctx.entropy, ctx.mac);
+    let issued = secret::generate_link(SecretKind::Access, ctx.now_ms, ctx.entropy, ctx.mac);
     let jti = id::text(&issued.id);
     let document = AccessDocument {
         jti: jti.clone(),

@@ -18,6 +18,7 @@ pub mod id;
 pub mod jwk;
 pub mod jws;
 pub mod keyring;
+pub mod made_up;
 pub mod pki;
 pub mod refusal;
 pub mod seal;

@@ -203,6 +203,14 @@ pub fn link(kind: SecretKind, id: [u8; 16], nonce: [u8; 16], key: &MacKey) -> Is
     Issued { plain: Plain::from(text), id, mac: key.mac(kind.prefix(), body) }
 }
 
+/// Makes a secret that tells itself to have been issued here ([`is_link`]), without anybody looking: 128 random bits under a key.
+#[must_use]
+pub fn generate_link(kind: SecretKind, now_ms: i64, entropy: &dyn Entropy, key: &MacKey) -> Issued {
+    let mut nonce = [0; 16];
+    entropy.fill(&mut nonce);
+    link(kind, id::new_id(now_ms, entropy), nonce, key)
+}
+
 /// Whether a text is one that [`link`] made, of whatever place in its chain.
 #[must_use]
 pub fn is_link(kind: SecretKind, text: &str, key: &MacKey) -> bool {

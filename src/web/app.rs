@@ -105,6 +105,8 @@ pub struct App {
     pub(crate) happened: Arc<Happened>,
     /// The stored policies, for whoever asks for decisions.
     pub(crate) policies: Arc<Policies>,
+    /// References that nobody issued.
+    pub(crate) made_up: tokens::made_up::MadeUp,
     /// Own tokens already believed.
     pub(crate) credentials: Credentials,
     /// Discovery documents and key set, ready to send.
@@ -169,6 +171,7 @@ impl App {
             failures: Failures::default(),
             happened,
             policies,
+            made_up: tokens::made_up::MadeUp::default(),
             credentials: Credentials::default(),
             published,
             quick,

@@ -3,14 +3,14 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
-use ledger::{ArtefactKind, StoreError};
+use ledger::{Artefact, ArtefactKind, StoreError};
 use moka::sync::Cache;
 use protocol::{Code, Evidence, OAuthError, Settings, introspect, introspect::Known};
 use tokens::{
     access::{self, Expected},
     confirmation::Scheme,
     jws::Parsed,
-    secret::{self, SecretKind},
+    secret::{self, Presented, SecretKind},
 };
 
 use crate::{App, reply::Failed};
@@ -103,9 +103,30 @@ async fn believe(app: &App, token: &str) -> Result<Option<Seen>, StoreError> {
     Ok(Some(Seen { known, row, answer }))
 }
 
+/// The row of a reference, if there is one. Made-up ones are looked for only so often.
+///
+/// # Errors
+/// Storage is away, or too many were looked for in vain.
+pub(crate) async fn issued(
+    app: &App,
+    kind: SecretKind,
+    row: ArtefactKind,
+    text: &str,
+) -> Result<Option<(Presented, Artefact)>, StoreError> {
+    let Some(presented) = secret::parse(kind, text, &app.mac) else { return Ok(None) };
+    let now = app.clock.now();
+    if !app.made_up.admits(kind, text, &app.mac, now) {
+        return Err(StoreError::Unavailable("too many references that nobody issued are looked for".into()));
+    }
+    let found = app.store.artefact(row, &presented.id).await?;
+    if !found.as_ref().is_some_and(|found| presented.matches(&found.mac)) {
+        app.made_up.missed(kind, text, &app.mac, now);
+    }
+    Ok(found.map(|found| (presented, found)))
+}
+
 async fn reference(app: &App, token: &str) -> Result<Option<(Known, Option<Vec<u8>>)>, StoreError> {
-    let Some(presented) = secret::parse(SecretKind::Access, token, &app.mac) else { return Ok(None) };
-    let Some(artefact) = app.store.artefact(ArtefactKind::Access, &presented.id).await? else { return Ok(None) };
+    let Some((presented, artefact)) = issued(app, SecretKind::Access, ArtefactKind::Access, token).await? else { return Ok(None) };
     if !presented.matches(&artefact.mac) {
         return Ok(None);
     }

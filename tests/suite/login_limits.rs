@@ -49,3 +49,27 @@ fn correct_logins_are_never_limited() {
         assert!(matches!(landing, Landing::Away(_)), "login {n}");
     }
 }
+
+#[test]
+fn a_success_from_the_same_source_buys_nobody_more_guesses() {
+    let stage = STAGE.get();
+    let right = |name: &str| {
+        let ask = Ask::new(&HOME);
+        let mut visitor = Visitor::from("127.0.4.1");
+        match visitor.open(&ask.url(stage)) {
+            Landing::Page(page) if page.kind() == "login" && page.status() == 200 => drop(visitor.login(&page, name, PASSWORD)),
+            other => drop(other.page()),
+        }
+    };
+    let mut statuses = Vec::new();
+    for n in 0..40 {
+        statuses.push(fail("127.0.4.1", "alice"));
+        if n % 10 == 9 {
+            // The victim, and an account of the guesser's own.
+            right("alice");
+            right("bob");
+        }
+    }
+    assert!(statuses[..10].iter().all(|s| *s != 429), "ten failures are never limited: {statuses:?}");
+    assert!(statuses.contains(&429), "{statuses:?}");
+}

@@ -48,7 +48,7 @@ pub(super) async fn admitted(app: &App, counters: &throttle::Counters, address: 
     Err(Refused::limited(wait, ("login", quota)))
 }
 
-/// Checks a username and a password from an address. A failure is counted and told; a success forgets the account's failures there.
+/// Checks a username and a password from an address. A failure is counted and told; a success takes none back.
 ///
 /// # Errors
 /// 429 beyond the limits, 503 if the pool is full or storage is away.
@@ -77,7 +77,6 @@ pub async fn attempt(app: &App, username: &str, given: Plain, address: IpAddr) -
     match object {
         Some(object) if reason.is_empty() => {
             drop(turn);
-            app.counters.clear(&counters.pair).await;
             interaction::welcome(app, address).await;
             metrics::counter!("logins_total", "outcome" => "succeeded").increment(1);
             Ok(Attempt::Right(Box::new(object)))

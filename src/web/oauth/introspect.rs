@@ -16,7 +16,7 @@ use protocol::{
     introspect_jwt, pairwise,
     stored::RefreshDocument,
 };
-use tokens::secret::{self, SecretKind};
+use tokens::secret::SecretKind;
 
 use super::{client, form, octets, once};
 use crate::{
@@ -92,8 +92,8 @@ async fn key(app: &App, caller: &AuthenticatedClient, text: &str) -> Result<Byte
 }
 
 async fn refresh(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<Bytes, Failed> {
-    let Some(presented) = secret::parse(SecretKind::Refresh, token, &app.mac) else { return Ok(INACTIVE) };
-    let Some(artefact) = app.store.artefact(ArtefactKind::Refresh, &presented.id).await? else { return Ok(INACTIVE) };
+    let found = credential::issued(app, SecretKind::Refresh, ArtefactKind::Refresh, token).await?;
+    let Some((presented, artefact)) = found else { return Ok(INACTIVE) };
     if !presented.matches(&artefact.mac) {
         return Ok(INACTIVE);
     }

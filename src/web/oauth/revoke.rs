@@ -54,9 +54,8 @@ async fn access(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<
 }
 
 async fn refresh(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<Option<Change>, Failed> {
-    let Some(presented) = secret::parse(SecretKind::Refresh, token, &app.mac) else { return Ok(None) };
-    let artefact = app.store.artefact(ArtefactKind::Refresh, &presented.id).await?;
-    let Some(artefact) = artefact.filter(|a| presented.matches(&a.mac) || secret::is_link(SecretKind::Refresh, token, &app.mac)) else {
+    let found = credential::issued(app, SecretKind::Refresh, ArtefactKind::Refresh, token).await?;
+    let Some((_, artefact)) = found.filter(|(p, a)| p.matches(&a.mac) || secret::is_link(SecretKind::Refresh, token, &app.mac)) else {
         return Ok(None);
     };
     let document: RefreshDocument = serde_json::from_str(&artefact.document).map_err(|e| ledger::StoreError::Corrupt(e.to_string()))?;

@@ -68,6 +68,9 @@ impl Counters for World {
     async fn clear(&self, key: &str) {
         self.counters.lock().remove(key);
     }
+    async fn refund(&self, key: &str, quota: &Quota, cost: u32) {
+        edge::limit::refund(self.counters.lock().entry(key.to_owned()).or_default(), quota, cost);
+    }
 }
 
 pub(super) fn secret(kind: ObjectKind, id: &str, slot: &str) -> String {

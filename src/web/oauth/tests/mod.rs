@@ -481,3 +481,26 @@ async fn the_feed_tells_what_is_revoked_from_where_it_is_asked_and_ends_with_its
     });
     assert!(ended.await.is_ok());
 }
+
+#[tokio::test]
+async fn references_that_nobody_issued_are_looked_for_only_so_often_and_issued_ones_always() {
+    let server = Server::new(|_| {});
+    let (known, later) = (server.token("opaque").await, server.token("opaque").await);
+    let made_up = |n: i64| secret::generate(SecretKind::Access, n, server.world.as_ref(), &MacKey::new([9; 32])).plain;
+    let ask = async |token: &str| server.post("/introspect", "gw", &format!("token={token}")).await;
+    let mut answers = Vec::new();
+    for n in 0..300 {
+        let (status, headers, body) = ask(made_up(n).expose()).await;
+        match status {
+            StatusCode::OK => assert_eq!(body, json!({"active": false})),
+            _ => assert!(status == StatusCode::SERVICE_UNAVAILABLE && headers.contains_key(header::RETRY_AFTER), "{status}"),
+        }
+        answers.push(status == StatusCode::OK);
+    }
+    assert_eq!(answers.iter().filter(|looked| **looked).count(), 200, "a second has no more");
+    for token in [&known, &later] {
+        assert_eq!(ask(token).await.2["active"], true, "what was issued says so itself");
+    }
+    server.world.now_ms.fetch_add(1_000, Ordering::Relaxed);
+    assert_eq!(ask(made_up(1_000).expose()).await.0, StatusCode::OK);
+}

@@ -8,15 +8,15 @@ use protocol::{
 use tokens::secret::{self, SecretKind};
 
 use super::{Asked, Given, Loaded, conclude};
-use crate::{oauth::context, reply::Failed};
+use crate::{credential, oauth::context, reply::Failed};
 
 impl Asked<'_> {
     pub(super) async fn refresh(&self) -> Result<Given, Failed> {
         let Self { app, client, form, head, evidence } = *self;
         let text = form.get("refresh_token").ok_or(OAuthError::request("refresh_token is missing"))?;
         let unknown = || OAuthError::grant("unknown or malformed");
-        let presented = secret::parse(SecretKind::Refresh, text, &app.mac).ok_or_else(unknown)?;
-        let artefact = app.store.artefact(ArtefactKind::Refresh, &presented.id).await?.ok_or_else(unknown)?;
+        let found = credential::issued(app, SecretKind::Refresh, ArtefactKind::Refresh, text).await?;
+        let (presented, artefact) = found.ok_or_else(unknown)?;
         let (current, link) = (presented.matches(&artefact.mac), secret::is_link(SecretKind::Refresh, text, &app.mac));
         let shown = match (current, link) {
             (true, link) => Shown::Current { link },
