@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::crash::Score;
 use super::journal::{Deed, Kind, Standing};
-use super::node::Node;
+use super::node::{Heard, Node};
 use super::plan::Dice;
 use super::world::{Engine, World, serve};
 use crate::kit::http::{Go, env};
@@ -107,7 +107,13 @@ pub fn bootstrap(engine: Engine, dice: &Dice, kills: u64, score: &Score) {
         house.run(&["audit", "verify"]).ok();
         let server = serve(&house);
         let node = Node::of(&house, &server);
-        assert!(node.read("/keys").flatten().is_some(), "the administrator's credential does not open the administration");
+        // Refused is refused at once; a machine with much else to do may take its time.
+        let (begun, mut heard) = (Instant::now(), node.admin("GET", "/keys", None));
+        while matches!(heard, Heard::Perhaps(_) | Heard::Unsent(_)) && begun.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(100));
+            heard = node.admin("GET", "/keys", None);
+        }
+        assert!(matches!(heard, Heard::Yes(_)), "kill {n}: the administrator's credential does not open the administration: {heard:?}");
         server.kill();
         if engine == Engine::Postgres {
             psql(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", name_of(&url)));
