@@ -16,6 +16,10 @@ fn main() {
     if let Ok(folder) = env::var("CARGO_MANIFEST_DIR") {
         println!("cargo:rustc-link-arg-bin=doorward=-Wl,-T,{folder}/build/start.ld");
     }
+    // scripts/start-order writes that list, and needs to know which part of the binary came from where.
+    if let Ok(folder) = env::var("OUT_DIR") {
+        println!("cargo:rustc-link-arg-bin=doorward=-Wl,-Map={folder}/doorward.map");
+    }
     // What is built here runs here or on something newer; before 2.36 the C library cannot read the list.
     if is("HOST", "x86_64-unknown-linux-gnu") && libc_version().is_some_and(|version| version >= (2, 36)) {
         println!("cargo:rustc-link-arg-bin=doorward=-Wl,-z,pack-relative-relocs");
