@@ -1,8 +1,35 @@
 //! The one cookie: a browser's session (RFC 6265bis, the `__Host-` prefix).
 use http::{HeaderMap, HeaderValue, header::COOKIE};
 
-/// Tickets looked at in one request.
-const MOST_TICKETS: usize = 16;
+/// Tickets believed in one request.
+pub const MOST_TICKETS: usize = 16;
+
+/// Characters of the hash in a ticket's name.
+const MARK: usize = 8;
+/// The longest value looked at; ours have 43 characters.
+const LONGEST_TICKET: usize = 64;
+
+/// What a browser presents as a ticket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ticket {
+    mark: String,
+    value: String,
+}
+
+impl Ticket {
+    /// Its value, if its name is that of the value.
+    #[must_use]
+    pub fn value(&self) -> Option<&str> {
+        (mark(&self.value) == self.mark).then_some(self.value.as_str())
+    }
+}
+
+/// What a ticket's name says of its value.
+fn mark(value: &str) -> String {
+    let mut hash = tokens::hash::left_half(value);
+    hash.truncate(MARK);
+    hash
+}
 
 /// How this issuer's cookie is called and marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,13 +57,14 @@ impl Cookie {
     }
 
     /// The tickets in a request: what waiting requests of a browser without a session are bound to. Each has a cookie of its own, so
-    /// that two tabs that come at once do not take each other's away.
+    /// that two tabs that come at once do not take each other's away. Whether a name is its value's is not looked at yet ([`Ticket::value`]).
     #[must_use]
-    pub fn tickets(self, headers: &HeaderMap) -> Vec<String> {
+    pub fn tickets(self, headers: &HeaderMap) -> Vec<Ticket> {
         let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
         let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        let own = pairs.filter(|(name, value)| name.starts_with(self.name()) && *name == self.ticket_name(value));
-        own.map(|(_, value)| value.to_owned()).take(MOST_TICKETS).collect()
+        let own = pairs.filter_map(|(name, value)| Some((name.strip_prefix(self.name())?.strip_prefix('-')?, value)));
+        let own = own.filter(|(mark, value)| mark.len() == MARK && value.len() <= LONGEST_TICKET);
+        own.map(|(mark, value)| Ticket { mark: mark.to_owned(), value: value.to_owned() }).collect()
     }
 
     /// `Set-Cookie` with a ticket for so many seconds.
@@ -48,8 +76,7 @@ impl Cookie {
     }
 
     fn ticket_name(self, value: &str) -> String {
-        let hash = tokens::hash::left_half(value);
-        format!("{}-{}", self.name(), hash.get(..8).unwrap_or_default())
+        format!("{}-{}", self.name(), mark(value))
     }
 
     /// `Set-Cookie` with a value; it lives as long as the browser runs, the row behind it decides.
@@ -120,7 +147,8 @@ mod tests {
             headers.append(COOKIE, HeaderValue::try_from(line.split(';').next().unwrap()).unwrap());
         }
         headers.append(COOKIE, HeaderValue::from_static("__Host-doorward-AAAAAAAA=planted; __Host-doorward=x"));
-        assert_eq!(cookie.tickets(&headers), ["one", "two"]);
+        let tickets = cookie.tickets(&headers);
+        assert_eq!(tickets.iter().filter_map(super::Ticket::value).collect::<Vec<_>>(), ["one", "two"]);
         assert_eq!(cookie.read(&headers), Some("x"));
     }
 

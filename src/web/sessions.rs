@@ -26,7 +26,7 @@ use tower_sessions::{
 
 use crate::{
     App,
-    cookies::{Cookie, elsewhere},
+    cookies::{Cookie, MOST_TICKETS, Ticket, elsewhere},
 };
 
 /// Which single sign-on session the browser is in.
@@ -111,7 +111,7 @@ pub struct Browser {
     rows: Arc<Rows>,
     cookie: Cookie,
     presented: bool,
-    tickets: Vec<String>,
+    tickets: Vec<Ticket>,
     elsewhere: Option<Elsewhere>,
 }
 
@@ -188,9 +188,10 @@ impl Browser {
         self.text(BINDING).await
     }
 
-    /// Everything that waiting requests of this browser may be bound to.
-    pub async fn bindings(&self) -> Result<Vec<String>, StoreError> {
-        Ok(self.binding().await?.into_iter().chain(self.tickets.iter().cloned()).collect())
+    /// Of all that waiting requests of this browser may be bound to, the one that is meant.
+    pub async fn bound(&self, meant: impl Fn(&str) -> bool) -> Result<Option<String>, StoreError> {
+        let own = self.binding().await?.filter(|own| meant(own));
+        Ok(own.or_else(|| self.tickets.iter().filter_map(Ticket::value).take(MOST_TICKETS).find(|ticket| meant(ticket)).map(str::to_owned)))
     }
 
     /// What a request that waits until `expires_at` is bound to: the browser's session, or without one a ticket with a cookie of its own.
@@ -198,7 +199,13 @@ impl Browser {
         if self.binding().await?.is_some() {
             return Ok((self.bind(expires_at).await?, None));
         }
-        let ticket = self.tickets.last().cloned().unwrap_or_else(|| id::random_text(self.rows.entropy.as_ref(), 32));
+        let ticket = self
+            .tickets
+            .iter()
+            .rev()
+            .find_map(Ticket::value)
+            .map(str::to_owned)
+            .unwrap_or_else(|| id::random_text(self.rows.entropy.as_ref(), 32));
         let cookie = self.cookie.ticket(&ticket, expires_at - self.rows.clock.now());
         Ok((ticket, cookie))
     }

@@ -16,7 +16,7 @@ use protocol::{
 
 use super::{
     Posted, Source,
-    flow::{Known, Walk},
+    flow::Walk,
     interaction::{self, Open},
     login::{Waiting, denied, walk},
     name_of,
@@ -152,11 +152,14 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
         walk.change = denied(app, &walk);
         return walk.refuse(refusal).await;
     };
-    let before = app.store.consent(&session.subject, &walk.client.client_id).await?;
-    let known = Known { consent: before.clone(), ..walk.remembered().await? };
+    let mut known = walk.remembered().await?;
+    // Of a client of our own nothing was read: nobody is asked for it.
+    if known.consent.is_none() && walk.client.first_party {
+        known.consent = app.store.consent(&session.subject, &walk.client.client_id).await?;
+    }
     match walk.decide(&known) {
         Next::Ask | Next::Issue => {
-            let remembered = consent::remember(&walk.request, &session.subject, &given, before.as_ref(), app.clock.now());
+            let remembered = consent::remember(&walk.request, &session.subject, &given, known.consent.as_ref(), app.clock.now());
             walk.issue(&given, Some(remembered)).await
         }
         _ => walk.go().await,

@@ -180,8 +180,8 @@ impl Found {
 
     async fn bound(self, browser: &Browser, text: &str) -> Result<Open, Refused> {
         let Self { id, carried, interaction } = self;
-        let mut bindings = browser.bindings().await?.into_iter();
-        let binding = bindings.find(|b| hash::eq(hashed(b).as_bytes(), interaction.browser.as_bytes())).ok_or(Refused::foreign())?;
+        let meant = |binding: &str| hash::eq(hashed(binding).as_bytes(), interaction.browser.as_bytes());
+        let binding = browser.bound(meant).await?.ok_or(Refused::foreign())?;
         Ok(Open { text: text.to_owned(), interaction, id, binding, carried })
     }
 }
