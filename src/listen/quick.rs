@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::{io::poll_read_buf, sync::CancellationToken};
 use web::{
     App, Peer,
-    quick::{self, Place, Whole},
+    quick::{self, Place},
     wire,
 };
 
@@ -111,12 +111,12 @@ async fn plain<S: Stream>(
                 }
             }
         }
-        let document = if head.conditional { None } else { quick::whole(&app, place) };
+        let last = leaving.told();
+        let document = if head.conditional { None } else { lane.document(&app, place, last) };
         let sent = match document {
             Some(document) => {
                 lane.held.advance(whole);
-                let last = leaving.told();
-                lane.send_whole(&app, document, last).await && !last
+                lane.write(document).await && !last
             }
             // A document with conditions is answered by its router.
             None if matches!(place, Place::Keys | Place::Metadata) => return Some((lane.stream, lane.held)),
@@ -197,11 +197,11 @@ impl<S: Stream> Lane<S> {
         .await
     }
 
-    async fn send_whole(&mut self, app: &App, whole: Whole, last: bool) -> bool {
+    /// A document's whole answer, the same octets for everybody.
+    fn document(&mut self, app: &App, place: Place, last: bool) -> Option<Bytes> {
         self.out.clear();
-        self.out.extend_from_slice(&whole.head);
-        self.finish_head(app, last);
-        self.write(whole.body).await
+        let now = app.clock.now();
+        quick::whole(app, place, now, last, || dated(now))
     }
 
     async fn send(&mut self, app: &App, response: Response, last: bool) -> bool {
@@ -234,7 +234,9 @@ impl<S: Stream> Lane<S> {
     /// One write, if the other end takes it.
     async fn write(&mut self, body: Bytes) -> bool {
         let written = async {
-            if body.len() <= SMALL {
+            if self.out.is_empty() {
+                self.stream.write_all(&body).await?;
+            } else if body.len() <= SMALL {
                 self.out.extend_from_slice(&body);
                 self.stream.write_all(&self.out).await?;
             } else {
@@ -257,12 +259,15 @@ struct Date {
 impl Date {
     fn at(&mut self, now: i64) -> &[u8] {
         if self.second != now || self.text.is_empty() {
-            let since = Duration::from_secs(u64::try_from(now).unwrap_or_default());
-            self.text = HttpDate::from(UNIX_EPOCH + since).to_string();
+            self.text = dated(now);
             self.second = now;
         }
         self.text.as_bytes()
     }
+}
+
+fn dated(now: i64) -> String {
+    HttpDate::from(UNIX_EPOCH + Duration::from_secs(u64::try_from(now).unwrap_or_default())).to_string()
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use http::{Extensions, HeaderMap, Method, Request, Uri, request};
 use protocol::{Form, Settings, discovery::issuer_path};
 use tokio::time::Instant;
 
-pub use crate::oauth::discovery::Whole;
 use crate::{
     App, Peer,
     oauth::{discovery, discovery::Document, health, introspect, revoke, token},
@@ -76,12 +75,13 @@ pub fn place(app: &App, get: bool, target: &[u8]) -> Option<Place> {
     }
 }
 
-/// The whole answer of a document's endpoint, to a request without conditions.
+/// The whole answer of a document's endpoint, to a request without conditions, at the second `now`; `date` says it if it is not known yet.
+/// The `last` of a connection says so.
 #[must_use]
-pub fn whole(app: &App, place: Place) -> Option<Whole> {
+pub fn whole(app: &App, place: Place, now: i64, last: bool, date: impl FnOnce() -> String) -> Option<Bytes> {
     match place {
-        Place::Keys => discovery::whole(app, Document::Keys),
-        Place::Metadata => discovery::whole(app, Document::Metadata),
+        Place::Keys => discovery::whole(app, Document::Keys, now, last, date),
+        Place::Metadata => discovery::whole(app, Document::Metadata, now, last, date),
         Place::Alive | Place::Token | Place::Introspect | Place::Revoke => None,
     }
 }

@@ -16,7 +16,12 @@ use crate::{
     exec::{Cell, Exec, Row, Value, Write, args},
     open::OpenError,
     read,
-    sqlite::{file_error, lock::private, place::Place},
+    sqlite::{
+        file_error,
+        folding::{Folding, LONG, Log, SLICE},
+        lock::private,
+        place::Place,
+    },
 };
 
 /// Idle readers kept.
@@ -25,7 +30,7 @@ const IDLE: usize = 16;
 const STATEMENTS: usize = 256;
 
 /// The file is not mapped: after each commit a mapping is given up and made anew by the next read, which costs three times the read.
-const COMMON: &str = "PRAGMA busy_timeout = 5000; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0;";
+pub(super) const COMMON: &str = "PRAGMA busy_timeout = 5000; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0;";
 /// Pages can be given back only if a file was begun so.
 const WRITING: &str = "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16384; \
     PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;";
@@ -46,7 +51,7 @@ const GIVEN_BACK: i64 = 1000;
 /// Free pages that are kept for what comes next, whatever the size of the file.
 const KEPT_FREE: i64 = 1000;
 
-fn fault(e: &rusqlite::Error) -> StoreError {
+pub(super) fn fault(e: &rusqlite::Error) -> StoreError {
     use ErrorCode::{
         CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OperationInterrupted, OutOfMemory, PermissionDenied,
         ReadOnly, SystemIoFailure,
@@ -87,7 +92,7 @@ fn run(c: &Connection, sql: &str, args: &[Value<'_>]) -> Result<u64, StoreError>
     statement.raw_execute().map(|touched| touched as u64).map_err(|e| fault(&e))
 }
 
-fn rows(c: &Connection, sql: &str, args: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
+pub(super) fn rows(c: &Connection, sql: &str, args: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
     let mut statement = c.prepare_cached(sql).map_err(|e| fault(&e))?;
     let columns = statement.column_count();
     for (at, value) in args.iter().enumerate() {
@@ -159,6 +164,14 @@ fn give_back(c: &Connection) -> Result<(), StoreError> {
 pub(crate) struct Writer {
     connection: Connection,
     place: Option<Arc<Place>>,
+    path: PathBuf,
+    folding: Option<Folding>,
+    /// At so many open pages of the log they are folded next.
+    due: i64,
+    /// At so many pages it is tried next to let it begin anew.
+    anew: i64,
+    /// Rows changed so far, when that was looked at last.
+    changes: u64,
 }
 
 impl Writer {
@@ -168,7 +181,37 @@ impl Writer {
         let connection = Connection::open_with_flags(path, flags).map_err(|e| file_error(path, &e))?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.execute_batch(COMMON).and_then(|()| connection.execute_batch(WRITING)).map_err(|e| file_error(path, &e))?;
-        Ok(Self { connection, place: None })
+        Ok(Self { connection, place: None, path: path.to_owned(), folding: None, due: SLICE, anew: LONG, changes: 0 })
+    }
+
+    /// Has the log folded into the database file a little at a time, beside the commits. Its last pages are folded here, or it would never
+    /// begin anew while commits go on. Where a reader keeps the log from being folded, this is tried less and less often, and what SQLite does by
+    /// itself is what there was always.
+    pub(crate) fn fold(&mut self) -> Result<(), StoreError> {
+        let log = Log::of(&self.connection)?;
+        let open = log.open();
+        if open < SLICE {
+            self.due = SLICE;
+        }
+        if log.pages < LONG {
+            self.anew = LONG;
+        }
+        let busy = self.folding.as_ref().is_some_and(Folding::busy);
+        if log.pages >= self.anew && open < 2 * SLICE && !busy {
+            self.present()?;
+            if Log::fold(&self.connection)?.open() > 0 {
+                self.anew = 2 * log.pages;
+            }
+        } else if open >= self.due && !busy {
+            self.present()?;
+            self.due = 2 * open;
+            let folding = match self.folding.take() {
+                Some(folding) => folding,
+                None => Folding::start(&self.path)?,
+            };
+            self.folding.insert(folding).kick();
+        }
+        Ok(())
     }
 
     /// From now on nothing is committed unless the files are where they were.
@@ -181,7 +224,8 @@ impl Writer {
     }
 
     /// Leaves a tidy file behind: the log folded into the database.
-    pub(crate) fn finish(self) {
+    pub(crate) fn finish(mut self) {
+        self.folding = None;
         if self.present().is_err() {
             // Closing would remove the log by its name, and that may be another database's now.
             if let Err(e) = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
@@ -192,6 +236,21 @@ impl Writer {
         if let Err(e) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);") {
             tracing::warn!(error = %e, "the database was closed without a last checkpoint");
         }
+    }
+
+    /// Whether no row was changed since this was asked last.
+    pub(crate) fn rests(&mut self) -> bool {
+        let changes = self.connection.total_changes();
+        std::mem::replace(&mut self.changes, changes) == changes
+    }
+
+    /// Waits until nothing is being folded; the log then.
+    #[cfg(test)]
+    pub(crate) fn settled(&self) -> Log {
+        while self.folding.as_ref().is_some_and(Folding::busy) {
+            std::thread::yield_now();
+        }
+        Log::of(&self.connection).expect("asks")
     }
 
     #[cfg(test)]
@@ -224,9 +283,14 @@ impl Write for Writer {
         // Looked at again behind it: what was committed to files that are gone is not durable.
         std::future::ready(run(&self.connection, "COMMIT", &[]).and_then(|_| self.present()))
     }
-    /// Gives pages back while more than a quarter of the file is free: what will be used again soon is not moved about.
+    /// Gives pages back while more than a quarter of the file is free: what will be used again soon is not moved about. While nobody changes
+    /// anything the pages kept in memory go too: they were up to 16 MB after a busy time, or after a start that found much to purge.
     fn tidy(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send {
-        std::future::ready(self.present().and_then(|()| give_back(&self.connection)))
+        let tidied = self.present().and_then(|()| give_back(&self.connection)).and_then(|()| match self.rests() {
+            true => self.connection.execute_batch("PRAGMA shrink_memory").map_err(|e| fault(&e)),
+            false => Ok(()),
+        });
+        std::future::ready(tidied)
     }
     fn rollback(&mut self) -> impl Future<Output = ()> + Send {
         if !self.connection.is_autocommit()

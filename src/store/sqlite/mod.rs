@@ -1,5 +1,7 @@
 //! SQLite: one file, one process, one writing thread, readers inline on whoever asks.
 mod connection;
+mod folding;
+mod gathering;
 mod lock;
 mod place;
 #[cfg(test)]
@@ -30,6 +32,7 @@ use crate::{
     read,
     sqlite::{
         connection::{Pool, Reader, Writer},
+        gathering::Gathering,
         lock::Lock,
         place::Place,
     },
@@ -86,7 +89,7 @@ pub(crate) async fn open_reading(path: &Path, clock: Arc<dyn Clock>) -> Result<E
 
 /// The writing thread. Its futures are ready when polled: nothing in them waits for anything but the disk.
 fn write(mut writer: Writer, mut waiting: mpsc::Receiver<Job>, shared: &Shared) {
-    let (mut jobs, mut gathering) = (Vec::with_capacity(BATCH), Gathering::default());
+    let (mut jobs, mut gathering) = (Vec::with_capacity(BATCH), Gathering::new());
     while waiting.blocking_recv_many(&mut jobs, BATCH) > 0 {
         gathering.more(&mut jobs, &mut waiting);
         let work = async {
@@ -101,52 +104,12 @@ fn write(mut writer: Writer, mut waiting: mpsc::Receiver<Job>, shared: &Shared) 
             tracing::error!("a statement did not finish");
             return;
         }
+        // Whoever waited has been answered.
+        if let Err(fault) = writer.fold() {
+            tracing::warn!(error = %fault, "the log was not folded into the database");
+        }
     }
     writer.finish();
-}
-
-/// Waiting a moment for more changes to share a commit with, for as long as that finds any: a commit costs the same
-/// for one change and for thirty.
-#[derive(Default)]
-struct Gathering {
-    /// Batches to go without waiting, after a wait that found nobody.
-    pause: u8,
-    /// How many shared the last commit: they are answered together and come back together.
-    last: usize,
-}
-
-impl Gathering {
-    const WAIT: Duration = Duration::from_micros(300);
-    /// So often at most, while each time finds somebody.
-    const WAITS: usize = 8;
-    const PAUSE: u8 = 64;
-
-    fn more(&mut self, jobs: &mut Vec<Job>, waiting: &mut mpsc::Receiver<Job>) {
-        if self.pause > 0 {
-            self.pause -= 1;
-            self.last = jobs.len();
-            return;
-        }
-        for _ in 0..Self::WAITS {
-            if jobs.len() >= self.last.clamp(2, BATCH) {
-                break;
-            }
-            std::thread::sleep(Self::WAIT);
-            let before = jobs.len();
-            while jobs.len() < BATCH
-                && let Ok(job) = waiting.try_recv()
-            {
-                jobs.push(job);
-            }
-            if jobs.len() == before {
-                break;
-            }
-        }
-        if jobs.len() == 1 {
-            self.pause = Self::PAUSE;
-        }
-        self.last = jobs.len();
-    }
 }
 
 impl Backend for Sqlite {

@@ -1,15 +1,19 @@
 //! What is particular to SQLite: the lock, full disks, plans.
 use std::sync::Arc;
 
-use ledger::{Change, Step, StoreError};
+use ledger::{ArtefactKind, Change, Step, StoreError};
 use tokens::Clock;
 
 use crate::{
     OpenError, Options, apply,
-    contract::kit::{Stopped, World, event, told},
+    contract::kit::{Stopped, World, artefact, event, told},
     exec::{Exec as _, Write as _},
     migrate, open, read,
-    sqlite::{MIGRATIONS, connection::Writer},
+    sqlite::{
+        MIGRATIONS,
+        connection::Writer,
+        folding::{LONG, SLICE},
+    },
     statements::{ALL, APPEND_EVENTS, PUT_ARTEFACTS},
 };
 
@@ -18,6 +22,22 @@ async fn fresh() -> (tempfile::TempDir, Writer) {
     let mut writer = Writer::open(&folder.path().join("d.db")).expect("opens");
     migrate::migrate(&mut writer, MIGRATIONS).await.expect("migrates");
     (folder, writer)
+}
+
+#[tokio::test]
+async fn a_writer_rests_once_nothing_was_changed_since_the_last_look() {
+    let (_folder, mut writer) = fresh().await;
+    writer.tidy().await.expect("looks");
+    assert!(writer.rests());
+    writer.script("CREATE TABLE other (x); INSERT INTO other VALUES (1)").await.expect("a change");
+    assert!(!writer.rests());
+    assert!(writer.rests());
+    writer.script("DELETE FROM other").await.expect("another");
+    writer.tidy().await.expect("looks, and keeps its pages");
+    assert!(writer.rests());
+    writer.tidy().await.expect("lets them go");
+    let mut kept = writer.rows("SELECT count(*) FROM other", &[]).await.expect("reads as before");
+    assert_eq!(kept.remove(0).int().expect("a number"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,4 +172,58 @@ async fn reads_alone_notice_it_too_and_the_successors_files_are_left_alone() {
     assert!(!log.is_empty());
     drop(store);
     assert_eq!(std::fs::read(path("d.db-wal")).expect("still there"), log, "its end removes nothing that is not its own");
+}
+
+/// One commit of thirty new tokens with ids from `seed` on, and what the writing thread does after it.
+async fn thirty(writer: &mut Writer, seed: u32) {
+    let one = |n: u32| {
+        let id = (seed * 30 + n).wrapping_mul(2_654_435_761).to_be_bytes();
+        told(Step::Put(artefact(ArtefactKind::Access, &id))).into()
+    };
+    let asks: Vec<_> = (0..30).map(one).collect();
+    let done = apply::commit(writer, &asks).await.expect("applies");
+    assert!(done.answers.iter().all(|answer| answer.as_ref().is_ok_and(|outcome| outcome.applied())));
+    writer.fold().expect("folds");
+}
+
+#[tokio::test]
+async fn the_log_is_folded_beside_the_commits_and_begins_anew() {
+    let (folder, mut writer) = fresh().await;
+    let (mut longest, mut anew, mut last) = (0, 0, 0);
+    for seed in 0..300 {
+        thirty(&mut writer, seed).await;
+        let log = writer.settled();
+        assert!(log.open() < 2 * SLICE, "{log:?}");
+        anew += usize::from(log.pages < last);
+        (last, longest) = (log.pages, longest.max(log.pages));
+    }
+    // Long, the slice above it and the commit that filled that.
+    assert!(longest < LONG + 2 * SLICE, "{longest} pages");
+    assert!(anew > 1, "it began anew {anew} times");
+    let octets = std::fs::metadata(folder.path().join("d.db-wal")).expect("the log").len();
+    assert!(octets < (LONG + 2 * SLICE).unsigned_abs() * 4200, "{octets}");
+    writer.finish();
+    assert!(std::fs::metadata(folder.path().join("d.db-wal")).is_err(), "a tidy end");
+}
+
+#[tokio::test]
+async fn a_reader_keeps_the_log_only_for_as_long_as_it_stays() {
+    let (folder, mut writer) = fresh().await;
+    thirty(&mut writer, 0).await;
+    let reader = rusqlite::Connection::open(folder.path().join("d.db")).expect("opens");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM artefacts;").expect("a reader");
+    let mut seed = 1;
+    while writer.settled().pages < 3_000 {
+        thirty(&mut writer, seed).await;
+        seed += 1;
+    }
+    assert!(writer.settled().open() > 2_500, "what it reads is in the log alone");
+    reader.execute_batch("ROLLBACK").expect("it goes");
+    while writer.settled().pages >= SLICE {
+        thirty(&mut writer, seed).await;
+        seed += 1;
+        assert!(writer.settled().pages < 6_500, "what SQLite allows by itself, and a half");
+    }
+    thirty(&mut writer, seed).await;
+    assert!(writer.settled().open() < SLICE);
 }

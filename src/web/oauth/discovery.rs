@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::{
     body::Body,
     extract::State,
@@ -23,33 +23,39 @@ use crate::{
 };
 
 /// A document ready to send.
-#[derive(Clone)]
 pub(crate) struct Prepared {
     octets: Bytes,
     etag: HeaderValue,
     cache: HeaderValue,
     /// Its whole head as [`ready`] answers it, but for the date.
     head: Bytes,
-}
-
-/// An answer as octets, but for the date and the line after it.
-pub struct Whole {
-    /// Status line and fields.
-    pub head: Bytes,
-    /// The document.
-    pub body: Bytes,
+    /// The whole answer of one second, for all who ask in it.
+    dated: ArcSwapOption<(i64, Bytes)>,
 }
 
 impl Prepared {
     fn new(octets: Bytes, cache: &'static str, https: bool) -> Self {
         let tag = format!("\"{}\"", tokens::b64::encode(&tokens::hash::sha256(&octets)));
         let etag = HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("\"0\""));
-        let mut prepared = Self { octets, etag, cache: HeaderValue::from_static(cache), head: Bytes::new() };
+        let mut prepared = Self { octets, etag, cache: HeaderValue::from_static(cache), head: Bytes::new(), dated: ArcSwapOption::empty() };
         let mut head = Vec::with_capacity(512);
         let answer = prepared.dressed(&HeaderMap::new(), https);
         wire::head(&mut head, answer.status(), answer.headers(), prepared.octets.len());
         prepared.head = Bytes::from(head);
         prepared
+    }
+
+    /// The answer of [`ready`] as octets. The `last` of a connection says so.
+    fn whole(&self, now: i64, last: bool, date: impl FnOnce() -> String) -> Bytes {
+        if !last && let Some(dated) = self.dated.load().as_deref().filter(|dated| dated.0 == now) {
+            return dated.1.clone();
+        }
+        let end: &[u8] = if last { b"connection: close\r\ndate: " } else { b"date: " };
+        let whole = Bytes::from([&self.head, end, date().as_bytes(), b"\r\n\r\n", &self.octets].concat());
+        if !last {
+            self.dated.store(Some(Arc::new((now, whole.clone()))));
+        }
+        whole
     }
 
     /// The answer of [`ready`]: of what every page carries, these two mean something for JSON.
@@ -151,12 +157,11 @@ pub fn ready<B>(app: &App, request: &Request<B>) -> Option<Response> {
     Some(answer)
 }
 
-/// The same as octets, for whoever asks for the document whether it changed or not.
-pub(crate) fn whole(app: &App, document: Document) -> Option<Whole> {
+/// The same as octets, for whoever asks for the document whether it changed or not. `date` is asked for once a second.
+pub(crate) fn whole(app: &App, document: Document, now: i64, last: bool, date: impl FnOnce() -> String) -> Option<Bytes> {
     let begun = tokio::time::Instant::now();
     let documents = app.published.current(app);
-    let Prepared { head, octets, .. } = documents.of(document)?;
-    let whole = Whole { head: head.clone(), body: octets.clone() };
+    let whole = documents.of(document)?.whole(now, last, date);
     app.published.count(document, begun.elapsed());
     Some(whole)
 }

@@ -1,0 +1,141 @@
+//! Waiting a moment for more changes to share a commit with, for as long as that finds any: a commit costs the same for one change and for
+//! thirty (decision 0026).
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc;
+
+use crate::writer::{BATCH, Job};
+
+/// One step of waiting.
+const STEP: Duration = Duration::from_micros(300);
+/// So many steps at most, while each finds somebody.
+const STEPS: usize = 8;
+/// So many while the process uses every processor it may use: what it is busy with are mostly the next changes, and to commit before
+/// them would only take the processor from them.
+const BUSY_STEPS: usize = 32;
+/// So many steps may find nobody while the process is busy.
+const PATIENCE: usize = 2;
+/// Batches to go without waiting, after a wait that found nobody.
+const PAUSE: u8 = 64;
+/// Of a step so many parts in a hundred, for each processor, are a busy process.
+const BUSY: u128 = 60;
+
+/// What was learned from the last batches.
+pub(super) struct Gathering {
+    /// Batches to go without waiting.
+    pause: u8,
+    /// How many shared the last commit: they are answered together and come back together.
+    last: usize,
+    processors: u128,
+}
+
+/// One step: how many there are, when the last came, and whether the process was busy meanwhile.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    /// How many were made before this one.
+    at: usize,
+    jobs: usize,
+    /// How many steps ago somebody came.
+    empty: usize,
+    busy: bool,
+}
+
+impl Step {
+    /// Whether another is worth it.
+    const fn again(self, wanted: usize) -> bool {
+        if self.jobs >= BATCH {
+            return false;
+        }
+        if self.busy {
+            // Where changes come slowly because each is much work, those who come back together are more than have come.
+            let more = if self.jobs < wanted { self.empty <= PATIENCE } else { self.empty == 0 && self.at >= STEPS / 2 };
+            return more && self.at + 1 < BUSY_STEPS;
+        }
+        self.at + 1 < STEPS && self.empty == 0 && self.jobs < wanted
+    }
+}
+
+impl Gathering {
+    pub(super) fn new() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u128);
+        Self { pause: 0, last: 0, processors }
+    }
+
+    /// Waits for more changes, as long as it is worth it.
+    pub(super) fn more(&mut self, jobs: &mut Vec<Job>, waiting: &mut mpsc::Receiver<Job>) {
+        if self.pause > 0 {
+            self.pause -= 1;
+            self.last = jobs.len();
+            return;
+        }
+        let wanted = self.last.clamp(2, BATCH);
+        if jobs.len() < wanted {
+            let (mut worked, mut empty) = (worked(), 0);
+            for at in 0.. {
+                std::thread::sleep(STEP);
+                let before = jobs.len();
+                while jobs.len() < BATCH
+                    && let Ok(job) = waiting.try_recv()
+                {
+                    jobs.push(job);
+                }
+                let busy = self.busy(&mut worked);
+                empty = if jobs.len() > before { 0 } else { empty + 1 };
+                if !(Step { at, jobs: jobs.len(), empty, busy }).again(wanted) {
+                    break;
+                }
+            }
+        }
+        if jobs.len() == 1 {
+            self.pause = PAUSE;
+        }
+        self.last = jobs.len();
+    }
+
+    fn busy(&self, worked: &mut Duration) -> bool {
+        let before = std::mem::replace(worked, self::worked());
+        worked.saturating_sub(before).as_nanos() * 100 >= STEP.as_nanos() * BUSY * self.processors
+    }
+}
+
+/// What this process has had of the processors.
+fn worked() -> Duration {
+    let spent = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(spent.tv_sec).unwrap_or(0), u32::try_from(spent.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn again(at: usize, jobs: usize, empty: usize, busy: bool, wanted: usize) -> bool {
+        Step { at, jobs, empty, busy }.again(wanted)
+    }
+
+    #[test]
+    fn an_idle_process_is_waited_for_while_each_step_finds_somebody() {
+        assert!(again(0, 3, 0, false, 30));
+        assert!(!again(0, 3, 1, false, 30), "nobody came");
+        assert!(!again(STEPS - 1, 3, 0, false, 30), "long enough");
+        assert!(!again(0, 30, 0, false, 30), "as many as last time");
+    }
+
+    #[test]
+    fn a_busy_process_is_waited_for_longer_but_not_for_ever() {
+        assert!(again(STEPS, 3, PATIENCE, true, 30), "each change is much work");
+        assert!(!again(STEPS, 3, PATIENCE + 1, true, 30), "it is busy with something else");
+        assert!(!again(BUSY_STEPS - 1, 3, 0, true, 30));
+        assert!(!again(0, 30, 0, true, 30), "as many as last time, at once");
+        assert!(again(STEPS, 30, 0, true, 30), "as many as last time, one by one: there may be more");
+        assert!(!again(STEPS, 30, 1, true, 30));
+        assert!(!again(0, BATCH, 0, true, 30));
+    }
+
+    #[test]
+    fn work_is_measured() {
+        let before = worked();
+        while worked() < before + Duration::from_millis(1) {}
+        assert!(worked() > before);
+    }
+}
