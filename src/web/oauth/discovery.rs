@@ -212,3 +212,22 @@ pub(crate) async fn nowhere() -> Response {
 pub(crate) async fn wrong_method() -> Response {
     reply::problem(StatusCode::METHOD_NOT_ALLOWED, "this method is not possible here")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_buffer_is_sent_to_all_who_ask_in_a_second_and_the_last_answer_says_that_it_is() {
+        let prepared = Prepared::new(Bytes::from_static(b"{}"), "public, max-age=60", true);
+        let at = |now: i64, last: bool| prepared.whole(now, last, || format!("date {now}"));
+        let (first, again) = (at(1, false), at(1, false));
+        assert_eq!(first.as_ptr(), again.as_ptr());
+        let text = String::from_utf8(first.to_vec()).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("content-length: 2\r\ndate: date 1\r\n\r\n{}"), "{text}");
+        let last = String::from_utf8(at(1, true).to_vec()).unwrap();
+        assert_eq!(last, text.replace("date: ", "connection: close\r\ndate: "));
+        assert_eq!(at(1, false), first, "nobody else is told so");
+        assert_eq!(at(2, false), text.replace("date 1", "date 2").into_bytes());
+    }
+}
