@@ -117,6 +117,9 @@ impl Store for Scoped {
     async fn secret(&self, kind: ObjectKind, id: &str, slot: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.inner.secret(kind, id, slot).await
     }
+    async fn two_secrets(&self, kind: ObjectKind, id: &str, slots: [&str; 2]) -> Result<[Option<Vec<u8>>; 2], StoreError> {
+        self.inner.two_secrets(kind, id, slots).await
+    }
     async fn keys(&self) -> Result<Vec<KeyRow>, StoreError> {
         self.inner.keys().await
     }

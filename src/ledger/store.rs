@@ -102,6 +102,10 @@ pub trait Store: Send + Sync {
     async fn objects(&self, kind: ObjectKind, after: Option<&str>, limit: u32) -> Result<Page<Object>, StoreError>;
     /// A secret of an object.
     async fn secret(&self, kind: ObjectKind, id: &str, slot: &str) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Two secrets of an object; a database reads both at once.
+    async fn two_secrets(&self, kind: ObjectKind, id: &str, [one, other]: [&str; 2]) -> Result<[Option<Vec<u8>>; 2], StoreError> {
+        Ok([self.secret(kind, id, one).await?, self.secret(kind, id, other).await?])
+    }
 
     /// Every signing key.
     async fn keys(&self) -> Result<Vec<KeyRow>, StoreError>;

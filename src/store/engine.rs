@@ -205,6 +205,9 @@ impl<B: Backend> Store for Engine<B> {
     async fn secret(&self, kind: ObjectKind, id: &str, slot: &str) -> Result<Option<Vec<u8>>, StoreError> {
         read::secret(&mut self.backend.reader().await?, kind, id, slot).await
     }
+    async fn two_secrets(&self, kind: ObjectKind, id: &str, slots: [&str; 2]) -> Result<[Option<Vec<u8>>; 2], StoreError> {
+        read::two_secrets(&mut self.backend.reader().await?, kind, id, slots).await
+    }
 
     async fn keys(&self) -> Result<Vec<KeyRow>, StoreError> {
         read::keys(&mut self.backend.reader().await?).await

@@ -187,6 +187,25 @@ pub(crate) async fn secret<E: Exec>(e: &mut E, kind: ObjectKind, id: &str, slot:
     row(e, sql::SECRET, args![kind.as_str(), id, slot]).await?.map(|mut r| r.blob()).transpose()
 }
 
+pub(crate) async fn two_secrets<E: Exec>(
+    e: &mut E,
+    kind: ObjectKind,
+    id: &str,
+    [one, other]: [&str; 2],
+) -> Result<[Option<Vec<u8>>; 2], StoreError> {
+    let mut found = [None, None];
+    for mut r in e.rows(sql::SECRETS_OF, args![kind.as_str(), id]).await? {
+        let (slot, value) = (r.text()?, r.blob()?);
+        let [first, second] = &mut found;
+        if slot == one {
+            *first = Some(value);
+        } else if slot == other {
+            *second = Some(value);
+        }
+    }
+    Ok(found)
+}
+
 fn to_key(mut r: Row) -> Result<KeyRow, StoreError> {
     let (kid, alg, state) = (r.text()?, r.text()?, r.text()?);
     let state = KeyState::parse(&state).ok_or_else(|| StoreError::Corrupt(format!("key {kid} is in the unknown state {state:?}")))?;

@@ -109,6 +109,7 @@ statements! {
     REMOVE_SECRET = "DELETE FROM secrets WHERE kind = $1 AND id = $2 AND slot = $3";
     REMOVE_SECRETS = "DELETE FROM secrets WHERE kind = $1 AND id = $2";
     SECRET = "SELECT value FROM secrets WHERE kind = $1 AND id = $2 AND slot = $3";
+    SECRETS_OF = "SELECT slot, value FROM secrets WHERE kind = $1 AND id = $2";
 
     // Keys and named values.
     PUT_KEY = "INSERT INTO keys (kid, alg, state, public_jwk, sealed, created_at, changed_at) VALUES ($1, $2, $3, $4, $5, $6, $7) \

@@ -99,9 +99,8 @@ impl Catalog {
             client.disabled |= device.disabled;
             client.device = Some(Box::new(device.claim()));
         }
-        let secret = self.store.secret(ObjectKind::Client, id, KnownClient::SECRET).await?;
-        let previous = self.store.secret(ObjectKind::Client, id, KnownClient::PREVIOUS_SECRET).await?;
-        let known = Arc::new(KnownClient::new(client, version, [secret, previous]));
+        let secrets = self.store.two_secrets(ObjectKind::Client, id, [KnownClient::SECRET, KnownClient::PREVIOUS_SECRET]).await?;
+        let known = Arc::new(KnownClient::new(client, version, secrets));
         self.remember(&self.clients, id, &known, before);
         Ok(Some(known))
     }

@@ -47,6 +47,9 @@ pub(super) async fn everything_survives_a_restart(world: &mut World) {
     assert_eq!(store.session("s").await.expect("read"), Some(session("s", "u")));
     assert_eq!(store.object(ObjectKind::Route, "r").await.expect("read"), Some(object(ObjectKind::Route, "r", "key")));
     assert_eq!(store.secret(ObjectKind::Route, "r", "x").await.expect("read"), Some(vec![0, 1]));
+    let two = async |slots| store.two_secrets(ObjectKind::Route, "r", slots).await.expect("read");
+    assert_eq!(two(["x", "y"]).await, [Some(vec![0, 1]), None]);
+    assert_eq!(two(["y", "x"]).await, [None, Some(vec![0, 1])]);
     assert_eq!(store.keys().await.expect("read"), vec![key]);
     assert_eq!(store.consent("u", "c").await.expect("read"), Some(consent));
     assert_eq!(store.meta("m").await.expect("read"), Some(vec![1]));
