@@ -39,7 +39,7 @@ pub use self::leaving::Leaving;
 pub use self::seat::Bounds;
 pub use self::timed::{BODY_IDLE, BodyStoodStill, Timed};
 use self::{
-    framed::{Framed, Told},
+    framed::{Answering, Framed, Told},
     rewound::Rewound,
     seat::{Busy, Seat, Unread},
     timed::LeftOver,
@@ -323,6 +323,8 @@ async fn serve_stream<S, F, Fut, B>(
         let (answer, left) = (answer.clone(), left.clone());
         let refused = heard.as_ref().and_then(|told| told.begin()).and_then(|status| StatusCode::from_u16(status).ok());
         let left_over = Arc::new(LeftOver::of(&request));
+        let answering = heard.as_ref().map(Told::answering);
+        let budget = Arc::clone(sitting.unfinished());
         async move {
             let response = if let Some(status) = refused {
                 Err(status)
@@ -331,13 +333,13 @@ async fn serve_stream<S, F, Fut, B>(
             } else if !names_a_host(&request) {
                 Err(StatusCode::BAD_REQUEST)
             } else {
-                Ok(answer(request.map(|body| Timed::new(body, left_over.clone())), peer).await)
+                Ok(answer(request.map(|body| Timed::new(body, left_over.clone(), budget)), peer).await)
             };
             let mut response = match response {
                 Ok(response) => response.map(|body| {
                     // A peer that opens no window for its answers (RFC 9113 §5.2) holds no place by them.
                     let unread = is_http2.then(|| busy.answered());
-                    Reply::Body(body, unread, busy)
+                    Reply::Body(body, unread, (busy, answering))
                 }),
                 Err(status) => refusal(status),
             };
@@ -376,7 +378,7 @@ async fn serve_stream<S, F, Fut, B>(
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(Framed::new(stream, told)), service);
+            .serve_connection(TokioIo::new(Framed::new(stream, told).counting_with(seat.unfinished())), service);
         tokio::pin!(connection);
         tokio::select! {
             // First of all what has come already: a request that is here is answered.
@@ -419,7 +421,7 @@ fn refusal<B>(status: StatusCode) -> Response<Reply<B>> {
 /// An answer's body, or that of a refusal.
 enum Reply<B> {
     /// With what keeps its connection in use.
-    Body(B, Option<Unread>, #[expect(dead_code, reason = "counts by being there")] Busy),
+    Body(B, Option<Unread>, #[expect(dead_code, reason = "count by being there")] (Busy, Option<Answering>)),
     Refusal(Option<Bytes>),
 }
 

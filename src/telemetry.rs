@@ -124,6 +124,7 @@ fn describe() {
     metrics::describe_counter!("log_lines_dropped_total", "Log lines of one place beyond so many a second");
     metrics::describe_counter!("connections_evicted_total", "Unused connections that made room, by listener");
     metrics::describe_counter!("connections_refused_total", "Connections of a source that held too many, by listener");
+    metrics::describe_counter!("requests_unfinished_dropped_total", "Requests given up that did not come whole, by listener");
     metrics::describe_counter!(
         "password_queue_refused_total",
         "Passwords that found no place in the queue (full) or lost it to another source"

@@ -266,9 +266,9 @@ impl Streamed {
         self.given.then_some(self.asked)
     }
 
-    /// Lets the upstream go; who asks for more after all hears that it broke off.
+    /// Lets the upstream go, and the connection's place; who asks for more after all hears that it broke off.
     pub(crate) fn give_up(&mut self) {
-        (self.inner, self.held, self.stay) = (None, Held::default(), None);
+        (self.inner, self.held, self.stay, self.busy) = (None, Held::default(), None, None);
     }
 
     fn settle(&mut self) {

@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
@@ -24,7 +24,11 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use crate::places::Guest;
+use crate::{
+    ended::Ended,
+    places::Guest,
+    unfinished::{Budget, Unfinished},
+};
 
 /// How long a head may take.
 pub(crate) const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -62,11 +66,15 @@ pub(crate) struct Shared {
     /// When a request last came, as the places of the listener count.
     used: AtomicU64,
     broken: AtomicBool,
+    /// The peer says nothing more: its answer is on the way, or not.
+    half: AtomicBool,
     /// A body paused for too long.
     slow: AtomicBool,
     /// Idle for so long that the parser was let go; the stream is as it was.
     parked: AtomicBool,
     waker: AtomicWaker,
+    /// What the listener holds of heads that have not come whole.
+    unfinished: OnceLock<Arc<Budget>>,
 }
 
 /// A request being served, until the last of its answer.
@@ -99,6 +107,11 @@ impl Shared {
     pub(crate) fn hold(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::Relaxed);
         Busy(Arc::clone(self))
+    }
+
+    /// What it holds of a head that has not come whole counts with that of others.
+    pub(crate) fn counts_with(&self, unfinished: &Arc<Budget>) {
+        let _ = self.unfinished.set(Arc::clone(unfinished));
     }
 
     /// Notes that it is in use.
@@ -187,7 +200,8 @@ impl Shared {
 
 impl Guest for Shared {
     fn idle_since(&self) -> Option<u64> {
-        (self.busy.load(Ordering::Acquire) == 0).then(|| self.used.load(Ordering::Relaxed))
+        let idle = self.busy.load(Ordering::Acquire) == 0 || self.half.load(Ordering::Acquire);
+        idle.then(|| self.used.load(Ordering::Relaxed))
     }
     fn leave(&self) {
         self.evicted.store(true, Ordering::Release);
@@ -209,6 +223,9 @@ pub(crate) struct Framed<T> {
     armed: Option<Place>,
     unread: Option<Pin<Box<Sleep>>>,
     linger: Option<Pin<Box<Sleep>>>,
+    half: Ended,
+    /// The head that has not come whole.
+    partial: Option<Unfinished>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
@@ -227,6 +244,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
             armed: None,
             unread: None,
             linger: None,
+            half: Ended::default(),
+            partial: None,
         };
         framed.rescan();
         framed
@@ -242,6 +261,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
             }
         }
         self.tell_held();
+        self.count();
+    }
+
+    /// What is held of a head that has not come whole.
+    fn count(&mut self) {
+        if self.held.is_empty() || self.scanner.place() != Place::Head {
+            self.partial = None;
+        } else if let Some(budget) = self.shared.unfinished.get() {
+            self.partial.get_or_insert_with(|| Unfinished::new(budget)).holds(self.held.len());
+        }
     }
 
     /// The last head was a WebSocket handshake: whoever serves it has to decide.
@@ -327,13 +356,24 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
+    /// The peer says nothing more. What it has asked is answered first.
+    fn hear_end(&mut self) {
+        let whole = matches!(self.scanner.place(), Place::Idle | Place::Head);
+        if whole && (self.serving() || self.unread.is_some()) {
+            self.half.begin();
+            self.shared.half.store(true, Ordering::Release);
+        } else {
+            self.ended = true;
+        }
+    }
+
     fn poll_more(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         if self.held.is_empty() {
             ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
             let fresh = buf.filled().get(before..).unwrap_or_default();
             if fresh.is_empty() {
-                self.ended = true;
+                self.hear_end();
                 return Poll::Ready(Ok(()));
             }
             let good = match self.scanner.scan(fresh) {
@@ -348,13 +388,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
             };
             buf.set_filled(before + good);
             self.tell_held();
+            self.count();
             return Poll::Ready(Ok(()));
         }
         let mut scratch = [0; SCRATCH];
         let mut more = ReadBuf::new(&mut scratch);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut more))?;
         if more.filled().is_empty() {
-            self.ended = true;
+            self.hear_end();
             return Poll::Ready(Ok(()));
         }
         self.held.extend_from_slice(more.filled());
@@ -371,7 +412,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
             if this.good > 0 {
                 this.deliver(buf);
             }
-            if buf.filled().len() > before || this.ended {
+            if buf.filled().len() > before {
+                this.half.asked();
+                return Poll::Ready(Ok(()));
+            }
+            if this.ended {
+                return Poll::Ready(Ok(()));
+            }
+            if this.half.has() {
+                this.shared.waker.register(cx.waker());
+                if (this.serving() || this.unread.is_some()) && !this.shared.evicted.load(Ordering::Acquire) {
+                    ready!(this.half.poll_over(cx));
+                }
+                this.ended = true;
                 return Poll::Ready(Ok(()));
             }
             if this.stopped {
@@ -412,6 +465,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
                     this.shared.waker.register(cx.waker());
                     let evicted = this.scanner.place() == Place::Head && this.shared.evicted.load(Ordering::Acquire);
                     let idle = (this.scanner.place() == Place::Idle || evicted) && !this.serving();
+                    if this.partial.as_ref().is_some_and(|partial| partial.is_over(cx)) {
+                        this.partial = None;
+                        this.refuse(Refusal::TooSlow);
+                        continue;
+                    }
                     if idle && this.shared.closing.load(Ordering::Acquire) {
                         this.ended = true;
                         return Poll::Ready(Ok(()));
@@ -426,6 +484,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.half.took(&outcome);
         self.written(cx, outcome)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -434,6 +493,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
     }
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.half.took(&outcome);
         self.written(cx, outcome)
     }
     fn is_write_vectored(&self) -> bool {
@@ -470,121 +530,4 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn an_answer_that_takes_long_is_no_idleness_and_idleness_ends_the_connection() {
-        let shared = Arc::<Shared>::default();
-        let (mut client, server) = duplex(1024);
-        let mut framed = Framed::new(server, Vec::new(), Arc::clone(&shared));
-        let mut into = [0; 1024];
-        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        assert!(framed.read(&mut into).await.unwrap() > 0);
-        let (busy, _) = shared.begin();
-        assert!(tokio::time::timeout(IDLE_TIME * 4, framed.read(&mut into)).await.is_err(), "kept while it is answered");
-        drop(busy);
-        let ended = tokio::time::timeout(IDLE_TIME * 3, framed.read(&mut into)).await.expect("ended when nothing more is asked");
-        assert_eq!(ended.unwrap(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_request_the_parser_has_not_handed_on_yet_is_no_idleness() {
-        let shared = Arc::<Shared>::default();
-        let (mut client, server) = duplex(1024);
-        let mut framed = Framed::new(server, Vec::new(), Arc::clone(&shared));
-        let mut into = [0; 1024];
-        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        assert!(framed.read(&mut into).await.unwrap() > 0);
-        assert!(tokio::time::timeout(PARK_TIME * 4, framed.read(&mut into)).await.is_err(), "nobody has begun to answer it");
-        shared.close();
-        assert!(tokio::time::timeout(PARK_TIME * 4, framed.read(&mut into)).await.is_err(), "nor does a drain end it");
-        drop(shared.begin());
-        assert_eq!(framed.read(&mut into).await.unwrap(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_peer_that_has_not_read_the_end_of_its_answer_is_not_idle() {
-        let shared = Arc::<Shared>::default();
-        let (_client, server) = duplex(16);
-        let mut framed = Framed::new(server, Vec::new(), Arc::clone(&shared));
-        let written = tokio::time::timeout(PARK_TIME / 4, framed.write_all(&[b'x'; 64])).await;
-        assert!(written.is_err(), "there is no room for all of it");
-        assert!(tokio::time::timeout(PARK_TIME * 4, framed.read(&mut [0; 64])).await.is_err());
-        assert!(!shared.unpark());
-    }
-
-    #[tokio::test]
-    async fn only_the_handshake_itself_decides_what_comes_after_it() {
-        let shared = Arc::<Shared>::default();
-        let (mut client, server) = duplex(1024);
-        let mut framed = Framed::new(server, Vec::new(), Arc::clone(&shared));
-        let mut into = [0; 1024];
-        let upgrade = "GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: other\r\nUpgrade: websocket\r\n";
-        // One with a body is no handshake: nothing waits for it, and it decides nothing about the one that follows.
-        client.write_all(format!("{upgrade}Content-Length: 1\r\n\r\nx{upgrade}\r\nframes").as_bytes()).await.unwrap();
-        let read = framed.read(&mut into).await.unwrap();
-        let text = String::from_utf8_lossy(&into[..read]).into_owned();
-        assert!(text.ends_with("\r\n\r\n"), "what comes after the second one waits: {text}");
-        let first = shared.begin();
-        assert!(!shared.is_handshake());
-        shared.decide(true);
-        drop(first);
-        let _second = shared.begin();
-        assert!(shared.is_handshake());
-        assert!(tokio::time::timeout(PARK_TIME / 4, framed.read(&mut into)).await.is_err());
-        shared.decide(true);
-        assert!(!shared.is_handshake());
-        assert_eq!(framed.read(&mut into).await.unwrap(), "frames".len());
-    }
-
-    #[tokio::test]
-    async fn the_request_in_place_of_a_refused_one_is_whole_however_little_is_read_at_a_time() {
-        let (mut client, server) = duplex(1024);
-        let mut framed = Framed::new(server, Vec::new(), Arc::default());
-        client.write_all(b"GET / HTTP/1.1\nHost: x\n\n").await.unwrap();
-        let mut seen = Vec::new();
-        let mut few = [0; 7];
-        while seen.len() < REFUSED.len() {
-            let n = tokio::time::timeout(Duration::from_secs(1), framed.read(&mut few)).await.unwrap().unwrap();
-            seen.extend_from_slice(&few[..n]);
-        }
-        assert_eq!(seen, REFUSED);
-    }
-
-    /// Takes what is written, and gets none of it to the other end: a peer behind TLS that does not read.
-    struct Deaf;
-    impl AsyncRead for Deaf {
-        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            buf.put_slice(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n");
-            Poll::Ready(Ok(()))
-        }
-    }
-    impl AsyncWrite for Deaf {
-        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-            Poll::Ready(Ok(octets.len()))
-        }
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Pending
-        }
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Pending
-        }
-    }
-
-    #[tokio::test]
-    async fn who_does_not_read_is_asked_for_nothing_more_and_ends() {
-        let within = UNREAD_TIME * 10;
-        for shut in [false, true] {
-            let mut framed = Framed::new(Deaf, Vec::new(), Arc::default());
-            assert!(framed.read(&mut [0; 64]).await.unwrap() > 0);
-            framed.write_all(b"an answer").await.unwrap();
-            assert!(futures_util::poll!(Box::pin(framed.flush())).is_pending());
-            assert!(futures_util::poll!(Box::pin(framed.read(&mut [0; 64]))).is_pending(), "nothing more is read of it");
-            let ended = async { if shut { framed.shutdown().await } else { framed.flush().await } };
-            assert!(tokio::time::timeout(within, ended).await.expect("in time").is_err());
-        }
-    }
-}
+mod tests;

@@ -27,6 +27,7 @@ pub mod credentials;
 mod decide;
 pub mod devices;
 mod discovery;
+mod ended;
 pub mod exchange;
 mod explain;
 pub mod explained;
@@ -67,6 +68,7 @@ pub mod told;
 mod traced;
 mod trust;
 mod tunnel;
+mod unfinished;
 mod unread;
 pub mod usage;
 mod validation;
@@ -89,6 +91,7 @@ use tokio::sync::Notify;
 
 pub use arrivals::Arrivals;
 pub use decide::Decisions;
+pub use ended::Ended;
 pub use explain::{Assumed, Question};
 pub use explained::Explanation;
 use jwks::Jwks;
@@ -99,6 +102,7 @@ pub use session::{Paths, SessionParts, SessionSettings, Sessions};
 pub use source::{Introspect, IntrospectError, Introspection, KeySource, Own, OwnRing};
 pub use standing::TargetReport;
 pub use trust::check as check_upstream_tls;
+pub use unfinished::{Budget, Unfinished};
 
 /// The numbers and names a deployment chooses.
 #[derive(Debug, Clone)]

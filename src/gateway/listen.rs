@@ -203,6 +203,7 @@ async fn accept(worker: &Rc<Worker>, listener: tokio::net::TcpListener, tls: Opt
                 let _ = stream.set_nodelay(true);
                 let seat = Arc::new(Shared::default());
                 seat.touch(room.turn());
+                seat.counts_with(room.unfinished());
                 let source = (!worker.gateway.trusted_peer(peer.ip())).then(|| peer.ip());
                 // No more are taken in than may be open; those beyond this one wait in the backlog.
                 let place = tokio::select! {

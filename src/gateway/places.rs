@@ -13,6 +13,8 @@ use ahash::AHashMap;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::unfinished::Budget;
+
 /// How long those who were asked to leave may take before others are asked.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// One in so many leaves at a time: who looks through all of them does so seldom.
@@ -41,6 +43,7 @@ pub struct Places {
     room: Arc<Semaphore>,
     turn: AtomicU64,
     held: Mutex<Held>,
+    unfinished: Arc<Budget>,
 }
 
 #[derive(Default)]
@@ -73,7 +76,15 @@ impl Places {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
         let of_source = if of_source == 0 { most - most / 4 } else { of_source };
         let room = Arc::new(Semaphore::new(most));
-        let places = Arc::new(Self { name, most, of_source, room, turn: AtomicU64::new(1), held: Mutex::default() });
+        let places = Arc::new(Self {
+            name,
+            most,
+            of_source,
+            room,
+            turn: AtomicU64::new(1),
+            held: Mutex::default(),
+            unfinished: Budget::new(name, most),
+        });
         let mut all = ALL.lock();
         all.retain(|known| known.strong_count() > 0);
         all.push(Arc::downgrade(&places));
@@ -97,6 +108,12 @@ impl Places {
     #[must_use]
     pub fn turn(&self) -> u64 {
         self.turn.load(Ordering::Relaxed)
+    }
+
+    /// What is held of requests that have not come whole.
+    #[must_use]
+    pub const fn unfinished(&self) -> &Arc<Budget> {
+        &self.unfinished
     }
 
     /// How many places are taken.

@@ -7,13 +7,14 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use edge::framing::{Place, Scanner, Violation};
+use gateway::{Budget, Ended, Unfinished};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     time::{Sleep, sleep, timeout},
@@ -32,9 +33,25 @@ pub(super) struct Told {
     /// The number of the request that stands for a refused head, and the status in the lower 16 bits; 0: none.
     refused: AtomicU64,
     served: AtomicU64,
+    answering: AtomicUsize,
+}
+
+/// An answer that is not all there yet.
+pub(super) struct Answering(Arc<Told>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.fetch_sub(1, Ordering::Release);
+    }
 }
 
 impl Told {
+    /// Counts an answer in, until its last octet is handed on.
+    pub(super) fn answering(self: &Arc<Self>) -> Answering {
+        self.answering.fetch_add(1, Ordering::Relaxed);
+        Answering(Arc::clone(self))
+    }
+
     /// Counts a request in; the status to refuse it with, if it stands for a refused head.
     pub(super) fn begin(&self) -> Option<u16> {
         let number = self.served.fetch_add(1, Ordering::Relaxed) + 1;
@@ -55,6 +72,10 @@ pub(super) struct Framed<T> {
     broken: bool,
     ended: bool,
     linger: Option<Pin<Box<Sleep>>>,
+    half: Ended,
+    /// The head that has not come whole, and with what of others it counts.
+    partial: Option<Unfinished>,
+    unfinished: Option<Arc<Budget>>,
     /// While the peer does not take what is written.
     stalled: Option<Pin<Box<Sleep>>>,
     reader: Option<Waker>,
@@ -74,8 +95,25 @@ impl<T> Framed<T> {
             broken: false,
             ended: false,
             linger: None,
+            half: Ended::default(),
+            partial: None,
+            unfinished: None,
             stalled: None,
             reader: None,
+        }
+    }
+
+    /// The same; what it holds of a head that has not come whole counts with that of others.
+    pub(super) fn counting_with(mut self, unfinished: &Arc<Budget>) -> Self {
+        self.unfinished = Some(Arc::clone(unfinished));
+        self
+    }
+
+    fn count(&mut self) {
+        if self.held.is_empty() || self.scanner.place() != Place::Head {
+            self.partial = None;
+        } else if let Some(budget) = &self.unfinished {
+            self.partial.get_or_insert_with(|| Unfinished::new(budget)).holds(self.held.len());
         }
     }
 
@@ -114,12 +152,32 @@ impl<T> Framed<T> {
         written
     }
 
+    /// Whether something is being answered, or is about to be.
+    fn serving(&self) -> bool {
+        self.stalled.is_some()
+            || self.told.answering.load(Ordering::Acquire) > 0
+            || self.told.served.load(Ordering::Acquire) < self.scanner.heads()
+    }
+
+    /// The peer says nothing more. What it has asked is answered first.
+    fn hear_end(&mut self) {
+        if matches!(self.scanner.place(), Place::Idle | Place::Head) && self.serving() {
+            self.half.begin();
+        } else {
+            self.ended = true;
+        }
+    }
+
     fn refuse(&mut self, violation: Violation) {
+        self.refuse_with(violation.status());
+    }
+
+    fn refuse_with(&mut self, status: u16) {
         self.stopped = true;
         if self.scanner.place() == Place::Body {
             self.broken = true;
         } else {
-            self.told.refused.store((self.scanner.heads() + 1) << 16 | u64::from(violation.status()), Ordering::Release);
+            self.told.refused.store((self.scanner.heads() + 1) << 16 | u64::from(status), Ordering::Release);
         }
     }
 }
@@ -131,25 +189,27 @@ impl<T: AsyncRead + Unpin> Framed<T> {
             ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
             let fresh = buf.filled().get(before..).unwrap_or_default();
             if fresh.is_empty() {
-                self.ended = true;
+                self.hear_end();
                 return Poll::Ready(Ok(()));
             }
             let good = self.scan(fresh);
             self.held.extend_from_slice(fresh.get(good..).unwrap_or_default());
             buf.set_filled(before + good);
+            self.count();
             return Poll::Ready(Ok(()));
         }
         let mut scratch = [0; SCRATCH];
         let mut more = ReadBuf::new(&mut scratch);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut more))?;
         if more.filled().is_empty() {
-            self.ended = true;
+            self.hear_end();
             return Poll::Ready(Ok(()));
         }
         self.held.extend_from_slice(more.filled());
         let held = std::mem::take(&mut self.held);
         self.good = self.scan(&held);
         self.held = held;
+        self.count();
         Poll::Ready(Ok(()))
     }
 }
@@ -165,7 +225,18 @@ impl<T: AsyncRead + Unpin> AsyncRead for Framed<T> {
                 this.held.drain(..n);
                 this.good -= n;
             }
-            if buf.filled().len() > before || this.ended {
+            if buf.filled().len() > before {
+                this.half.asked();
+                return Poll::Ready(Ok(()));
+            }
+            if this.ended {
+                return Poll::Ready(Ok(()));
+            }
+            if this.half.has() {
+                if this.serving() {
+                    ready!(this.half.poll_over(cx));
+                }
+                this.ended = true;
                 return Poll::Ready(Ok(()));
             }
             if this.broken {
@@ -184,7 +255,14 @@ impl<T: AsyncRead + Unpin> AsyncRead for Framed<T> {
                 this.reader = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            ready!(this.poll_more(cx, buf))?;
+            match this.poll_more(cx, buf) {
+                Poll::Ready(read) => read?,
+                Poll::Pending if this.partial.as_ref().is_some_and(|partial| partial.is_over(cx)) => {
+                    this.partial = None;
+                    this.refuse_with(408);
+                }
+                Poll::Pending => return Poll::Pending,
+            }
         }
     }
 }
@@ -192,6 +270,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Framed<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.half.took(&written);
         self.wrote(cx, written)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -200,6 +279,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
     }
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.half.took(&written);
         self.wrote(cx, written)
     }
     fn is_write_vectored(&self) -> bool {

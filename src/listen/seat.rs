@@ -7,7 +7,7 @@ use std::{
     },
 };
 
-use gateway::{Guest, Place, Places};
+use gateway::{Budget, Guest, Place, Places};
 use ipnet::IpNet;
 use tokio::{net::TcpStream, sync::Notify};
 
@@ -79,6 +79,12 @@ impl Seat {
     /// Takes a place; `None` if its source holds too many.
     pub async fn sit(self: &Arc<Self>, source: Option<IpAddr>) -> Option<Place> {
         self.places.enter(source, Arc::clone(self) as _).await.ok()
+    }
+
+    /// What its listener holds of requests that have not come whole.
+    #[must_use]
+    pub fn unfinished(&self) -> &Arc<Budget> {
+        self.places.unfinished()
     }
 
     /// Counts a request in.

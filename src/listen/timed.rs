@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use gateway::{Budget, Unfinished};
 use http::{Request, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -69,6 +70,10 @@ pub struct Timed {
     body: Option<Incoming>,
     left: Arc<LeftOver>,
     slow: Option<Slow>,
+    octets: usize,
+    /// While it is waited for; with what of others it counts.
+    unfinished: Option<Unfinished>,
+    budget: Arc<Budget>,
 }
 
 /// A body that was waited for.
@@ -97,8 +102,8 @@ impl Slow {
 }
 
 impl Timed {
-    pub(super) const fn new(body: Incoming, left: Arc<LeftOver>) -> Self {
-        Self { body: Some(body), left, slow: None }
+    pub(super) const fn new(body: Incoming, left: Arc<LeftOver>, budget: Arc<Budget>) -> Self {
+        Self { body: Some(body), left, slow: None, octets: 0, unfinished: None, budget }
     }
 }
 
@@ -124,8 +129,15 @@ impl Body for Timed {
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(frame) => {
-                if let (Some(slow), Some(Ok(frame))) = (&mut this.slow, &frame) {
-                    slow.came(frame.data_ref().map_or(0, Bytes::len), Instant::now());
+                if let Some(Ok(frame)) = &frame {
+                    let octets = frame.data_ref().map_or(0, Bytes::len);
+                    this.octets += octets;
+                    if let Some(slow) = &mut this.slow {
+                        slow.came(octets, Instant::now());
+                    }
+                    if let Some(unfinished) = &this.unfinished {
+                        unfinished.holds(this.octets);
+                    }
                 }
                 if frame.is_none() || body.is_end_stream() {
                     this.left.unread.store(false, Ordering::Release);
@@ -133,6 +145,14 @@ impl Body for Timed {
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             Poll::Pending => {
+                let unfinished = this.unfinished.get_or_insert_with(|| {
+                    let unfinished = Unfinished::new(&this.budget);
+                    unfinished.holds(this.octets);
+                    unfinished
+                });
+                if unfinished.is_over(cx) {
+                    return Poll::Ready(Some(Err(Box::new(BodyStoodStill))));
+                }
                 let slow = this.slow.get_or_insert_with(|| Slow::new(Instant::now()));
                 match slow.sleep.as_mut().poll(cx) {
                     Poll::Ready(()) => Poll::Ready(Some(Err(Box::new(BodyStoodStill)))),

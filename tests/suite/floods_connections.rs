@@ -28,6 +28,14 @@ fn closed(stream: &mut TcpStream) -> bool {
     over
 }
 
+/// Whether there is an answer, or the end.
+fn heard(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("a mode");
+    let silent = stream.peek(&mut [0; 1]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+    stream.set_nonblocking(false).expect("a mode");
+    !silent
+}
+
 /// Resident memory, kB.
 fn resident(stage: &Stage) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", stage.pid())).unwrap_or_default();
@@ -169,4 +177,40 @@ fn who_asks_and_does_not_read_is_not_answered_into_memory() {
         assert!(grown < 48 * 1024, "{listener}: {grown} kB");
     }
     alone().get(stage.url("/jwks")).go().expect(200);
+}
+
+#[test]
+fn what_is_held_of_requests_that_do_not_come_whole_is_bounded_and_the_longest_silent_go() {
+    // 64 connections: 256 KiB.
+    let stage = holding(64, 64);
+    let odd = "x".repeat(20 * 1024);
+    let head = format!("GET /healthz HTTP/1.1\r\nHost: a\r\nX-Long: {odd}");
+    let body = format!(
+        "POST /token HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 60000\r\n\r\na={odd}"
+    );
+    for (listener, part, rest) in
+        [("public", &head, "\r\n\r\n"), ("gateway", &head, "\r\n\r\n"), ("admin", &head, "\r\n\r\n"), ("public", &body, "")]
+    {
+        let address = stage.listener(listener);
+        let dropped = || stage.metric(&format!("requests_unfinished_dropped_total{{listener=\"{listener}\"}}"));
+        let before = dropped();
+        let mut open: Vec<TcpStream> = Vec::new();
+        for _ in 0..39 {
+            let mut stream = raw::connect(&address);
+            stream.write_all(part.as_bytes()).expect("sent");
+            open.push(stream);
+        }
+        // Of so many times 20 KiB some twelve are waited for.
+        wait_until("most have been given up", Duration::from_secs(8), || dropped() - before >= 27.0);
+        assert!(dropped() - before < 39.0, "{listener}: the others are waited for");
+        wait_until("they are told", Duration::from_secs(8), || open.iter().filter(|stream| heard(stream)).count() >= 27);
+        if !rest.is_empty() {
+            // Whoever comes now is not the one that goes.
+            let mut last = raw::connect(&address);
+            last.write_all(part.as_bytes()).expect("sent");
+            last.write_all(rest.as_bytes()).expect("sent");
+            let answer = raw::read_head(&mut last);
+            assert!(answer.starts_with("HTTP/1.1 ") && !answer.starts_with("HTTP/1.1 408"), "{listener}: {answer}");
+        }
+    }
 }

@@ -101,7 +101,10 @@ fn frames_that_want_an_answer_are_not_heaped_up() {
 
 #[test]
 fn a_reader_that_opens_no_window_is_not_buffered_for() {
-    let stage = alone();
+    let stage = Stage::start(|house| {
+        house.set("server.max_connections", "16").set("server.max_connections_per_source", "16");
+    });
+    client().get(stage.through("/public/warm")).go().expect(200);
     let target = Target::start("a");
     target.feel(Mood::Large(50));
     stage.admin("POST", "/routes").json(&route("large", &[&target], json!({}))).go().expect(201);
@@ -122,6 +125,10 @@ fn a_reader_that_opens_no_window_is_not_buffered_for() {
     // Nor is the upstream held for ever (a minute).
     wait_until("the upstream is let go", Duration::from_secs(90), || target.open() == 0);
     stream.write_all(&frame(PING, 0, 0, &[1; 8])).unwrap();
+    // And its place is there for those who need one: it is the longest unused, and not in use any more.
+    let others: Vec<_> = (0..16).map(|_| crate::kit::raw::connect(&stage.listener("gateway"))).collect();
+    wait_until("it makes room", Duration::from_secs(20), || stream.write_all(&frame(PING, 0, 0, &[2; 8])).is_err());
+    drop(others);
 }
 
 #[test]

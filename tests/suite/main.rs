@@ -73,6 +73,7 @@ mod gateway_session_apart;
 mod gateway_upstream;
 mod growth;
 mod grpc;
+mod half_closed;
 mod house;
 mod http2;
 mod hybrid;
