@@ -45,7 +45,8 @@ async fn authorize(app: &App, headers: &HeaderMap, (source, at_once): (IpAddr, b
     if let Some(uri) = pushed::named(params) {
         let request = taken(app, known.as_deref(), uri).await?;
         let known = known.ok_or(Refused::stale())?;
-        return begin(app, headers, (source, at_once), &known, request).await;
+        // A pushed request is taken once: what it leads to has to bear loading again (RFC 9126 §4).
+        return begin(app, headers, (source, false), &known, request).await;
     }
     let client = known.as_ref().map(|k| &k.client);
     let unpacked = match client {
