@@ -15,7 +15,9 @@ const STEPS: usize = 8;
 /// them would only take the processor from them.
 const BUSY_STEPS: usize = 32;
 /// So many steps may find nobody while the process is busy.
-const PATIENCE: usize = 2;
+const PATIENCE: usize = 1;
+/// Changes that come by no more than so many a step come one by one.
+const SLOW: usize = 3;
 /// Batches to go without waiting, after a wait that found nobody.
 const PAUSE: u8 = 64;
 /// Of a step so many parts in a hundred, for each processor, are a busy process.
@@ -49,8 +51,8 @@ impl Step {
         }
         if self.busy {
             // Where changes come slowly because each is much work, those who come back together are more than have come.
-            let more = if self.jobs < wanted { self.empty <= PATIENCE } else { self.empty == 0 && self.at >= STEPS / 2 };
-            return more && self.at + 1 < BUSY_STEPS;
+            let slow = self.jobs <= SLOW * (self.at + 1);
+            return (self.jobs < wanted || slow) && self.empty <= PATIENCE && self.at + 1 < BUSY_STEPS;
         }
         self.at + 1 < STEPS && self.empty == 0 && self.jobs < wanted
     }
@@ -127,8 +129,8 @@ mod tests {
         assert!(!again(STEPS, 3, PATIENCE + 1, true, 30), "it is busy with something else");
         assert!(!again(BUSY_STEPS - 1, 3, 0, true, 30));
         assert!(!again(0, 30, 0, true, 30), "as many as last time, at once");
-        assert!(again(STEPS, 30, 0, true, 30), "as many as last time, one by one: there may be more");
-        assert!(!again(STEPS, 30, 1, true, 30));
+        assert!(again(STEPS, 9, PATIENCE, true, 4), "as many as last time, one by one: there may be more");
+        assert!(!again(STEPS, 9, 1, false, 4), "all of them wait");
         assert!(!again(0, BATCH, 0, true, 30));
     }
 
