@@ -1,5 +1,5 @@
-//! Requests that have not come whole: what is held of them, over all connections of a listener together. Beyond a bound those that were
-//! silent for longest are given up, and whoever gets on is waited for.
+//! Requests that have not come whole: what is held of them, over all connections of a listener together. Beyond a bound those that
+//! hold more than their share are given up, and then those that were silent for longest; whoever gets on is waited for.
 use std::{
     sync::{
         Arc, LazyLock,
@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 
 /// Octets that a listener holds of unfinished requests, for each connection it takes: few are unfinished at any moment.
 const EACH: usize = 4 * 1024;
-/// However few connections it takes.
-const LEAST: usize = 64 * 1024;
+/// However few connections it takes: the largest body the server's own listeners take has room, and some more of them.
+const LEAST: usize = 1024 * 1024;
 
 /// What silence is counted from.
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -40,6 +40,11 @@ struct Part {
     waker: AtomicWaker,
 }
 
+/// Nanoseconds.
+fn now() -> u64 {
+    u64::try_from(BEGAN.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// One request that has not come whole.
 #[derive(Debug)]
 pub struct Unfinished {
@@ -56,13 +61,13 @@ impl Budget {
         Arc::new(Self { name, most, held: AtomicUsize::new(0), next: AtomicU64::new(0), all: Mutex::default() })
     }
 
-    /// Gives up those that were silent for longest, until an eighth is free.
+    /// Gives up those that hold more than their share, and then the others, the longest silent first, until an eighth is free.
     fn shed(&self) {
         let all = self.all.lock();
-        let mut silent: Vec<(u64, &Arc<Part>)> =
-            all.values().filter(|part| !part.over.load(Ordering::Acquire)).map(|part| (part.heard.load(Ordering::Relaxed), part)).collect();
-        silent.sort_unstable_by_key(|(heard, _)| *heard);
-        for (_, part) in silent {
+        let turn = |part: &Part| (part.octets.load(Ordering::Relaxed) <= EACH, part.heard.load(Ordering::Relaxed));
+        let mut those: Vec<_> = all.values().filter(|part| !part.over.load(Ordering::Acquire)).map(|part| (turn(part), part)).collect();
+        those.sort_unstable_by_key(|(turn, _)| *turn);
+        for (_, part) in those {
             if self.held.load(Ordering::Relaxed) <= self.most - self.most / 8 {
                 return;
             }
@@ -78,22 +83,19 @@ impl Unfinished {
     /// One of which nothing is held yet.
     #[must_use]
     pub fn new(budget: &Arc<Budget>) -> Self {
-        let (number, part) = (budget.next.fetch_add(1, Ordering::Relaxed), Arc::<Part>::default());
+        let number = budget.next.fetch_add(1, Ordering::Relaxed);
+        let part = Arc::new(Part { heard: AtomicU64::new(now()), ..Part::default() });
         budget.all.lock().insert(number, Arc::clone(&part));
         Self { budget: Arc::clone(budget), number, part }
     }
 
     /// So many octets of it are here now: more of it has come.
     pub fn holds(&self, octets: usize) {
-        let heard = u64::try_from(BEGAN.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.part.heard.store(heard, Ordering::Relaxed);
-        let before = self.part.octets.swap(octets, Ordering::AcqRel);
+        self.part.heard.store(now(), Ordering::Relaxed);
         let held = &self.budget.held;
-        if octets >= before {
-            held.fetch_add(octets - before, Ordering::AcqRel);
-        } else {
-            held.fetch_sub(before - octets, Ordering::AcqRel);
-        }
+        // In the sum before anybody can see them and take them out of it.
+        held.fetch_add(octets, Ordering::AcqRel);
+        held.fetch_sub(self.part.octets.swap(octets, Ordering::AcqRel), Ordering::AcqRel);
         if held.load(Ordering::Acquire) > self.budget.most {
             self.budget.shed();
         }
@@ -117,6 +119,19 @@ impl Drop for Unfinished {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_holds_more_than_his_share_goes_before_those_who_are_silent() {
+        let budget = Budget::new("test", 0);
+        let cx = &Context::from_waker(std::task::Waker::noop());
+        let (small, large, late) = (Unfinished::new(&budget), Unfinished::new(&budget), Unfinished::new(&budget));
+        assert!(small.part.heard.load(Ordering::Relaxed) > 0, "heard of when it began");
+        small.holds(EACH);
+        large.holds(LEAST / 4);
+        late.holds(LEAST);
+        assert!(!small.is_over(cx) && large.is_over(cx) && late.is_over(cx));
+        assert_eq!(budget.held.load(Ordering::Relaxed), EACH);
+    }
 
     #[test]
     fn the_longest_silent_are_given_up_and_what_they_held_is_free() {
