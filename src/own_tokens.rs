@@ -93,12 +93,12 @@ impl OwnTokens {
     async fn reference(&self, token: &str) -> Result<Option<Known>, StoreError> {
         let Some(presented) = secret::parse(SecretKind::Access, token, &self.mac) else { return Ok(None) };
         let (kind, now) = (SecretKind::Access, self.clock.now());
-        if !self.made_up.admits(kind, token, &self.mac, now) {
+        let Some(place) = self.made_up.admits(kind, token, &self.mac, now) else {
             return Err(StoreError::Unavailable("too many references that nobody issued are looked for".into()));
-        }
+        };
         let artefact = self.store.artefact(ArtefactKind::Access, &presented.id).await?.filter(|artefact| presented.matches(&artefact.mac));
-        if artefact.is_none() {
-            self.made_up.missed(kind, token, &self.mac, now);
+        if artefact.is_some() {
+            self.made_up.found(place);
         }
         Ok(artefact.and_then(|artefact| Known::of_artefact(&artefact)))
     }

@@ -106,7 +106,7 @@ pub struct App {
     /// The stored policies, for whoever asks for decisions.
     pub(crate) policies: Arc<Policies>,
     /// References that nobody issued.
-    pub(crate) made_up: tokens::made_up::MadeUp,
+    pub(crate) made_up: crate::credential::MadeUps,
     /// Own tokens already believed.
     pub(crate) credentials: Credentials,
     /// Discovery documents and key set, ready to send.
@@ -171,7 +171,7 @@ impl App {
             failures: Failures::default(),
             happened,
             policies,
-            made_up: tokens::made_up::MadeUp::default(),
+            made_up: crate::credential::MadeUps::default(),
             credentials: Credentials::default(),
             published,
             quick,

@@ -5,11 +5,12 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use ledger::{Artefact, ArtefactKind, StoreError};
 use moka::sync::Cache;
-use protocol::{Code, Evidence, OAuthError, Settings, introspect, introspect::Known};
+use protocol::{AuthenticatedClient, Code, Evidence, OAuthError, Settings, client_auth::Method, introspect, introspect::Known};
 use tokens::{
     access::{self, Expected},
     confirmation::Scheme,
     jws::Parsed,
+    made_up::MadeUp,
     secret::{self, Presented, SecretKind},
 };
 
@@ -51,19 +52,51 @@ impl Credentials {
 /// How old this node's knowledge of revocations may be when it answers from memory, milliseconds.
 const STALE_MS: i64 = 1_000;
 
+/// Who shows a reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// Whoever comes by: nothing but the reference itself proves anything.
+    Anybody,
+    /// A client that proved who it is.
+    Client,
+}
+
+impl Asker {
+    /// As what this caller asks. A public client proves nothing.
+    pub(crate) fn of(caller: &AuthenticatedClient) -> Self {
+        if caller.method() == Method::None { Self::Anybody } else { Self::Client }
+    }
+}
+
+/// References that nobody issued: strangers' take nothing from what clients may look for.
+#[derive(Debug, Default)]
+pub(crate) struct MadeUps {
+    anybodys: MadeUp,
+    clients: MadeUp,
+}
+
+impl MadeUps {
+    const fn of(&self, asker: Asker) -> &MadeUp {
+        match asker {
+            Asker::Anybody => &self.anybodys,
+            Asker::Client => &self.clients,
+        }
+    }
+}
+
 /// An active access token of this issuer, or nothing.
 ///
 /// # Errors
 /// When the store is away, or this node has not heard from it for too long to vouch for anything.
-pub(crate) async fn look(app: &App, token: &str) -> Result<Option<Arc<Seen>>, StoreError> {
-    within(app, token, 0).await
+pub(crate) async fn look(app: &App, asker: Asker, token: &str) -> Result<Option<Arc<Seen>>, StoreError> {
+    within(app, asker, token, 0).await
 }
 
 /// The same, also of a token that expired so few seconds ago that somebody may accept it still.
 ///
 /// # Errors
 /// As [`look`].
-pub(crate) async fn within(app: &App, token: &str, leeway: i64) -> Result<Option<Arc<Seen>>, StoreError> {
+pub(crate) async fn within(app: &App, asker: Asker, token: &str, leeway: i64) -> Result<Option<Arc<Seen>>, StoreError> {
     let now_ms = app.clock.now_ms();
     if now_ms.saturating_sub(app.store.fresh_at_ms()) > STALE_MS {
         return Err(StoreError::Unavailable("the ledger has not been heard of for too long".into()));
@@ -72,7 +105,7 @@ pub(crate) async fn within(app: &App, token: &str, leeway: i64) -> Result<Option
     let seen = match app.credentials.0.get(&key) {
         Some(seen) => seen,
         None => {
-            let Some(seen) = Box::pin(believe(app, token)).await? else { return Ok(None) };
+            let Some(seen) = Box::pin(believe(app, asker, token)).await? else { return Ok(None) };
             let seen = Arc::new(seen);
             app.credentials.0.insert(key, Arc::clone(&seen));
             seen
@@ -82,9 +115,9 @@ pub(crate) async fn within(app: &App, token: &str, leeway: i64) -> Result<Option
     Ok(alive.then_some(seen))
 }
 
-async fn believe(app: &App, token: &str) -> Result<Option<Seen>, StoreError> {
+async fn believe(app: &App, asker: Asker, token: &str) -> Result<Option<Seen>, StoreError> {
     let (known, row) = if token.starts_with(SecretKind::Access.prefix()) {
-        let Some(found) = reference(app, token).await? else { return Ok(None) };
+        let Some(found) = reference(app, asker, token).await? else { return Ok(None) };
         found
     } else {
         let Some(known) = signed(app, token) else { return Ok(None) };
@@ -109,24 +142,24 @@ async fn believe(app: &App, token: &str) -> Result<Option<Seen>, StoreError> {
 /// Storage is away, or too many were looked for in vain.
 pub(crate) async fn issued(
     app: &App,
-    kind: SecretKind,
-    row: ArtefactKind,
+    asker: Asker,
+    (kind, row): (SecretKind, ArtefactKind),
     text: &str,
 ) -> Result<Option<(Presented, Artefact)>, StoreError> {
     let Some(presented) = secret::parse(kind, text, &app.mac) else { return Ok(None) };
-    let now = app.clock.now();
-    if !app.made_up.admits(kind, text, &app.mac, now) {
+    let made_up = app.made_up.of(asker);
+    let Some(place) = made_up.admits(kind, text, &app.mac, app.clock.now()) else {
         return Err(StoreError::Unavailable("too many references that nobody issued are looked for".into()));
-    }
+    };
     let found = app.store.artefact(row, &presented.id).await?;
-    if !found.as_ref().is_some_and(|found| presented.matches(&found.mac)) {
-        app.made_up.missed(kind, text, &app.mac, now);
+    if found.as_ref().is_some_and(|found| presented.matches(&found.mac)) {
+        made_up.found(place);
     }
     Ok(found.map(|found| (presented, found)))
 }
 
-async fn reference(app: &App, token: &str) -> Result<Option<(Known, Option<Vec<u8>>)>, StoreError> {
-    let Some((presented, artefact)) = issued(app, SecretKind::Access, ArtefactKind::Access, token).await? else { return Ok(None) };
+async fn reference(app: &App, asker: Asker, token: &str) -> Result<Option<(Known, Option<Vec<u8>>)>, StoreError> {
+    let Some((presented, artefact)) = issued(app, asker, (SecretKind::Access, ArtefactKind::Access), token).await? else { return Ok(None) };
     if !presented.matches(&artefact.mac) {
         return Ok(None);
     }
@@ -180,7 +213,7 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Failed> {
 /// The challenges of RFC 6750 §3.1 and RFC 9449 §7.1.
 pub(crate) async fn demand_proved(app: &App, scheme: Scheme, token: &str, scope: &str, evidence: &Evidence) -> Result<Arc<Seen>, Failed> {
     let refuse = |error| if scheme == Scheme::Dpop { Failed::Bound(error) } else { Failed::Bearer(Some(error)) };
-    let seen = look(app, token).await?.ok_or_else(|| refuse(invalid()))?;
+    let seen = look(app, Asker::Anybody, token).await?.ok_or_else(|| refuse(invalid()))?;
     if !scheme.lets_in(seen.known.confirmation.as_ref(), evidence.jkt(), evidence.x5t_s256()) {
         return Err(Failed::Bound(invalid()));
     }
@@ -196,7 +229,7 @@ pub(crate) async fn demand_proved(app: &App, scheme: Scheme, token: &str, scope:
 /// The challenges of RFC 6750 §3.1.
 pub(crate) async fn demand(app: &App, token: Option<&str>, scope: &str) -> Result<Arc<Seen>, Failed> {
     let token = token.ok_or(Failed::Bearer(None))?;
-    let seen = look(app, token).await?.ok_or_else(|| Failed::Bearer(Some(invalid())))?;
+    let seen = look(app, Asker::Anybody, token).await?.ok_or_else(|| Failed::Bearer(Some(invalid())))?;
     if seen.known.confirmation.is_some() {
         return Err(Failed::Bearer(Some(invalid())));
     }

@@ -20,7 +20,8 @@ use tokens::secret::SecretKind;
 
 use super::{client, form, octets, once};
 use crate::{
-    App, credential,
+    App,
+    credential::{self, Asker},
     reply::{self, Failed},
 };
 
@@ -63,7 +64,7 @@ async fn serve(app: &App, parts: &Parts, octets: Result<Bytes, Failed>) -> Resul
 const INACTIVE: Bytes = Bytes::from_static(introspect::INACTIVE);
 
 async fn access(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<Bytes, Failed> {
-    let Some(seen) = credential::look(app, token).await? else { return Ok(INACTIVE) };
+    let Some(seen) = credential::look(app, Asker::of(caller), token).await? else { return Ok(INACTIVE) };
     let server = match seen.known.audience.first() {
         Some(audience) if *audience != app.settings.issuer => app.catalog.resource_server(audience).await?,
         _ => None,
@@ -92,7 +93,7 @@ async fn key(app: &App, caller: &AuthenticatedClient, text: &str) -> Result<Byte
 }
 
 async fn refresh(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<Bytes, Failed> {
-    let found = credential::issued(app, SecretKind::Refresh, ArtefactKind::Refresh, token).await?;
+    let found = credential::issued(app, Asker::of(caller), (SecretKind::Refresh, ArtefactKind::Refresh), token).await?;
     let Some((presented, artefact)) = found else { return Ok(INACTIVE) };
     if !presented.matches(&artefact.mac) {
         return Ok(INACTIVE);

@@ -13,7 +13,8 @@ use tokens::secret::{self, SecretKind};
 
 use super::{client, form, octets, once};
 use crate::{
-    App, credential,
+    App,
+    credential::{self, Asker},
     reply::{self, Failed},
 };
 
@@ -49,12 +50,12 @@ async fn serve(app: &App, parts: &Parts, octets: Result<Bytes, Failed>) -> Resul
 
 /// Unknown, expired and already revoked tokens need nothing (RFC 7009 §2.2).
 async fn access(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<Option<Change>, Failed> {
-    let Some(seen) = credential::within(app, token, Settings::LEEWAY).await? else { return Ok(None) };
+    let Some(seen) = credential::within(app, Asker::of(caller), token, Settings::LEEWAY).await? else { return Ok(None) };
     Ok(Some(revoke::access(caller, &seen.known, seen.row.as_deref(), app.clock.now_ms())?))
 }
 
 async fn refresh(app: &App, caller: &AuthenticatedClient, token: &str) -> Result<Option<Change>, Failed> {
-    let found = credential::issued(app, SecretKind::Refresh, ArtefactKind::Refresh, token).await?;
+    let found = credential::issued(app, Asker::of(caller), (SecretKind::Refresh, ArtefactKind::Refresh), token).await?;
     let Some((_, artefact)) = found.filter(|(p, a)| p.matches(&a.mac) || secret::is_link(SecretKind::Refresh, token, &app.mac)) else {
         return Ok(None);
     };

@@ -504,3 +504,28 @@ async fn references_that_nobody_issued_are_looked_for_only_so_often_and_issued_o
     server.world.now_ms.fetch_add(1_000, Ordering::Relaxed);
     assert_eq!(ask(made_up(1_000).expose()).await.0, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn what_strangers_look_for_in_vain_takes_nothing_from_what_clients_may_look_for() {
+    let server = Server::new(|_| {});
+    let made_up = |n: i64| secret::generate(SecretKind::Access, n, server.world.as_ref(), &MacKey::new([9; 32])).plain;
+    let userinfo = async |n: i64| {
+        let shown = format!("Bearer {}", made_up(n).expose());
+        let request = Request::get("/t/userinfo").header(header::AUTHORIZATION, shown).body(Body::empty()).unwrap();
+        server.router.clone().oneshot(request).await.unwrap().status()
+    };
+    let introspect = async |n: i64| server.post("/introspect", "gw", &format!("token={}", made_up(n).expose())).await.0;
+    for n in 0..200 {
+        assert_eq!(userinfo(n).await, StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(userinfo(200).await, StatusCode::SERVICE_UNAVAILABLE);
+    for n in 300..500 {
+        assert_eq!(introspect(n).await, StatusCode::OK);
+    }
+    assert_eq!(introspect(500).await, StatusCode::SERVICE_UNAVAILABLE);
+    server.world.now_ms.fetch_add(1_000, Ordering::Relaxed);
+    for n in 600..801 {
+        introspect(n).await;
+    }
+    assert_eq!((introspect(900).await, userinfo(901).await), (StatusCode::SERVICE_UNAVAILABLE, StatusCode::UNAUTHORIZED));
+}

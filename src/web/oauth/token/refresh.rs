@@ -8,14 +8,18 @@ use protocol::{
 use tokens::secret::{self, SecretKind};
 
 use super::{Asked, Given, Loaded, conclude};
-use crate::{credential, oauth::context, reply::Failed};
+use crate::{
+    credential::{self, Asker},
+    oauth::context,
+    reply::Failed,
+};
 
 impl Asked<'_> {
     pub(super) async fn refresh(&self) -> Result<Given, Failed> {
         let Self { app, client, form, head, evidence } = *self;
         let text = form.get("refresh_token").ok_or(OAuthError::request("refresh_token is missing"))?;
         let unknown = || OAuthError::grant("unknown or malformed");
-        let found = credential::issued(app, SecretKind::Refresh, ArtefactKind::Refresh, text).await?;
+        let found = credential::issued(app, Asker::of(client), (SecretKind::Refresh, ArtefactKind::Refresh), text).await?;
         let (presented, artefact) = found.ok_or_else(unknown)?;
         let (current, link) = (presented.matches(&artefact.mac), secret::is_link(SecretKind::Refresh, text, &app.mac));
         let shown = match (current, link) {

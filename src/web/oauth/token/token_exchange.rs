@@ -15,7 +15,12 @@ use protocol::{
 use tokens::{access::Origin, jws::Parsed};
 
 use super::{Asked, Given, give, jwt_bearer, server};
-use crate::{App, credential, oauth::context, reply::Failed};
+use crate::{
+    App,
+    credential::{self, Asker},
+    oauth::context,
+    reply::Failed,
+};
 
 /// A believed subject token, owning what it names.
 struct Believed {
@@ -30,14 +35,14 @@ impl Asked<'_> {
         let (text, kind) = asked.subject;
         let believed = match kind {
             ID_TOKEN => id_token(app, text).await?,
-            ACCESS_TOKEN => own(app, text).await?,
-            _ => match own(app, text).await {
+            ACCESS_TOKEN => own(app, Asker::of(client), text).await?,
+            _ => match own(app, Asker::of(client), text).await {
                 Err(Failed::Refused(_)) => foreign(app, client.id(), text).await?,
                 found => found?,
             },
         };
         let actor = match asked.actor {
-            Some(text) => Some(acting(app, text).await?),
+            Some(text) => Some(acting(app, Asker::of(client), text).await?),
             None => None,
         };
         let server = server(app, &asked.target).await?;
@@ -56,8 +61,8 @@ impl Asked<'_> {
 }
 
 /// An access token of ours that is active now.
-async fn own(app: &App, text: &str) -> Result<Believed, Failed> {
-    let seen = credential::look(app, text).await?.ok_or_else(|| unusable("not an active access token of this server"))?;
+async fn own(app: &App, asker: Asker, text: &str) -> Result<Believed, Failed> {
+    let seen = credential::look(app, asker, text).await?.ok_or_else(|| unusable("not an active access token of this server"))?;
     let known = &seen.known;
     let user = if known.is_persons() { app.catalog.user(&known.subject).await? } else { None };
     let hangs = match &known.grant {
@@ -83,8 +88,8 @@ async fn own(app: &App, text: &str) -> Result<Believed, Failed> {
     Ok(Believed { subject, user })
 }
 
-async fn acting(app: &App, text: &str) -> Result<Actor, Failed> {
-    let seen = credential::look(app, text).await?.ok_or_else(|| unusable("the actor token is not active"))?;
+async fn acting(app: &App, asker: Asker, text: &str) -> Result<Actor, Failed> {
+    let seen = credential::look(app, asker, text).await?.ok_or_else(|| unusable("the actor token is not active"))?;
     let known = &seen.known;
     if known.actor.is_some() {
         return Err(unusable("an actor token that acts for somebody itself").into());
