@@ -1,6 +1,6 @@
 //! Waiting a moment for more changes to share a commit with, for as long as that finds any: a commit costs the same for one change and for
 //! thirty (decision 0026).
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
@@ -14,6 +14,8 @@ const STEPS: usize = 8;
 /// So many while the process uses every processor it may use: what it is busy with are mostly the next changes, and to commit before
 /// them would only take the processor from them.
 const BUSY_STEPS: usize = 32;
+/// And so long, however late the system comes back from a step.
+const LONGEST: Duration = Duration::from_micros(STEP.as_micros() as u64 * BUSY_STEPS as u64);
 /// So many steps may find nobody while the process is busy.
 const PATIENCE: usize = 1;
 /// Changes that come by no more than so many a step come one by one.
@@ -73,7 +75,8 @@ impl Gathering {
         }
         let wanted = self.last.clamp(2, BATCH);
         if jobs.len() < wanted {
-            let (mut worked, mut empty) = (worked(), 0);
+            let began = Instant::now();
+            let (mut worked, mut last, mut empty) = (worked(), began, 0);
             for at in 0.. {
                 std::thread::sleep(STEP);
                 let before = jobs.len();
@@ -82,9 +85,10 @@ impl Gathering {
                 {
                     jobs.push(job);
                 }
-                let busy = self.busy(&mut worked);
+                let now = Instant::now();
+                let busy = self.busy(&mut worked, now - std::mem::replace(&mut last, now));
                 empty = if jobs.len() > before { 0 } else { empty + 1 };
-                if !(Step { at, jobs: jobs.len(), empty, busy }).again(wanted) {
+                if now - began >= LONGEST || !(Step { at, jobs: jobs.len(), empty, busy }).again(wanted) {
                     break;
                 }
             }
@@ -95,9 +99,10 @@ impl Gathering {
         self.last = jobs.len();
     }
 
-    fn busy(&self, worked: &mut Duration) -> bool {
+    /// Whether the process was busy in a step that took so long.
+    fn busy(&self, worked: &mut Duration, took: Duration) -> bool {
         let before = std::mem::replace(worked, self::worked());
-        worked.saturating_sub(before).as_nanos() * 100 >= STEP.as_nanos() * BUSY * self.processors
+        worked.saturating_sub(before).as_nanos() * 100 >= took.as_nanos() * BUSY * self.processors
     }
 }
 
@@ -139,5 +144,8 @@ mod tests {
         let before = worked();
         while worked() < before + Duration::from_millis(1) {}
         assert!(worked() > before);
+        let one = Gathering { pause: 0, last: 0, processors: 1 };
+        assert!(one.busy(&mut before.clone(), Duration::from_millis(1)));
+        assert!(!one.busy(&mut worked(), Duration::from_secs(3600)), "a step that was long for other reasons");
     }
 }
