@@ -18,7 +18,7 @@ use crate::{
     read,
     sqlite::{
         file_error,
-        folding::{Folding, LONG, Log, SLICE},
+        folding::{Folding, LONG, Log, SAFE, SLICE},
         lock::private,
         place::Place,
     },
@@ -185,9 +185,12 @@ impl Writer {
     }
 
     /// Has the log folded into the database file a little at a time, beside the commits. Its last pages are folded here, or it would never
-    /// begin anew while commits go on. Where a reader keeps the log from being folded, this is tried less and less often, and what SQLite does by
+    /// begin anew while commits go on. Where a reader keeps the log from being folded, that is tried a slice later again, and what SQLite does by
     /// itself is what there was always.
     pub(crate) fn fold(&mut self) -> Result<(), StoreError> {
+        if rusqlite::version_number() < SAFE {
+            return Ok(());
+        }
         let log = Log::of(&self.connection)?;
         let open = log.open();
         if open < SLICE {
@@ -198,16 +201,23 @@ impl Writer {
         }
         let busy = self.folding.as_ref().is_some_and(Folding::busy);
         if log.pages >= self.anew && open < 2 * SLICE && !busy {
+            // First, so that a fault is not run into with each commit.
+            self.anew = log.pages + SLICE;
             self.present()?;
-            if Log::fold(&self.connection)?.open() > 0 {
-                self.anew = 2 * log.pages;
+            if Log::fold(&self.connection)?.open() == 0 {
+                self.anew = LONG;
             }
         } else if open >= self.due && !busy {
-            self.present()?;
             self.due = 2 * open;
+            self.present()?;
             let folding = match self.folding.take() {
                 Some(folding) => folding,
-                None => Folding::start(&self.path)?,
+                None => {
+                    let started = Folding::start(&self.path)?;
+                    // It has opened the files by their names: they are the same still.
+                    self.present()?;
+                    started
+                }
             };
             self.folding.insert(folding).kick();
         }

@@ -15,6 +15,8 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use super::connection::{COMMON, fault, rows};
 
+/// The first SQLite whose log may begin anew while another connection folds it: before it that could lose what was in the log.
+pub(crate) const SAFE: i32 = 3_051_003;
 /// So many pages are let come together before they are folded.
 pub(crate) const SLICE: i64 = 256;
 /// From so many pages on the log begins anew as soon as it can. Beyond 4000 SQLite folds within a commit, whatever was done here.

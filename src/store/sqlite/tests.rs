@@ -12,7 +12,7 @@ use crate::{
     sqlite::{
         MIGRATIONS,
         connection::Writer,
-        folding::{LONG, SLICE},
+        folding::{LONG, SAFE, SLICE},
     },
     statements::{ALL, APPEND_EVENTS, PUT_ARTEFACTS},
 };
@@ -184,6 +184,11 @@ async fn thirty(writer: &mut Writer, seed: u32) {
     let done = apply::commit(writer, &asks).await.expect("applies");
     assert!(done.answers.iter().all(|answer| answer.as_ref().is_ok_and(|outcome| outcome.applied())));
     writer.fold().expect("folds");
+}
+
+#[test]
+fn the_sqlite_that_is_built_in_lets_the_log_be_folded_beside_the_writer() {
+    assert!(rusqlite::version_number() >= SAFE, "{}", rusqlite::version());
 }
 
 #[tokio::test]
