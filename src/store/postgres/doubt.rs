@@ -33,6 +33,11 @@ pub(super) struct Proof {
     pub(super) hash: [u8; 32],
 }
 
+/// Counts one, by what became of it.
+pub(super) fn told(outcome: &'static str) {
+    metrics::counter!("store_commits_in_doubt_total", "outcome" => outcome).increment(1);
+}
+
 /// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Became {
@@ -45,7 +50,6 @@ impl Writer {
     /// Finds out what became of a commit that `why` left without an answer.
     pub(super) async fn settle(&mut self, proof: Proof, why: String) -> Result<(), StoreError> {
         tracing::warn!(position = proof.head, error = %why, "a commit was not answered; the ledger is asked whether it was made");
-        let told = |outcome: &'static str| metrics::counter!("store_commits_in_doubt_total", "outcome" => outcome).increment(1);
         match timeout(TIME, self.ask(&proof)).await {
             Ok(Ok(Became::Committed)) => {
                 told("committed");

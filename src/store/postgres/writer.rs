@@ -23,8 +23,9 @@ pub(super) const BEGIN: &str = "BEGIN; SELECT seq, hash FROM chain WHERE one = 1
 const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// A batch that takes longer is given up: its connection is dropped, its callers hear that storage is away.
-const BATCH_TIME: Duration = Duration::from_secs(10);
+/// A batch that takes longer is given up: its connection is dropped, its callers hear that storage is away. A commit in doubt, what came before
+/// it and a second attempt fit.
+const BATCH_TIME: Duration = Duration::from_secs(15);
 /// A restore may be committed for as long as it takes.
 const LONG: Duration = Duration::from_secs(86_400);
 
@@ -35,6 +36,8 @@ pub(crate) struct Writer {
     proof: Option<Proof>,
     /// The last commit is known not to have happened.
     pub(super) undone: bool,
+    /// COMMIT was said, and what became of it is not known yet.
+    committing: bool,
     retry_at: Option<Instant>,
     wait: Duration,
 }
@@ -43,7 +46,7 @@ impl Writer {
     pub(crate) fn new(options: PgConnectOptions) -> Self {
         // Every statement of the writer goes by a key. A plan that was made while a table was empty must not read all of it later.
         let options = options.options([("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
-        Self { options, connection: None, proof: None, undone: false, retry_at: None, wait: FIRST_WAIT }
+        Self { options, connection: None, proof: None, undone: false, committing: false, retry_at: None, wait: FIRST_WAIT }
     }
 
     /// Connects, but after a failure not again before a pause that doubles.
@@ -112,7 +115,7 @@ impl Write for Writer {
     const TOGETHER: bool = true;
 
     async fn begin(&mut self) -> Result<(u64, [u8; 32]), StoreError> {
-        (self.proof, self.undone) = (None, false);
+        (self.proof, self.undone, self.committing) = (None, false, false);
         let used = self.connection.is_some();
         let first = self.begin_once().await;
         match self.heed(first) {
@@ -127,6 +130,7 @@ impl Write for Writer {
 
     async fn commit(&mut self, head: Option<u64>) -> Result<(), StoreError> {
         let proof = self.proof.take();
+        self.committing = self.connection.is_some();
         let connection = self.current()?;
         let said = async {
             match head {
@@ -142,10 +146,12 @@ impl Write for Writer {
             Ok(said) => said.map(|_| ()).map_err(|e| fault(&e)),
             Err(_) => Err(timed_out("answer a commit")),
         };
-        match (self.heed(result), proof) {
+        let settled = match (self.heed(result), proof) {
             (Err(StoreError::Unavailable(why)), Some(proof)) => self.settle(proof, why).await,
             (result, _) => result,
-        }
+        };
+        self.committing = false;
+        settled
     }
 
     fn undone(&self) -> bool {
@@ -190,6 +196,9 @@ pub(crate) async fn write(mut writer: Writer, mut waiting: mpsc::Receiver<Job>, 
         let patience = if jobs.iter().any(|job| matches!(job, Job::Restore { .. })) { LONG } else { BATCH_TIME };
         if tokio::time::timeout(patience, writer::serve(&mut writer, &mut jobs, &shared)).await.is_err() {
             tracing::error!("a transaction took too long and was given up");
+            if std::mem::take(&mut writer.committing) {
+                doubt::told("unknown");
+            }
             writer.connection = None;
             jobs.clear();
         }
