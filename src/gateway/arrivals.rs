@@ -8,6 +8,9 @@ use tokio_util::sync::CancellationToken;
 /// Who arrives at a listener.
 pub struct Arrivals(Door);
 
+/// ENFILE and EMFILE.
+const NO_DESCRIPTOR: [Option<i32>; 2] = [Some(23), Some(24)];
+
 enum Door {
     Open(TcpListener),
     /// Nobody is waited for any more; some may have come.
@@ -44,17 +47,20 @@ impl Arrivals {
             Ok((stream, peer)) => {
                 Some(stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)).map(|stream| (stream, peer)))
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Some(Err(error)),
-            Err(_) => {
+            // Nobody is left, or nobody can be taken.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock || NO_DESCRIPTOR.contains(&error.raw_os_error()) => {
                 self.0 = Door::Closed;
                 None
             }
+            // What became of this one; others may have come behind it (accept(2)).
+            Err(error) => Some(Err(error)),
         }
     }
 }
 
-/// Whoever knocks from now on is not heard: a handshake that ended between the last look and the close would be cut off. The knock comes again
-/// (RFC 9293 §3.8.1), a second later, to the next process or to nobody. Where the system cannot do that, that moment stays.
+/// Whoever knocks from now on is not heard: a handshake that began and ended between the last look and the close would be cut off. The knock
+/// (SYN) comes again (RFC 9293 §3.8.1), a second later, to the next process or to nobody. Whoever was answered already and whose last ACK is
+/// under way over a network may still be cut off; nothing he asked for was done. Where the system cannot do that, that moment stays.
 fn lock(listener: &TcpListener) {
     /// `BPF_RET | BPF_K` with 0: no octet of any packet goes in.
     const NOBODY: [SockFilter; 1] = [SockFilter::new(6, 0, 0, 0)];
