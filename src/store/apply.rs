@@ -115,7 +115,10 @@ impl<'a> Batch<'a> {
         let mut answers = Vec::with_capacity(asks.len());
         while let Some((ask, _)) = asks.get(answers.len()..).and_then(<[Ask]>::split_first) {
             if W::TOGETHER && asks.len() > 1 {
-                match self.run(w, asks.get(answers.len()..).unwrap_or_default(), &mut answers).await {
+                let once = |ask: &Ask| matches!(ask.steps.first(), Some(Step::Put(_)));
+                let rest = asks.get(answers.len()..).unwrap_or_default();
+                let rest = rest.iter().position(once).and_then(|at| rest.get(..at)).unwrap_or(rest);
+                match self.run(w, rest, &mut answers).await {
                     Ok(0) => {}
                     Ok(_) => continue,
                     Err(fault @ StoreError::Unavailable(_)) => return Err(fault),
@@ -123,7 +126,7 @@ impl<'a> Batch<'a> {
                 }
             }
             let (puts, revocations) = (self.puts.len(), self.committed.revocations.len());
-            match self.steps(w, ask, true).await {
+            match self.steps(w, ask, (true, asks.len() > 1)).await {
                 Ok(Went::Well) => answers.push(Ok(self.tell(ask))),
                 Ok(Went::Refused(step)) => {
                     self.puts.truncate(puts);
@@ -185,7 +188,7 @@ impl<'a> Batch<'a> {
         for ask in asks {
             w.run(sql::SAVEPOINT, &[]).await?;
             let revocations = self.committed.revocations.len();
-            let answer = match self.steps(w, ask, false).await {
+            let answer = match self.steps(w, ask, (false, true)).await {
                 Ok(Went::Well) => Ok(self.tell(ask)),
                 Ok(Went::Refused(step) | Went::Dirty(step)) => Ok(Outcome::Refused(Guarded { step })),
                 Err(fault @ StoreError::Unavailable(_)) => return Err(fault),
@@ -228,10 +231,18 @@ impl<'a> Batch<'a> {
         Outcome::Applied { seq: self.committed.head }
     }
 
-    async fn steps<E: Exec>(&mut self, e: &mut E, ask: &'a Ask, later: bool) -> Result<Went, StoreError> {
+    async fn steps<E: Exec>(&mut self, e: &mut E, ask: &'a Ask, (later, shared): (bool, bool)) -> Result<Went, StoreError> {
         let mut doing = Doing { e, wrote: false };
         for (at, step) in ask.steps.iter().enumerate() {
             let went_on = match step {
+                // What a change begins with is there to be stored once: one that comes again is refused before it has disturbed anybody.
+                Step::Put(artefact) if later && at == 0 && shared => {
+                    let free = !doing.found(sql::ARTEFACT, args![artefact.kind.as_str(), &artefact.id]).await?;
+                    if free {
+                        self.puts.push(artefact);
+                    }
+                    free
+                }
                 Step::Put(artefact) if later => {
                     self.puts.push(artefact);
                     true

@@ -2,12 +2,13 @@
 //! events stand in the order of the changes.
 use std::{path::Path, sync::Arc};
 
-use ledger::{Artefact, ArtefactKind, Change, Event, EventKind, NewEvent, ObjectKind, Outcome, Step, chain};
+use ledger::{Artefact, ArtefactKind, Change, Event, EventKind, NewEvent, ObjectKind, Outcome, Step, StoreError, chain};
 
 use super::kit::{NOW, World, artefact, consume, grant, object, told, verify};
 use crate::{
     apply::{self, Ask},
-    exec::Write,
+    exec::{Exec, Row, Value, Write},
+    group::{Reads, Takes},
     postgres, read, sqlite,
 };
 
@@ -131,6 +132,90 @@ async fn broken_off<W: Write>(mut lost: W, w: &mut W) {
     chained(&read::events(w, 0, 1000).await.expect("reads"), read::head(w).await.expect("reads"));
 }
 
+/// Counts what is undone.
+struct Undoing<'w, W>(&'w mut W, u32);
+
+impl<W: Write> Exec for Undoing<'_, W> {
+    async fn run(&mut self, sql: &'static str, args: &[Value<'_>]) -> Result<u64, StoreError> {
+        self.0.run(sql, args).await
+    }
+    async fn rows(&mut self, sql: &'static str, args: &[Value<'_>]) -> Result<Vec<Row>, StoreError> {
+        self.0.rows(sql, args).await
+    }
+    async fn script(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        self.0.script(sql).await
+    }
+}
+
+impl<W: Write> Write for Undoing<'_, W> {
+    const ENGINE: &'static str = W::ENGINE;
+    const TOGETHER: bool = W::TOGETHER;
+    async fn begin(&mut self) -> Result<(u64, [u8; 32]), StoreError> {
+        self.0.begin().await
+    }
+    async fn commit(&mut self, head: Option<u64>) -> Result<(), StoreError> {
+        self.0.commit(head).await
+    }
+    fn undone(&self) -> bool {
+        self.0.undone()
+    }
+    async fn rollback(&mut self) {
+        self.1 += 1;
+        self.0.rollback().await;
+    }
+    async fn stand(&mut self, reads: &[Reads<'_>]) -> Result<Vec<bool>, StoreError> {
+        self.0.stand(reads).await
+    }
+    async fn take(&mut self, takes: &[Takes<'_>]) -> Result<Vec<bool>, StoreError> {
+        self.0.take(takes).await
+    }
+    async fn put(&mut self, rows: &[&Artefact]) -> Result<u64, StoreError> {
+        self.0.put(rows).await
+    }
+    async fn append(&mut self, events: &[Event], head: u64, hash: &[u8; 32]) -> Result<(), StoreError> {
+        self.0.append(events, head, hash).await
+    }
+}
+
+/// Marks that are stored once, each the first step of its change.
+async fn marked<W: Write>(w: &mut W) {
+    apply::commit(w, &[world().into()]).await.expect("applies");
+    let mark = |id: &str| Step::Put(artefact(ArtefactKind::Interaction, id.as_bytes()));
+    assert!(
+        apply::commit(w, &asks(&[vec![mark("used")]])).await.expect("applies").answers.iter().all(|a| matches!(a, Ok(o) if o.applied()))
+    );
+    let late = vec![mark("kept"), live("g3")];
+    let batch = [
+        spend("g0", "r0", "s0"),
+        vec![mark("used"), live("g1"), Step::Put(row("s1", "g1"))],
+        spend("g2", "r2", "s2"),
+        vec![mark("fresh"), live("g4"), Step::Put(row("s4", "g4"))],
+        late,
+        spend("g5", "r5", "s5"),
+        vec![mark("used")],
+    ];
+    let mut counting = Undoing(w, 0);
+    let done = apply::commit(&mut counting, &asks(&batch)).await.expect("applies");
+    let undone = counting.1;
+    let guards: Vec<_> = done.answers.iter().map(|a| if let Ok(Outcome::Refused(guard)) = a { Some(guard.step) } else { None }).collect();
+    assert_eq!(guards, [None, Some(0), None, None, Some(1), None, Some(0)]);
+    assert_eq!((undone, done.committed.events.len()), (0, 4), "nothing had to be undone for those that were refused");
+    for (kind, id, there) in [
+        (KIND, "s0", true),
+        (KIND, "s1", false),
+        (KIND, "s4", true),
+        (KIND, "s5", true),
+        (ArtefactKind::Interaction, "fresh", true),
+        (ArtefactKind::Interaction, "kept", false),
+    ] {
+        assert_eq!(read::artefact(w, kind, id.as_bytes()).await.expect("reads").is_some(), there, "{id}");
+    }
+    // The same mark twice in one batch: the first has it.
+    let done = apply::commit(w, &asks(&[vec![mark("twice")], vec![mark("twice")], spend("g6", "r6", "s6")])).await.expect("applies");
+    assert_eq!(done.answers.iter().map(|a| matches!(a, Ok(o) if o.applied())).collect::<Vec<_>>(), [true, false, true]);
+    chained(&read::events(w, 0, 1000).await.expect("reads"), read::head(w).await.expect("reads"));
+}
+
 fn file(world: &World) -> Option<&Path> {
     world.url.strip_prefix("sqlite://").map(Path::new)
 }
@@ -139,6 +224,13 @@ pub(super) async fn each_of_a_batch_is_answered_as_if_alone(world: &mut World) {
     match file(world) {
         Some(path) => decided(&mut sqlite::writer(path)).await,
         None => decided(&mut postgres::writer(&world.url)).await,
+    }
+}
+
+pub(super) async fn what_was_used_is_refused_first_and_the_others_of_its_batch_go_on(world: &mut World) {
+    match file(world) {
+        Some(path) => marked(&mut sqlite::writer(path)).await,
+        None => marked(&mut postgres::writer(&world.url)).await,
     }
 }
 

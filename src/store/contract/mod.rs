@@ -35,6 +35,7 @@ async fn run(mut world: World, test: impl AsyncFnOnce(&mut World)) {
 contract! {
     batches::each_of_a_batch_is_answered_as_if_alone,
     batches::a_batch_that_is_broken_off_leaves_nothing,
+    batches::what_was_used_is_refused_first_and_the_others_of_its_batch_go_on,
     batches::callers_that_go_away_while_they_wait_disturb_nobody,
     batches::what_is_read_is_what_was_committed_last_whoever_asks,
     changes::a_consume_raced_200_times_wins_once,
