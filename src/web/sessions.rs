@@ -191,7 +191,10 @@ impl Browser {
     /// Of all that waiting requests of this browser may be bound to, the one that is meant.
     pub async fn bound(&self, meant: impl Fn(&str) -> bool) -> Result<Option<String>, StoreError> {
         let own = self.binding().await?.filter(|own| meant(own));
-        Ok(own.or_else(|| self.tickets.iter().filter_map(Ticket::value).take(MOST_TICKETS).find(|ticket| meant(ticket)).map(str::to_owned)))
+        // The last first: they are what is tied to.
+        Ok(own.or_else(|| {
+            self.tickets.iter().rev().filter_map(Ticket::value).take(MOST_TICKETS).find(|ticket| meant(ticket)).map(str::to_owned)
+        }))
     }
 
     /// What a request that waits until `expires_at` is bound to: the browser's session, or without one a ticket with a cookie of its own.

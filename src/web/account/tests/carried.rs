@@ -92,3 +92,25 @@ async fn what_is_too_long_to_be_carried_waits_in_a_row() {
     assert!(visitor.post("/consent", &form).await.told("code").is_some());
     assert_eq!(visitor.post("/consent", &form).await.status, StatusCode::BAD_REQUEST);
 }
+
+#[tokio::test]
+async fn a_browser_with_more_tickets_than_are_believed_logs_in_by_its_last() {
+    let site = site(ISSUER, &client());
+    let mut jar = Vec::new();
+    for _ in 0..17 {
+        let mut tab = Visitor::of(&site);
+        tab.authorize("").await;
+        jar.extend(tab.cookie);
+    }
+    assert_eq!(jar.len(), 17);
+    let jar = jar.join("; ");
+    let mut visitor = Visitor::of(&site);
+    visitor.cookie = Some(jar.clone());
+    let location = visitor.authorize("").await.location().to_owned();
+    visitor.cookie = Some(jar.clone());
+    let page = visitor.get(&location).await;
+    assert_eq!((page.status, page.page()), (StatusCode::OK, "login"), "{}", page.body);
+    visitor.cookie = Some(jar);
+    let form = filled(page.fields(), &[("username", "alice"), ("password", PASSWORD), ("action", "login")]);
+    assert!(visitor.post("/login", &form).await.location().starts_with("/consent"));
+}
