@@ -4,7 +4,7 @@ use protocol::Settings;
 use serde_json::Value;
 use tokens::{
     b64,
-    secret::{MacKey, SecretKind, parse},
+    secret::{self, MacKey, SecretKind, parse},
 };
 
 use crate::state::Actor;
@@ -145,7 +145,7 @@ pub async fn named(text: &str, store: &dyn Store, mac: &MacKey, own: impl Fn(&st
         return Ok(jti.map_or(Named::Nothing, Named::Token));
     }
     // What is given goes into the ledger: never a code, a secret, a key or a whole token.
-    if ["dwc_", "dws_", "dwk_", "dwf_", "dwi_", "dwb_", "dwg_"].iter().any(|own| text.starts_with(own)) {
+    if secret::is_ours(text) {
         return Ok(Named::Nothing);
     }
     // Nor is the id of somebody else's token one of ours: what could not be refused afterwards is not called revoked.

@@ -106,6 +106,24 @@ pub enum SecretKind {
 }
 
 impl SecretKind {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::Access,
+        Self::Refresh,
+        Self::Code,
+        Self::ClientSecret,
+        Self::ApiKey,
+        Self::Form,
+        Self::Interaction,
+        Self::Browser,
+        Self::Pushed,
+        Self::Registration,
+        Self::Device,
+        Self::Backchannel,
+        Self::Login,
+        Self::Session,
+    ];
+
     /// The prefix of its text.
     #[must_use]
     pub const fn prefix(self) -> &'static str {
@@ -126,6 +144,15 @@ impl SecretKind {
             Self::Session => "dwv_",
         }
     }
+}
+
+/// What the text of a waiting request that a browser carries begins with.
+pub const CARRIED: &str = "dwic_";
+
+/// Whether a text begins like something that is given out here and kept secret: such a text goes into no ledger and no log.
+#[must_use]
+pub fn is_ours(text: &str) -> bool {
+    SecretKind::ALL.iter().map(|kind| kind.prefix()).chain([CARRIED]).any(|prefix| text.starts_with(prefix))
 }
 
 /// A new secret: its text for the one who gets it, id and MAC for the store.
@@ -286,6 +313,15 @@ mod tests {
         assert_eq!((read.id, read.mac), (issued.id, issued.mac));
         assert_eq!(parse(SecretKind::Access, text, &key()), None);
         assert_eq!(parse(SecretKind::Access, &text.replace("dwr_", "dwa_"), &key()), None);
+    }
+
+    #[test]
+    fn every_kind_is_known_by_a_prefix_of_its_own() {
+        let prefixes: std::collections::HashSet<_> = SecretKind::ALL.iter().map(|kind| kind.prefix()).collect();
+        assert_eq!(prefixes.len(), SecretKind::ALL.len());
+        assert_eq!(SecretKind::ALL.iter().position(|kind| *kind == SecretKind::Session), Some(SecretKind::Session as usize));
+        assert!(prefixes.iter().all(|prefix| prefix.len() == PREFIX && is_ours(&format!("{prefix}x"))));
+        assert!(is_ours("dwic_x") && !is_ours("dwx") && !is_ours("a-jti") && !is_ours("eyJhbGciOiJub25lIn0.e30."));
     }
 
     #[test]

@@ -80,7 +80,9 @@ async fn every_kind_of_revocation_is_one_change() {
         assert_eq!((told.status, told.errors()), (StatusCode::UNPROCESSABLE_ENTITY, vec!["id".to_owned()]), "{not_ours}");
     }
     assert_eq!(b.head().await, head, "nothing is recorded");
-    for never_in_the_ledger in ["dwa_garbage", "dwc_a-code", "dws_a-secret"] {
+    for never_in_the_ledger in
+        ["dwa_garbage", "dwc_a-code", "dws_a-secret", "dwic_a-request", "dwp_a-request", "dwd_a-device-code", "dwv_a-session"]
+    {
         assert_eq!(revoke("token", never_in_the_ledger.into()).await.status, StatusCode::NOT_FOUND, "{never_in_the_ledger}");
     }
     assert_eq!(revoke("moon", "x".into()).await.errors(), ["kind"]);

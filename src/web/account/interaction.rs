@@ -10,7 +10,7 @@ use protocol::authorize::Pending;
 use serde::{Deserialize, Serialize};
 use tokens::{
     b64, hash, id, seal,
-    secret::{self, Plain, SecretKind},
+    secret::{self, CARRIED, Plain, SecretKind},
 };
 
 use crate::{App, csrf, pages::Refused, sessions::Browser};
@@ -70,8 +70,6 @@ pub struct Open {
     carried: Option<i64>,
 }
 
-/// What the text of a carried one begins with.
-const CARRIED: &str = "dwic_";
 /// The domain of its keys.
 const DOMAIN: &str = "interaction-carried";
 /// The longest document that is carried: its text fits a link of 4 KiB.
