@@ -9,10 +9,12 @@ pub struct Limit {
     pub burst: u32,
 }
 
-/// Failures of one account from one source: thirty at once, then two a minute.
-pub const PAIR: Limit = Limit { rate: 20, period_s: 600, burst: 30 };
-/// Failures from one source over all accounts: sixty at once, then six a minute.
-pub const SOURCE: Limit = Limit { rate: 60, period_s: 600, burst: 60 };
+/// Failures of one account from one source: thirty at once, then ten a minute.
+pub const PAIR: Limit = Limit { rate: 100, period_s: 600, burst: 30 };
+/// Wrong second factors of one account from one source, by somebody who knows its password: thirty at once, then two a minute.
+pub const SECOND: Limit = Limit { rate: 20, period_s: 600, burst: 30 };
+/// Failures from one source over all accounts: sixty at once, then ten a minute.
+pub const SOURCE: Limit = Limit { rate: 100, period_s: 600, burst: 60 };
 
 /// Where an attempt comes from: one IPv4 address, or one IPv6 /64 (an end site's smallest network, RFC 6177).
 #[must_use]
@@ -35,8 +37,10 @@ pub fn source(address: IpAddr) -> String {
 pub struct Counters {
     /// Counted against [`SOURCE`].
     pub source: String,
-    /// Counted against [`PAIR`].
+    /// Counted against `limit`.
     pub pair: String,
+    /// [`PAIR`] or [`SECOND`].
+    pub limit: Limit,
 }
 
 impl Counters {
@@ -45,13 +49,19 @@ impl Counters {
     pub fn of(username: &str, address: IpAddr) -> Self {
         let source = source(address);
         let account = tokens::hash::left_half(username);
-        Self { pair: format!("login:pair:{source}:{account}"), source: format!("login:source:{source}") }
+        Self { pair: format!("login:pair:{source}:{account}"), source: format!("login:source:{source}"), limit: PAIR }
+    }
+
+    /// The counters of an attempt at the second factor of `subject`.
+    #[must_use]
+    pub fn second(subject: &str, address: IpAddr) -> Self {
+        Self { limit: SECOND, ..Self::of(&format!("second\0{subject}"), address) }
     }
 
     /// Both with their limits, widest first.
     #[must_use]
     pub fn each(&self) -> [(&str, Limit); 2] {
-        [(&self.source, SOURCE), (&self.pair, PAIR)]
+        [(&self.source, SOURCE), (&self.pair, self.limit)]
     }
 }
 
@@ -80,11 +90,22 @@ mod tests {
     }
 
     #[test]
+    fn the_second_factor_has_counters_and_a_limit_of_its_own() {
+        let (first, second) = (Counters::of("alice", at("192.0.2.1")), Counters::second("alice", at("192.0.2.1")));
+        assert!(first.pair != second.pair && first.source == second.source);
+        assert_eq!((first.each()[1].1, second.each()[1].1), (PAIR, SECOND));
+    }
+
+    #[test]
     fn the_numbers_keep_the_policy() {
         // Ten failures are never limited; forty of one account and eighty over many are, even at one a second.
-        for (limit, never, surely) in [(PAIR, 10, 40), (SOURCE, 10, 80)] {
+        for (limit, never, surely) in [(PAIR, 10, 40), (SECOND, 10, 40), (SOURCE, 10, 80)] {
             let refilled = surely * limit.rate / limit.period_s + 1;
             assert!(limit.burst > never && limit.burst + refilled < surely);
+        }
+        // Ten a minute are not, however long they go on.
+        for limit in [PAIR, SOURCE] {
+            assert!(limit.rate * 60 >= 10 * limit.period_s);
         }
     }
 }

@@ -39,7 +39,7 @@ const FORM: &str = "mfa";
 /// Seconds in which the second factor has to follow the password.
 const PATIENCE: i64 = 300;
 /// Wrong codes of one account from everywhere. Whoever guesses here knows the password already; more than any one source may make
-/// ([`throttle::PAIR`]), so that none of them locks the person out.
+/// ([`throttle::SECOND`]), so that none of them locks the person out.
 const ACCOUNT: Quota = Quota { rate: 150, period_s: 3600, burst: 200 };
 
 #[derive(Template)]
@@ -196,11 +196,11 @@ async fn act(app: &App, headers: &HeaderMap, posted: Posted) -> Result<Response,
 
 /// Checks a code and burns it. A failure is counted and told; wrong, late, used before and never enrolled are one answer.
 async fn verified(app: &App, subject: &str, code: &str, address: IpAddr) -> Result<bool, Refused> {
-    let (now_ms, counters) = (app.clock.now_ms(), throttle::Counters::of(&format!("second\0{subject}"), address));
+    let (now_ms, counters) = (app.clock.now_ms(), throttle::Counters::second(subject, address));
     admitted(app, &counters, address).await?;
     // Each try is counted before it is looked at: many at once are many.
     let everywhere = format!("login:second:{}", tokens::hash::left_half(subject));
-    for (key, quota) in [(&everywhere, ACCOUNT), (&counters.pair, quota(throttle::PAIR))] {
+    for (key, quota) in [(&everywhere, ACCOUNT), (&counters.pair, quota(counters.limit))] {
         let verdict = app.counters.hit(key, &quota, 1, now_ms).await;
         if !verdict.allowed {
             metrics::counter!("logins_total", "outcome" => "throttled").increment(1);
@@ -216,7 +216,7 @@ async fn verified(app: &App, subject: &str, code: &str, address: IpAddr) -> Resu
     };
     if right {
         // This one was no failure; those before it stay.
-        app.counters.refund(&counters.pair, &quota(throttle::PAIR), 1).await;
+        app.counters.refund(&counters.pair, &quota(counters.limit), 1).await;
         app.counters.clear(&everywhere).await;
         metrics::counter!("second_factors_total", "outcome" => "succeeded").increment(1);
         return Ok(true);
