@@ -20,15 +20,25 @@ pub struct Ended {
     still: Option<Pin<Box<Sleep>>>,
     /// Something of an answer was taken since the last request came.
     begun: bool,
-    /// Or since somebody last looked.
+    /// And while which request was answered.
+    of: u64,
+    /// Something was taken since somebody last looked.
     moved: bool,
+    /// Which request was answered then.
+    seen: u64,
 }
 
 impl Ended {
-    /// The peer says nothing more.
-    pub fn begin(&mut self) {
-        let patience = if self.begun { STILL } else { UNBEGUN };
+    /// The peer says nothing more; so many requests were begun to be answered.
+    pub fn begin(&mut self, served: u64) {
+        let patience = self.patience(served);
+        self.seen = served;
         self.still.get_or_insert_with(|| Box::pin(sleep(patience)));
+    }
+
+    /// Those that came together are answered one by one: what was taken of one answer says nothing of the next.
+    const fn patience(&self, served: u64) -> Duration {
+        if self.begun && self.of == served { STILL } else { UNBEGUN }
     }
 
     /// Something more was asked.
@@ -42,22 +52,43 @@ impl Ended {
         self.still.is_some()
     }
 
-    /// What came of writing to it.
-    pub const fn took(&mut self, written: &Poll<io::Result<usize>>) {
+    /// What came of writing to it, while so many requests were begun to be answered.
+    pub const fn took(&mut self, written: &Poll<io::Result<usize>>, served: u64) {
         if matches!(written, Poll::Ready(Ok(1..))) {
-            (self.begun, self.moved) = (true, true);
+            (self.begun, self.moved, self.of) = (true, true, served);
         }
     }
 
-    /// Ready when its answer has stood still for too long.
-    pub fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when its answer has stood still for too long; so many requests were begun to be answered.
+    pub fn poll_over(&mut self, cx: &mut Context<'_>, served: u64) -> Poll<()> {
+        let patience = self.patience(served);
         let Some(still) = &mut self.still else { return Poll::Pending };
         loop {
             ready!(still.as_mut().poll(cx));
-            if !std::mem::take(&mut self.moved) {
+            let next = std::mem::replace(&mut self.seen, served) != served;
+            if !std::mem::take(&mut self.moved) && !next {
                 return Poll::Ready(());
             }
-            still.as_mut().reset(Instant::now() + STILL);
+            still.as_mut().reset(Instant::now() + patience);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_beginning_of_each_answer_is_waited_for() {
+        let one = Poll::Ready(Ok(1));
+        let mut ended = Ended::default();
+        assert_eq!(ended.patience(1), UNBEGUN);
+        ended.took(&one, 1);
+        assert_eq!((ended.patience(1), ended.patience(2)), (STILL, UNBEGUN), "the first of two that came together");
+        // It says its last in the middle of the first answer, and then the second is worked on.
+        ended.begin(1);
+        let began = Instant::now();
+        std::future::poll_fn(|cx| ended.poll_over(cx, 2)).await;
+        assert!(began.elapsed() >= STILL + UNBEGUN, "a timer is never early");
     }
 }

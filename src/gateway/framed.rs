@@ -266,11 +266,23 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
 
     /// What is held of a head that has not come whole.
     fn count(&mut self) {
-        if self.held.is_empty() || self.scanner.place() != Place::Head {
+        if self.stopped || self.held.is_empty() || self.scanner.place() != Place::Head {
             self.partial = None;
         } else if let Some(budget) = self.shared.unfinished.get() {
             self.partial.get_or_insert_with(|| Unfinished::new(budget)).holds(self.held.len());
         }
+    }
+
+    /// Whether the head that has not come whole is given up; what is held of it is free then, whatever else is waited for.
+    fn shed(&mut self, cx: &Context<'_>) -> bool {
+        let over = self.partial.as_ref().is_some_and(|partial| partial.is_over(cx));
+        if over {
+            self.partial = None;
+            self.held.truncate(self.good);
+            self.held.shrink_to_fit();
+            self.refuse(Refusal::TooSlow);
+        }
+        over
     }
 
     /// The last head was a WebSocket handshake: whoever serves it has to decide.
@@ -351,6 +363,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
             }
             return outcome;
         }
+        self.shed(cx);
         let unread = self.unread.get_or_insert_with(|| Box::pin(tokio::time::sleep(UNREAD_TIME)));
         ready!(unread.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -358,9 +371,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Framed<T> {
 
     /// The peer says nothing more. What it has asked is answered first.
     fn hear_end(&mut self) {
+        if self.scanner.place() == Place::Head {
+            // It never comes whole.
+            self.partial = None;
+            self.held.truncate(self.good);
+            self.held.shrink_to_fit();
+        }
         let whole = matches!(self.scanner.place(), Place::Idle | Place::Head);
         if whole && (self.serving() || self.unread.is_some()) {
-            self.half.begin();
+            self.half.begin(self.shared.served.load(Ordering::Acquire));
             self.shared.half.store(true, Ordering::Release);
         } else {
             self.ended = true;
@@ -422,7 +441,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
             if this.half.has() {
                 this.shared.waker.register(cx.waker());
                 if (this.serving() || this.unread.is_some()) && !this.shared.evicted.load(Ordering::Acquire) {
-                    ready!(this.half.poll_over(cx));
+                    ready!(this.half.poll_over(cx, this.shared.served.load(Ordering::Acquire)));
                 }
                 this.ended = true;
                 return Poll::Ready(Ok(()));
@@ -436,8 +455,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
                 }
                 this.injected = true;
                 // Through what is held: the reader's buffer may have less room than it takes.
-                REFUSED.clone_into(&mut this.held);
+                this.held = REFUSED.to_vec();
                 this.good = REFUSED.len();
+                continue;
+            }
+            if this.shed(cx) {
                 continue;
             }
             if this.scanner.place() == Place::Held {
@@ -465,11 +487,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
                     this.shared.waker.register(cx.waker());
                     let evicted = this.scanner.place() == Place::Head && this.shared.evicted.load(Ordering::Acquire);
                     let idle = (this.scanner.place() == Place::Idle || evicted) && !this.serving();
-                    if this.partial.as_ref().is_some_and(|partial| partial.is_over(cx)) {
-                        this.partial = None;
-                        this.refuse(Refusal::TooSlow);
-                        continue;
-                    }
                     if idle && this.shared.closing.load(Ordering::Acquire) {
                         this.ended = true;
                         return Poll::Ready(Ok(()));
@@ -484,7 +501,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.half.took(&outcome);
+        let served = self.shared.served.load(Ordering::Relaxed);
+        self.half.took(&outcome, served);
         self.written(cx, outcome)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -493,7 +511,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
     }
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.half.took(&outcome);
+        let served = self.shared.served.load(Ordering::Relaxed);
+        self.half.took(&outcome, served);
         self.written(cx, outcome)
     }
     fn is_write_vectored(&self) -> bool {

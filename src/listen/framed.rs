@@ -110,11 +110,23 @@ impl<T> Framed<T> {
     }
 
     fn count(&mut self) {
-        if self.held.is_empty() || self.scanner.place() != Place::Head {
+        if self.stopped || self.held.is_empty() || self.scanner.place() != Place::Head {
             self.partial = None;
         } else if let Some(budget) = &self.unfinished {
             self.partial.get_or_insert_with(|| Unfinished::new(budget)).holds(self.held.len());
         }
+    }
+
+    /// Whether the head that has not come whole is given up; what is held of it is free then, whatever else is waited for.
+    fn shed(&mut self, cx: &Context<'_>) -> bool {
+        let over = self.partial.as_ref().is_some_and(|partial| partial.is_over(cx));
+        if over {
+            self.partial = None;
+            self.held.truncate(self.good);
+            self.held.shrink_to_fit();
+            self.refuse_with(408);
+        }
+        over
     }
 
     fn scan(&mut self, octets: &[u8]) -> usize {
@@ -140,6 +152,7 @@ impl<T> Framed<T> {
     /// What came of writing. A peer that asks and does not read is asked nothing more, and ends: answers would pile up here.
     fn wrote<R>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
         if written.is_pending() {
+            self.shed(cx);
             let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(UNREAD)));
             ready!(stalled.as_mut().poll(cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -161,8 +174,14 @@ impl<T> Framed<T> {
 
     /// The peer says nothing more. What it has asked is answered first.
     fn hear_end(&mut self) {
+        if self.scanner.place() == Place::Head {
+            // It never comes whole.
+            self.partial = None;
+            self.held.truncate(self.good);
+            self.held.shrink_to_fit();
+        }
         if matches!(self.scanner.place(), Place::Idle | Place::Head) && self.serving() {
-            self.half.begin();
+            self.half.begin(self.told.served.load(Ordering::Acquire));
         } else {
             self.ended = true;
         }
@@ -234,7 +253,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Framed<T> {
             }
             if this.half.has() {
                 if this.serving() {
-                    ready!(this.half.poll_over(cx));
+                    ready!(this.half.poll_over(cx, this.told.served.load(Ordering::Acquire)));
                 }
                 this.ended = true;
                 return Poll::Ready(Ok(()));
@@ -247,22 +266,18 @@ impl<T: AsyncRead + Unpin> AsyncRead for Framed<T> {
                     return Poll::Pending;
                 }
                 this.injected = true;
-                REFUSED.clone_into(&mut this.held);
+                this.held = REFUSED.to_vec();
                 this.good = REFUSED.len();
+                continue;
+            }
+            if this.shed(cx) {
                 continue;
             }
             if this.stalled.is_some() {
                 this.reader = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            match this.poll_more(cx, buf) {
-                Poll::Ready(read) => read?,
-                Poll::Pending if this.partial.as_ref().is_some_and(|partial| partial.is_over(cx)) => {
-                    this.partial = None;
-                    this.refuse_with(408);
-                }
-                Poll::Pending => return Poll::Pending,
-            }
+            ready!(this.poll_more(cx, buf))?;
         }
     }
 }
@@ -270,7 +285,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Framed<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.half.took(&written);
+        let served = self.told.served.load(Ordering::Relaxed);
+        self.half.took(&written, served);
         self.wrote(cx, written)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -279,7 +295,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<T> {
     }
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.half.took(&written);
+        let served = self.told.served.load(Ordering::Relaxed);
+        self.half.took(&written, served);
         self.wrote(cx, written)
     }
     fn is_write_vectored(&self) -> bool {
@@ -378,5 +395,30 @@ mod tests {
         client.read_exact(&mut [0; 64]).await.unwrap();
         framed.write_all(b"a").await.unwrap();
         assert_eq!(framed.read(&mut seen).await.unwrap(), ask.len());
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_given_up_is_free_at_once_also_where_answers_are_not_read() {
+        for stalled in [false, true] {
+            let budget = Budget::new("test", 0);
+            let (mut client, server) = duplex(64);
+            let mut framed = Framed::new(server, Arc::new(Told::default())).counting_with(&budget);
+            client.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\n").await.unwrap();
+            assert!(futures_util::poll!(Box::pin(framed.read(&mut [0; 64]))).is_pending());
+            assert!(!framed.held.is_empty() && framed.partial.is_some());
+            if stalled {
+                framed.write_all(&[b'a'; 64]).await.unwrap();
+                assert!(futures_util::poll!(Box::pin(framed.write(b"a"))).is_pending());
+            }
+            let _others: Vec<_> = (0..256).map(|_| Unfinished::new(&budget)).inspect(|other| other.holds(4096)).collect();
+            if stalled {
+                assert!(futures_util::poll!(Box::pin(framed.write(b"a"))).is_pending());
+                assert!(framed.held.capacity() == 0 && framed.partial.is_none());
+            }
+            let mut seen = [0; REFUSED.len()];
+            framed.read_exact(&mut seen).await.unwrap();
+            assert_eq!(seen, REFUSED);
+            assert_eq!(framed.told.begin(), Some(408));
+        }
     }
 }

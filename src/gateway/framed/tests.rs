@@ -140,3 +140,29 @@ async fn a_peer_that_says_nothing_more_is_answered_and_not_waited_for_without_en
         }
     }
 }
+
+#[tokio::test]
+async fn a_head_that_is_given_up_is_free_at_once_also_where_answers_are_not_read() {
+    for unread in [false, true] {
+        let (shared, budget) = (Arc::<Shared>::default(), Budget::new("test", 0));
+        shared.counts_with(&budget);
+        let (mut client, server) = duplex(64);
+        let mut framed = Framed::new(server, Vec::new(), Arc::clone(&shared));
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").await.unwrap();
+        assert!(futures_util::poll!(Box::pin(framed.read(&mut [0; 64]))).is_pending());
+        assert!(!framed.held.is_empty() && framed.partial.is_some());
+        if unread {
+            framed.write_all(&[b'x'; 64]).await.unwrap();
+            assert!(futures_util::poll!(Box::pin(framed.write(b"x"))).is_pending());
+        }
+        let _others: Vec<_> = (0..256).map(|_| Unfinished::new(&budget)).inspect(|other| other.holds(4096)).collect();
+        if unread {
+            assert!(futures_util::poll!(Box::pin(framed.write(b"x"))).is_pending());
+            assert!(framed.held.capacity() == 0 && framed.partial.is_none());
+        }
+        let mut seen = [0; REFUSED.len()];
+        framed.read_exact(&mut seen).await.unwrap();
+        assert_eq!(seen, REFUSED);
+        assert!(matches!(shared.begin().1, Some(Refusal::TooSlow)));
+    }
+}
