@@ -456,10 +456,14 @@ impl Hand {
         let code = begun["device_code"].as_str().unwrap_or_default();
         let form = owned(&[("grant_type", DEVICE_CODE), ("device_code", code)]);
         let mut once = self.one_use(format!("device:{code}"), Use::Form { who: Some(TV), form, dpop: None }, TV.id, later(300), journal);
+        if self.person.logins > logins {
+            // What comes after this hangs on a session that nobody knows by name yet.
+            self.session = None;
+        }
         once.tags.push(format!("subject:{}", self.subject()));
         once.tags.extend(self.session.iter().map(|sid| format!("session:{sid}")));
         once.asked = before;
-        if self.person.logins > logins || self.session.is_none() {
+        if self.session.is_none() {
             once.until = 0;
         }
         if self.dice.one_in(2) {
