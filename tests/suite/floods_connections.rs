@@ -181,9 +181,9 @@ fn who_asks_and_does_not_read_is_not_answered_into_memory() {
 
 #[test]
 fn what_is_held_of_requests_that_do_not_come_whole_is_bounded_and_the_longest_silent_go() {
-    // 64 connections: 256 KiB.
-    let stage = holding(64, 64);
-    let odd = "x".repeat(20 * 1024);
+    // 128 connections: 1 MiB, the least.
+    let stage = holding(128, 128);
+    let odd = "x".repeat(30 * 1024);
     let head = format!("GET /healthz HTTP/1.1\r\nHost: a\r\nX-Long: {odd}");
     let body = format!(
         "POST /token HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 60000\r\n\r\na={odd}"
@@ -195,15 +195,15 @@ fn what_is_held_of_requests_that_do_not_come_whole_is_bounded_and_the_longest_si
         let dropped = || stage.metric(&format!("requests_unfinished_dropped_total{{listener=\"{listener}\"}}"));
         let before = dropped();
         let mut open: Vec<TcpStream> = Vec::new();
-        for _ in 0..39 {
+        for _ in 0..60 {
             let mut stream = raw::connect(&address);
             stream.write_all(part.as_bytes()).expect("sent");
             open.push(stream);
         }
-        // Of so many times 20 KiB some twelve are waited for.
-        wait_until("most have been given up", Duration::from_secs(8), || dropped() - before >= 27.0);
-        assert!(dropped() - before < 39.0, "{listener}: the others are waited for");
-        wait_until("they are told", Duration::from_secs(8), || open.iter().filter(|stream| heard(stream)).count() >= 27);
+        // Of so many times 30 KiB some thirty are waited for.
+        wait_until("most have been given up", Duration::from_secs(8), || dropped() - before >= 26.0);
+        assert!(dropped() - before < 60.0, "{listener}: the others are waited for");
+        wait_until("they are told", Duration::from_secs(8), || open.iter().filter(|stream| heard(stream)).count() >= 26);
         if !rest.is_empty() {
             // Whoever comes now is not the one that goes.
             let mut last = raw::connect(&address);
