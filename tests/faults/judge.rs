@@ -1,7 +1,7 @@
 //! The judge: what the journal says was promised, against what the server says now, by its public contract alone.
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -14,6 +14,8 @@ use super::plan::Dice;
 use crate::kit::House;
 use crate::kit::http::{Go, client, now};
 
+/// A node that has not heard of its database for a moment answers nobody, and that is right; one that stays silent is broken.
+const SILENCE: Duration = Duration::from_secs(20);
 /// How many looks at once.
 const EYES: usize = 3;
 
@@ -35,6 +37,8 @@ pub struct Judge<'a> {
     pub patience: Duration,
     /// How many of the older things are looked at again; the younger ones all are.
     pub older: usize,
+    /// A node had all the time there is and said nothing.
+    pub silent: AtomicBool,
 }
 
 impl Judge<'_> {
@@ -84,15 +88,29 @@ impl Judge<'_> {
         }
     }
 
+    /// Whether a node that says nothing may take more time; one that had it once has had it.
+    fn waits(&self, asked: Instant) -> bool {
+        if asked.elapsed() >= SILENCE {
+            self.silent.store(true, Ordering::Relaxed);
+        }
+        !self.silent.load(Ordering::Relaxed)
+    }
+
     /// Looks at one thing at every node; whether it is alive.
     fn thing(&self, held: &Held, standing: Standing) -> Option<bool> {
         let mut found = None;
         for (place, node) in self.nodes.iter().enumerate() {
-            let begun = Instant::now();
+            let asked = Instant::now();
+            let mut begun = asked;
             loop {
                 let said = self.look(node, held);
                 let (alive, words) = match said {
                     Ok(said) => said,
+                    Err(_) if self.waits(asked) => {
+                        std::thread::sleep(Duration::from_millis(50));
+                        begun = Instant::now();
+                        continue;
+                    }
                     Err(why) => {
                         self.broken(&format!("node {place} does not say what {} is: {why}", describe(held)));
                         return None;
@@ -161,7 +179,15 @@ impl Judge<'_> {
         dice.shuffle(&mut names);
         for (name, possible) in names.into_iter().take(60) {
             for (place, node) in self.nodes.iter().enumerate() {
-                let Some(found) = node.read(&name) else {
+                let asked = Instant::now();
+                let found = loop {
+                    let found = node.read(&name);
+                    if found.is_some() || !self.waits(asked) {
+                        break found;
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                };
+                let Some(found) = found else {
                     self.broken(&format!("node {place} does not say what {name} is"));
                     continue;
                 };

@@ -225,7 +225,8 @@ impl World {
         }
         self.journal.settle();
         let mut once: Vec<_> = self.hands.iter_mut().flat_map(|hand| std::mem::take(&mut hand.once)).collect();
-        let judge = Judge { house: &self.house, journal: &self.journal, nodes, patience: self.patience, older: self.older };
+        let silent = std::sync::atomic::AtomicBool::default();
+        let judge = Judge { house: &self.house, journal: &self.journal, nodes, patience: self.patience, older: self.older, silent };
         let young = std::mem::replace(&mut self.young, self.journal.position());
         judge.judge(&mut self.ledger, &once, young, &mut dice);
         // Some are tried again, in this life or another.
