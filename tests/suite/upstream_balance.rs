@@ -96,8 +96,7 @@ fn no_more_connections_are_opened_than_an_upstream_takes() {
         }
     });
     assert_eq!(few.asked(), 60);
-    // One that the gateway has closed may still be counted here for a moment.
-    assert!(few.most_open() <= 4, "{} at once", few.most_open());
+    assert!((1..=3).contains(&few.most_busy()), "{} at once", few.most_busy());
 }
 
 #[test]

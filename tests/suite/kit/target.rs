@@ -33,7 +33,8 @@ struct Shared {
     asked: AtomicUsize,
     checked: AtomicUsize,
     open: AtomicUsize,
-    most_open: AtomicUsize,
+    busy: AtomicUsize,
+    most_busy: AtomicUsize,
 }
 
 /// A small HTTP/1.1 server. `/healthz` has a mood of its own.
@@ -53,15 +54,15 @@ impl Target {
             asked: AtomicUsize::new(0),
             checked: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
-            most_open: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            most_busy: AtomicUsize::new(0),
         });
         let serving = Arc::clone(&shared);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let shared = Arc::clone(&serving);
                 std::thread::spawn(move || {
-                    let open = shared.open.fetch_add(1, Ordering::SeqCst) + 1;
-                    shared.most_open.fetch_max(open, Ordering::SeqCst);
+                    shared.open.fetch_add(1, Ordering::SeqCst);
                     let _ = serve(stream, &shared);
                     shared.open.fetch_sub(1, Ordering::SeqCst);
                 });
@@ -91,9 +92,9 @@ impl Target {
     pub fn open(&self) -> usize {
         self.shared.open.load(Ordering::SeqCst)
     }
-    /// Most connections at once so far.
-    pub fn most_open(&self) -> usize {
-        self.shared.most_open.load(Ordering::SeqCst)
+    /// Most connections so far on which an answer was waited for at once (of those that are slow).
+    pub fn most_busy(&self) -> usize {
+        self.shared.most_busy.load(Ordering::SeqCst)
     }
 }
 
@@ -133,7 +134,11 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
             }
             Mood::Drops => return Ok(()),
             Mood::Slow(after) => {
+                let busy = shared.busy.fetch_add(1, Ordering::SeqCst) + 1;
+                shared.most_busy.fetch_max(busy, Ordering::SeqCst);
                 std::thread::sleep(after);
+                // Before the answer: whoever reads it may ask the next thing at once.
+                shared.busy.fetch_sub(1, Ordering::SeqCst);
                 stream.write_all(well.as_bytes())?;
             }
             Mood::Stalls => {
