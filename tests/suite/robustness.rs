@@ -67,7 +67,9 @@ fn odd_parameters_of_an_authorization_request() {
         for value in ODD.iter().map(|v| (*v).to_owned()).chain(["x".repeat(3000)]) {
             let answer = client().get(Ask::new(&HOME).with(name, &value).url(stage)).go();
             assert!(answer.status < 500, "{name}={value:?}: {} {}", answer.status, answer.text());
-            assert!(answer.headers.get("a").is_none() && !answer.all_cookies().contains("a=b"), "{name}={value:?} wrote a header");
+            // A cookie of that name; within a name or value of random characters it is nothing.
+            let written = answer.headers.contains_key("a") || answer.all_cookies().lines().any(|cookie| cookie.starts_with("a="));
+            assert!(!written, "{name}={value:?} wrote a header");
             assert!(!answer.text().contains("<script>alert"), "{name}={value:?} came back as markup");
         }
     }
