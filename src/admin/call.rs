@@ -4,10 +4,10 @@ use http::{
     HeaderMap, Request,
     header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH},
 };
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use ledger::ObjectKind;
 use serde_json::Value;
 use tokens::b64;
+use whole::Unread;
 
 use crate::{
     json::{self, MAX_BODY, short},
@@ -135,11 +135,11 @@ async fn body(takes: &Takes, request: Request<Body>) -> Result<Value, Problem> {
     if declared.is_some_and(|n| n > MAX_BODY as u64) {
         return Err(Problem::too_large());
     }
-    let bytes = match tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await {
+    let bytes = match tokio::time::timeout(BODY_TIME, whole::read(body, MAX_BODY)).await {
         Err(_) => return Err(Problem::too_slow()),
-        Ok(Ok(all)) => all.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Problem::too_large()),
-        Ok(Err(_)) => return Err(Problem::malformed("the body ended early")),
+        Ok(Ok(octets)) => octets,
+        Ok(Err(Unread::TooLarge)) => return Err(Problem::too_large()),
+        Ok(Err(Unread::Broken(_))) => return Err(Problem::malformed("the body ended early")),
     };
     let shape = match takes {
         Takes::Nothing if bytes.is_empty() => return Ok(Value::Null),

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore,
@@ -177,8 +177,8 @@ impl Outbound {
         let answer = async {
             let answer = sender.send_request(request).await.map_err(|_| OutboundError::Answer)?;
             let (parts, body) = answer.into_parts();
-            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|_| OutboundError::Answer)?;
-            Ok(Reply { status: parts.status, headers: parts.headers, body: body.to_bytes() })
+            let body = whole::read(body, MAX_ANSWER).await.map_err(|_| OutboundError::Answer)?;
+            Ok(Reply { status: parts.status, headers: parts.headers, body })
         };
         let mut answer = std::pin::pin!(answer);
         let mut connection = std::pin::pin!(connection);

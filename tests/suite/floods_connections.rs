@@ -153,6 +153,33 @@ fn frames_for_nothing_cost_the_authorization_server_little_memory() {
 }
 
 #[test]
+fn a_body_that_comes_octet_by_octet_takes_its_own_size() {
+    let stage = Stage::start(|_| {});
+    alone().get(stage.url("/jwks")).go().expect(200);
+    let head = "POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 60000\r\n\r\n";
+    let mut open: Vec<TcpStream> = (0..64).map(|_| raw::connect(&stage.listener("public"))).collect();
+    for stream in &mut open {
+        stream.set_nodelay(true).expect("a mode");
+        stream.write_all(head.as_bytes()).expect("sent");
+    }
+    // All of them wait for a body before it begins.
+    wait_until("they are waited for", Duration::from_secs(20), || stage.metric("http_handed_over_total") >= 64.0);
+    let before = resident(&stage);
+    for _ in 0..400 {
+        for stream in &mut open {
+            stream.write_all(b"a").expect("sent");
+        }
+        // So that each is read by itself.
+        std::thread::sleep(Duration::from_millis(4));
+    }
+    alone().get(stage.url("/jwks")).go().expect(200);
+    let after = resident(&stage);
+    // 25 thousand octets; the buffers they came in would be 200 MB.
+    assert!(after < before + 32 * 1024, "{before} to {after} kB");
+    assert!(!open.iter().any(heard), "all of them are still waited for");
+}
+
+#[test]
 fn who_asks_and_does_not_read_is_not_answered_into_memory() {
     let stage = Stage::start(|_| {});
     alone().get(stage.url("/jwks")).go().expect(200);

@@ -52,8 +52,8 @@ fn members() -> Vec<String> {
 }
 
 const PURE: [&str; 7] = ["tokens", "ledger", "protocol", "accounts", "edge", "policy", "schema"];
-/// A hand that the world band shares: no state, no port, one policy.
-const SHARED: [&str; 1] = ["outbound"];
+/// Hands that the world band shares: no state, no port, one policy.
+const SHARED: [&str; 2] = ["outbound", "whole"];
 const WORLD: [&str; 4] = ["store", "web", "admin", "gateway"];
 
 #[test]

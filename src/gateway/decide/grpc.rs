@@ -5,7 +5,6 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use edge::Refusal;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use rustls_pki_types::CertificateDer;
 
@@ -104,9 +103,8 @@ pub(super) async fn check(
 
 /// The whole body, if it is not too large and comes in time.
 async fn received(body: Incoming) -> Result<Bytes, u16> {
-    let collected = http_body_util::Limited::new(body, MOST).collect();
-    match tokio::time::timeout(HEAD_TIME, collected).await {
-        Ok(Ok(all)) => Ok(all.to_bytes()),
+    match tokio::time::timeout(HEAD_TIME, whole::read(body, MOST)).await {
+        Ok(Ok(all)) => Ok(all),
         Ok(Err(_)) | Err(_) => Err(RESOURCE_EXHAUSTED),
     }
 }

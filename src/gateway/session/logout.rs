@@ -7,7 +7,6 @@ use edge::{
     session::{Rules, Sent, sent},
 };
 use http::{HeaderValue, Method, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use ledger::{ArtefactKind, Change, EventKind, NewEvent, Outcome, RevocationKind, Step, revocation::SPENT_KEPT_S};
 use tokens::hash;
@@ -145,6 +144,6 @@ async fn told(sessions: &Sessions, body: Incoming) -> Result<(), Failed> {
 }
 
 async fn form(body: Incoming) -> Option<Vec<u8>> {
-    let whole = tokio::time::timeout(TIME, Limited::new(body, MAX_FORM).collect()).await.ok()?.ok()?;
-    Some(whole.to_bytes().to_vec())
+    let whole = tokio::time::timeout(TIME, whole::read(body, MAX_FORM)).await.ok()?.ok()?;
+    Some(whole.to_vec())
 }

@@ -22,7 +22,7 @@ pub(crate) mod userinfo;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use axum::body::{self, Body};
+use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, header, request::Parts};
 use protocol::{
@@ -31,6 +31,7 @@ use protocol::{
     issue::Context,
 };
 use tokens::{Alg, certificate::Certificate, keyring::KeyRing};
+use whole::Unread;
 
 use crate::{App, app::PeerCertificate, limits, pages, reply::Failed};
 
@@ -51,16 +52,12 @@ pub(crate) async fn read(parts: &Parts, body: Body) -> Result<Bytes, Failed> {
     if announced.is_some_and(|length| length > Form::LIMIT) {
         return Err(Failed::TooLarge);
     }
-    match tokio::time::timeout(BODY_TIME, body::to_bytes(body, Form::LIMIT)).await {
+    match tokio::time::timeout(BODY_TIME, whole::read(body, Form::LIMIT)).await {
         Ok(Ok(octets)) => Ok(octets),
-        Ok(Err(error)) if is_limit(&error) => Err(Failed::TooLarge),
-        Ok(Err(_)) => Err(OAuthError::request("the body could not be read").into()),
+        Ok(Err(Unread::TooLarge)) => Err(Failed::TooLarge),
+        Ok(Err(Unread::Broken(_))) => Err(OAuthError::request("the body could not be read").into()),
         Err(_) => Err(Failed::TooSlow),
     }
-}
-
-fn is_limit(error: &axum::Error) -> bool {
-    std::error::Error::source(error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>())
 }
 
 /// Whether it is not told once what the body is: the two lines could be read as either (RFC 9110 §5.3, §8.3).
