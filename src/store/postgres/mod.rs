@@ -107,13 +107,15 @@ pub(crate) async fn open_reading(url: &str, with: &Options, clock: Arc<dyn Clock
 }
 
 /// Migrates beside nodes that serve: whoever waits for a table makes everybody after it wait too (behind a long backup, say), so it lets go
-/// soon and tries again.
+/// soon and tries again. It lets go before PostgreSQL looks for a deadlock, unless that was told to look at once.
 async fn patiently(direct: &mut Direct) -> Result<(), OpenError> {
     direct.script(LET_GO_SOON).await?;
     let mut left = TRIES;
     loop {
         match migrate::migrate(direct, MIGRATIONS).await {
-            Err(OpenError::Store(StoreError::Unavailable(why))) if left > 0 && why.contains("lock timeout") => {
+            Err(OpenError::Store(StoreError::Unavailable(why)))
+                if left > 0 && ["lock timeout", "deadlock detected"].iter().any(|lost| why.contains(lost)) =>
+            {
                 left -= 1;
                 if left.is_multiple_of(30) {
                     tracing::warn!("a migration waits for somebody who reads its table for long");

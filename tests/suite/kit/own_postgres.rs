@@ -135,9 +135,15 @@ impl OwnPostgres {
     /// What a statement says, unaligned and without headings.
     #[track_caller]
     pub fn sql(&self, statement: &str) -> String {
+        self.try_sql(statement).unwrap_or_else(|said| panic!("psql: {said}"))
+    }
+
+    /// The same, or what is wrong with it.
+    pub fn try_sql(&self, statement: &str) -> Result<String, String> {
         let done = Command::new("psql").args([&self.url(), "-qtAX", "-v", "ON_ERROR_STOP=1", "-c", statement]).output().expect("psql");
-        assert!(done.status.success(), "psql: {}", String::from_utf8_lossy(&done.stderr));
-        String::from_utf8_lossy(&done.stdout).trim().to_owned()
+        let said = if done.status.success() { &done.stdout } else { &done.stderr };
+        let said = String::from_utf8_lossy(said).trim().to_owned();
+        if done.status.success() { Ok(said) } else { Err(said) }
     }
 
     /// Ends every connection of others.
